@@ -51,6 +51,9 @@ pub trait Context {
     fn store<const N: usize>(&mut self, offset: u64, bytes: [u8; N]) -> Result<(), Exception>;
     /// The linear address of the memory operand (for the 16-byte alignment rule of legacy SSE).
     fn operand_address(&self) -> u64;
+    /// The address of the instruction being executed (it goes to the x87 FIP register when the
+    /// instruction raises an unmasked exception).
+    fn instruction_pointer(&self) -> u64;
     /// The linear address DS:RDI (MASKMOVDQU): the following `load`/`store` calls use it as the
     /// memory operand.
     fn use_rdi_operand(&mut self);

@@ -1,0 +1,64 @@
+//! The interrupt controllers a PC needs: the CPU's local APIC and the board's IOAPIC.
+//!
+//! Both are plain state machines. They know no clock and no other device: time is an argument
+//! ([`Ticks`]), interrupts are values ([`Message`]) that the machine carries from one to the
+//! other.
+
+pub mod io;
+pub mod local;
+
+/// A point in time, in ticks of the time-stamp counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticks(pub u64);
+
+/// Frequency of the crystal that clocks the APIC timer, in Hz: ECX of CPUID leaf 0x15.
+pub const CRYSTAL_HZ: u32 = 25_000_000;
+
+/// TSC ticks in one crystal tick: EBX/EAX of CPUID leaf 0x15 (EAX is 1).
+pub const TSC_PER_CRYSTAL: u32 = 40;
+
+/// Frequency of the time-stamp counter, in Hz. One tick is a nanosecond.
+pub const TSC_HZ: u64 = CRYSTAL_HZ as u64 * TSC_PER_CRYSTAL as u64;
+
+/// What an interrupt message asks of the CPU that accepts it. (SDM volume 3, 11.6.1.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Interrupt `vector`.
+    Fixed,
+    /// Interrupt `vector` at the accepting CPU of lowest priority.
+    LowestPriority,
+    /// System management interrupt.
+    Smi,
+    /// Non-maskable interrupt.
+    Nmi,
+    /// Reset to wait-for-SIPI.
+    Init,
+    /// Start executing at `vector << 12`.
+    Startup,
+    /// The vector comes from the 8259.
+    ExtInt,
+}
+
+/// How a message's destination field names CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DestinationMode {
+    /// An APIC id; 0xff is every CPU.
+    Physical,
+    /// A bit set matched against the logical destination register.
+    Logical,
+}
+
+/// An interrupt message on its way to one or more local APICs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The vector, 16..=255 for `Fixed`.
+    pub vector: u8,
+    /// Whom it is for, read by `mode`.
+    pub destination: u8,
+    /// How to read `destination`.
+    pub mode: DestinationMode,
+    /// What to do there.
+    pub delivery: Delivery,
+    /// Level-triggered: the end of interrupt is reported to the IOAPIC.
+    pub level: bool,
+}
