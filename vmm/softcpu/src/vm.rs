@@ -1,0 +1,185 @@
+//! The public face: a virtual machine of one CPU, RAM and interrupt controllers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_ram::GuestRam;
+use vm_memory::GuestAddress;
+
+use crate::remote::Remote;
+
+/// How guest time passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClockMode {
+    /// One executed instruction is one tick; runs are reproducible.
+    #[default]
+    Virtual,
+    /// Guest time is the host's monotonic time.
+    Host,
+}
+
+/// What a [`Vm`] is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How guest time passes.
+    pub clock: ClockMode,
+    /// Seeds RDRAND; in virtual mode, a seed other than 0 also varies where timer interrupts fall.
+    pub seed: u64,
+    /// Ticks of the time-stamp counter in a second (in virtual mode also instructions a second).
+    pub tsc_hz: u64,
+    /// CPUs; 1 is all there is for now.
+    pub cpus: u8,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { clock: ClockMode::Virtual, seed: 0, tsc_hz: 1_000_000_000, cpus: 1 }
+    }
+}
+
+/// A [`Config`] that cannot be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// The number of CPUs is not supported.
+    #[error("the software CPU runs one CPU, not {0}")]
+    Cpus(u8),
+    /// The time-stamp counter's frequency is out of range.
+    #[error("a time-stamp counter of {0} Hz is not between 1 MHz and 100 GHz")]
+    TscHz(u64),
+}
+
+/// Everything outside RAM, the CPU and its interrupt controllers.
+///
+/// Callbacks run on the thread that called [`Vm::run`]. They may write guest RAM through
+/// [`GuestRam`] and may raise interrupts through a [`Remote`].
+pub trait Bus {
+    /// A load of 1, 2, 4 or 8 bytes at a guest-physical address that is not RAM.
+    fn mmio_read(&mut self, addr: GuestAddress, data: &mut [u8]);
+    /// A store of 1, 2, 4 or 8 bytes at a guest-physical address that is not RAM.
+    fn mmio_write(&mut self, addr: GuestAddress, data: &[u8]);
+    /// `in` of 1, 2 or 4 bytes.
+    fn port_in(&mut self, port: u16, data: &mut [u8]);
+    /// `out` of 1, 2 or 4 bytes.
+    fn port_out(&mut self, port: u16, data: &[u8]);
+}
+
+/// Why [`Vm::run`] returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The CPU is halted and waits for an interrupt.
+    Idle {
+        /// Guest time of the next timer interrupt; `None`: no timer is armed.
+        until: Option<Duration>,
+    },
+    /// [`Remote::kick`] was called.
+    Stopped,
+    /// The guest reset itself by a fault while delivering a double fault: cause and RIP.
+    TripleFault(String),
+    /// `hlt` with interrupts disabled: nothing can wake this CPU.
+    DeadHalt,
+    /// 10 ms of guest time passed in virtual mode: a moment to hand in host input.
+    Slice,
+}
+
+/// The registers that the 64-bit boot protocol wants set; the others start as zero.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryState {
+    /// First instruction.
+    pub rip: u64,
+    /// Stack pointer.
+    pub rsp: u64,
+    /// Address of `boot_params`.
+    pub rsi: u64,
+    /// Page-table root (4 levels, identity-mapped).
+    pub cr3: GuestAddress,
+    /// Global descriptor table; CS = 0x10 and the data segments = 0x18 are in it.
+    pub gdt: GuestAddress,
+    /// Last byte of the table.
+    pub gdt_limit: u16,
+}
+
+/// The general registers, in encoding order (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Registers {
+    /// General registers.
+    pub gpr: [u64; 16],
+    /// Address of the next instruction.
+    pub rip: u64,
+    /// All flags.
+    pub rflags: u64,
+}
+
+/// Counters since the VM was made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Instructions executed (a `rep` string instruction counts one for each page-sized piece).
+    pub instructions: u64,
+    /// Blocks decoded.
+    pub blocks: u64,
+    /// Blocks dropped because their bytes were overwritten.
+    pub invalidations: u64,
+    /// Translations put into the TLB.
+    pub tlb_fills: u64,
+    /// TLB flushes.
+    pub tlb_flushes: u64,
+    /// Instructions this CPU does not know, by mnemonic, each of which raised #UD in the guest.
+    pub unknown: Vec<(String, u64)>,
+}
+
+/// A virtual machine of one CPU.
+pub struct Vm {
+    _ram: Arc<GuestRam>,
+    remote: Remote,
+}
+
+impl Vm {
+    /// A machine in its reset state; [`set_entry`](Self::set_entry) makes it ready to run.
+    pub fn new(ram: Arc<GuestRam>, config: Config) -> Result<Vm, ConfigError> {
+        if config.cpus != 1 {
+            return Err(ConfigError::Cpus(config.cpus));
+        }
+        if !(1_000_000..=100_000_000_000).contains(&config.tsc_hz) {
+            return Err(ConfigError::TscHz(config.tsc_hz));
+        }
+        Ok(Vm { _ram: ram, remote: Remote::default() })
+    }
+
+    /// Puts the CPU into 64-bit mode as the boot protocol wants it.
+    pub fn set_entry(&mut self, _entry: &EntryState) {}
+
+    /// Runs until something happens that the caller must see.
+    pub fn run(&mut self, _bus: &mut dyn Bus) -> Exit {
+        Exit::DeadHalt
+    }
+
+    /// A handle for other threads.
+    pub fn remote(&self) -> Remote {
+        self.remote.clone()
+    }
+
+    /// Guest time since power-on.
+    pub fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Instructions executed.
+    pub fn instructions(&self) -> u64 {
+        0
+    }
+
+    /// Virtual mode: guest time jumps forward to `until` (a time that [`Exit::Idle`] named).
+    pub fn skip_to(&mut self, _until: Duration) {}
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        Stats::default()
+    }
+
+    /// The general registers, RIP and RFLAGS.
+    pub fn registers(&self) -> Registers {
+        Registers::default()
+    }
+
+    /// Replaces the general registers, RIP and RFLAGS.
+    pub fn set_registers(&mut self, _registers: &Registers) {}
+}
