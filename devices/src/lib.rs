@@ -1,1 +1,24 @@
-//! Being written.
+//! The devices of a guest: the virtio-mmio transport and what sits behind it, and the few legacy
+//! devices that Linux needs to come up.
+//!
+//! # Model
+//!
+//! A device is plain state that its bus calls into. It starts no thread, reads no clock and opens
+//! no file: what it needs of the host (a sink for bytes, wall time, entropy) is given to it as a
+//! small trait when it is made. Calls arrive on the vCPU's own thread, so what a guest asks for is
+//! done when its register write returns; that is what makes a run on the software CPU repeatable.
+//! Host input waits in a bounded queue of the device until [`virtio::VirtioDevice::service`] or a
+//! register access moves it into the guest.
+//!
+//! Two kinds of front:
+//!
+//! - [`port::PortDevice`]: registers in the I/O port space (serial, CMOS, i8042, power);
+//! - [`virtio::mmio::MmioTransport`]: one 4 KiB page of registers before a [`virtio::VirtioDevice`].
+//!
+//! A device that meets a broken ring fails alone: the transport marks it DEVICE_NEEDS_RESET, tells
+//! the guest, and ignores its queues until the guest's driver resets it. Nothing here panics on
+//! what a guest wrote.
+
+pub mod irq;
+pub mod port;
+pub mod virtio;
