@@ -1,0 +1,232 @@
+//! The command line, as data. Nothing here does anything.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Boots Android/Linux guests whose binder driver lives on the host.
+#[derive(Debug, Parser)]
+#[command(name = "bindervm", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Boot an image and run a command in it, with this command's stdin, stdout and exit status.
+    Run(RunArgs),
+    /// Build and list images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Say what this machine offers, which engine `auto` takes and why, and what to do about gaps.
+    Doctor(DoctorArgs),
+    /// Print a recorded trace.
+    Trace(TraceArgs),
+}
+
+/// Arguments of `bindervm run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Image: the name of a built one (`bindervm image list`) or its folder.
+    #[arg(required_unless_present = "kernel", conflicts_with = "kernel")]
+    pub image: Option<String>,
+    /// Boot this kernel (ELF vmlinux or bzImage) instead of an image.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk for --kernel.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub initrd: Option<PathBuf>,
+    /// Words to add to the kernel command line.
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// What executes the guest.
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub engine: EngineArg,
+    /// Guest memory, for example 512M or 2G.
+    #[arg(long, value_parser = parse_memory, default_value = "512M")]
+    pub memory: u64,
+    /// End the run after this wall time, for example 60s or 5m.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub timeout: Option<Duration>,
+    /// Name of the guest in traces and reports.
+    #[arg(long, value_parser = parse_name)]
+    pub name: Option<String>,
+    /// Record every binder command to this file.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Guest clock: `virtual` repeats exactly, `host` follows the wall clock.
+    /// [default: virtual with COMMAND, host on a terminal]
+    #[arg(long, value_enum)]
+    pub clock: Option<ClockArg>,
+    /// Seed of the guest's entropy (soft engine, virtual clock).
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Which binder driver the guest gets: ours on the host, or its own kernel's.
+    #[arg(long, value_enum, default_value_t = BinderArg::Host)]
+    pub binder: BinderArg,
+    /// How the binder device answers; `late` is for tests of the shim.
+    #[arg(long, value_enum, default_value_t = BinderDeviceArg::Inline, hide = true)]
+    pub binder_device: BinderDeviceArg,
+    /// Write how the run ended to this file, as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub status: Option<PathBuf>,
+    /// Show the guest's console on stderr.
+    #[arg(long)]
+    pub console: bool,
+    /// Print a summary of the run on stderr: transactions, bytes, exits, time.
+    #[arg(long)]
+    pub summary: bool,
+    /// Command to run in the guest; without it, an interactive shell.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// `--engine`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineArg {
+    /// KVM where the hardware has it, else the built-in CPU.
+    Auto,
+    /// Hardware virtualization through /dev/kvm.
+    Kvm,
+    /// The CPU in software, built in.
+    Soft,
+}
+
+/// `--clock`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ClockArg {
+    /// Time is counted in executed instructions; a run repeats exactly.
+    Virtual,
+    /// Time is the host's.
+    Host,
+}
+
+/// `--binder`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BinderArg {
+    /// The driver on the host, through the shim.
+    Host,
+    /// The guest kernel's own `binder_linux` module.
+    Kernel,
+}
+
+/// `--binder-device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BinderDeviceArg {
+    /// Answers inside the doorbell write.
+    Inline,
+    /// Answers later, from another thread, with interrupts.
+    Late,
+}
+
+/// `bindervm image ...`.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Build an image from a recipe.
+    Build {
+        /// Name of a recipe in images/ or path of a recipe file.
+        recipe: String,
+    },
+    /// List the built images.
+    List,
+}
+
+/// Arguments of `bindervm doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {}
+
+/// Arguments of `bindervm trace`.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// The recording, as `bindervm run --trace` wrote it.
+    pub file: PathBuf,
+    /// One JSON object an event instead of text.
+    #[arg(long)]
+    pub jsonl: bool,
+    /// Only what makes up calls: transactions, replies, deaths.
+    #[arg(long)]
+    pub calls: bool,
+}
+
+/// Bytes with an optional K, M or G suffix.
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let (digits, unit) = split_unit(text);
+    let factor: u64 = match unit.to_ascii_uppercase().as_str() {
+        "" => 1,
+        "K" | "KIB" => 1 << 10,
+        "M" | "MIB" => 1 << 20,
+        "G" | "GIB" => 1 << 30,
+        _ => return Err(format!("'{unit}' is not a unit; write for example 512M or 2G")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write a whole number with a unit, for example 512M".to_owned())?;
+    number.checked_mul(factor).ok_or_else(|| "that is more than 64 bits of bytes".to_owned())
+}
+
+/// A time with a unit: ms, s, m or h; a bare number is seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let (digits, unit) = split_unit(text);
+    let number: u64 = digits.parse().map_err(|_| "write a whole number with a unit, for example 60s".to_owned())?;
+    let millis = match unit {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1000),
+        "m" => number.checked_mul(60_000),
+        "h" => number.checked_mul(3_600_000),
+        _ => return Err(format!("'{unit}' is not a unit; use ms, s, m or h")),
+    };
+    match millis {
+        Some(0) => Err("the time must be more than zero".to_owned()),
+        Some(millis) => Ok(Duration::from_millis(millis)),
+        None => Err("that is too long".to_owned()),
+    }
+}
+
+/// A guest name is used in file names: letters, digits, `-`, `_` and `.`, not starting with a dot.
+fn parse_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(fits) {
+        return Err("a name has 1 to 64 letters, digits, '-', '_' or '.', and no dot at its start".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn split_unit(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_times_have_units() {
+        assert_eq!(parse_memory("512M"), Ok(512 << 20));
+        assert_eq!(parse_memory("2g"), Ok(2 << 30));
+        assert!(parse_memory("lots").is_err());
+        assert!(parse_memory("99999999999G").is_err());
+        assert_eq!(parse_duration("60s"), Ok(Duration::from_secs(60)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert!(parse_duration("0").is_err());
+        assert!(parse_duration("5 parsecs").is_err());
+    }
+
+    #[test]
+    fn a_command_follows_two_dashes() {
+        let cli = Cli::try_parse_from(["bindervm", "run", "aosp14", "--", "service", "list"]).unwrap();
+        let Command::Run(run) = cli.command else { panic!("not run") };
+        assert_eq!(run.command, ["service", "list"]);
+        assert!(Cli::try_parse_from(["bindervm", "run"]).is_err());
+        assert!(Cli::try_parse_from(["bindervm", "run", "a", "--kernel", "k"]).is_err());
+        assert!(Cli::try_parse_from(["bindervm", "run", "a", "--name", "../x"]).is_err());
+    }
+}
