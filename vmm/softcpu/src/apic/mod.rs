@@ -6,6 +6,7 @@
 
 pub mod io;
 pub mod local;
+mod timer;
 
 /// A point in time, in ticks of the time-stamp counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
