@@ -12,13 +12,20 @@
 //!
 //! Two kinds of front:
 //!
-//! - [`port::PortDevice`]: registers in the I/O port space (serial, CMOS, i8042, power);
+//! - [`port::PortDevice`]: registers in the I/O port space ([`serial`], [`cmos`], [`power`]);
 //! - [`virtio::mmio::MmioTransport`]: one 4 KiB page of registers before a [`virtio::VirtioDevice`].
 //!
 //! A device that meets a broken ring fails alone: the transport marks it DEVICE_NEEDS_RESET, tells
 //! the guest, and ignores its queues until the guest's driver resets it. Nothing here panics on
 //! what a guest wrote.
 
+pub mod cmos;
+pub mod input;
 pub mod irq;
 pub mod port;
+pub mod power;
+pub mod serial;
 pub mod virtio;
+
+#[cfg(test)]
+mod testing;

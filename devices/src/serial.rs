@@ -1,0 +1,140 @@
+//! A 16550A serial port: `vm-superio`'s registers, our line, sink and input.
+
+use std::convert::Infallible;
+use std::io::{self, Write};
+use std::sync::Arc;
+
+use vm_superio::Trigger;
+use vm_superio::serial::{NoEvents, Serial};
+
+use crate::input::InputQueue;
+use crate::irq::IrqLine;
+use crate::port::PortDevice;
+
+/// First port of COM1, Linux's ttyS0.
+pub const COM1: u16 = 0x3f8;
+/// Interrupt of COM1.
+pub const COM1_IRQ: u32 = 4;
+/// Ports that a 16550A takes.
+pub const PORTS: u16 = 8;
+
+/// A serial port. What the guest sends goes to the sink byte by byte; a sink that fails loses the
+/// byte, as an unplugged cable would.
+pub struct SerialPort {
+    uart: Serial<Line, NoEvents, Sink>,
+    input: InputQueue,
+}
+
+impl SerialPort {
+    /// A port whose interrupts arrive on `line`, whose output goes to `sink`, and whose input is `input`.
+    pub fn new(line: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>, input: InputQueue) -> Self {
+        SerialPort { uart: Serial::new(Line(line), Sink(sink)), input }
+    }
+
+    /// Moves waiting input into the receive FIFO, as far as there is room.
+    pub fn service(&mut self) {
+        let mut fifo = [0; 64];
+        let room = self.uart.fifo_capacity().min(fifo.len());
+        let taken = self.input.take(&mut fifo[..room]);
+        if taken > 0 {
+            // The room was measured, so all of it fits. In loopback mode the UART does not listen.
+            let _ = self.uart.enqueue_raw_bytes(&fifo[..taken]);
+        }
+    }
+}
+
+impl PortDevice for SerialPort {
+    fn read(&mut self, offset: u16, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some(byte) = data.first_mut() {
+            *byte = self.uart.read(offset as u8);
+            // The driver may just have made room.
+            if offset == 0 && !self.input.is_empty() {
+                self.service();
+            }
+        }
+    }
+
+    fn write(&mut self, offset: u16, data: &[u8]) {
+        if let Some(&byte) = data.first() {
+            // The one possible error is the sink's; the UART goes on without it.
+            let _ = self.uart.write(offset as u8, byte);
+        }
+    }
+}
+
+struct Line(Arc<dyn IrqLine>);
+
+impl Trigger for Line {
+    type E = Infallible;
+
+    fn trigger(&self) -> Result<(), Infallible> {
+        self.0.pulse();
+        Ok(())
+    }
+}
+
+/// Keeps the UART from flushing the sink at every byte; the sink's owner knows when.
+struct Sink(Box<dyn Write + Send>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CountedLine, SharedSink};
+
+    const DATA: u16 = 0;
+    const IER: u16 = 1;
+    const LSR: u16 = 5;
+
+    fn read(port: &mut SerialPort, offset: u16) -> u8 {
+        let mut byte = [0];
+        port.read(offset, &mut byte);
+        byte[0]
+    }
+
+    #[test]
+    fn output_reaches_the_sink() {
+        let sink = SharedSink::default();
+        let mut port = SerialPort::new(CountedLine::new(), Box::new(sink.clone()), InputQueue::new());
+        for byte in b"hello" {
+            port.write(DATA, &[*byte]);
+        }
+        assert_eq!(sink.bytes(), b"hello");
+    }
+
+    #[test]
+    fn input_beyond_the_fifo_waits_for_the_guest_to_read() {
+        let line = CountedLine::new();
+        let input = InputQueue::new();
+        let mut port = SerialPort::new(line.clone(), Box::new(io::sink()), input.clone());
+        port.write(IER, &[1]);
+        let typed: Vec<u8> = (0..200).collect();
+        input.push(&typed);
+        port.service();
+        assert_eq!(line.pulses(), 1);
+
+        let mut got = Vec::new();
+        while read(&mut port, LSR) & 1 == 1 {
+            got.push(read(&mut port, DATA));
+        }
+        assert_eq!(got, typed);
+    }
+
+    #[test]
+    fn wide_accesses_see_an_8_bit_device() {
+        let mut port = SerialPort::new(CountedLine::new(), Box::new(io::sink()), InputQueue::new());
+        let mut word = [0; 4];
+        port.read(LSR, &mut word);
+        assert_eq!(word, [0x60, 0xff, 0xff, 0xff]);
+    }
+}
