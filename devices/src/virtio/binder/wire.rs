@@ -287,8 +287,11 @@ mod tests {
             writeln!(program, "_Static_assert(sizeof(struct {name}) == {size}, \"{name}\");").unwrap();
             for (field, offset) in fields {
                 let what = format!("{name}.{field}");
-                writeln!(program, "_Static_assert(offsetof(struct {name}, {field}) == {offset}, \"{what}\");")
-                    .unwrap();
+                writeln!(
+                    program,
+                    "_Static_assert(offsetof(struct {name}, {field}) == {offset}, \"{what}\");"
+                )
+                .unwrap();
             }
         }
         for (name, value) in constants {

@@ -1,0 +1,383 @@
+//! virtio-binder: the queues before a binder world.
+//!
+//! The device moves messages from the request queue to the [`Domain`] and the answers back, strictly
+//! in ring order, and copies events into the buffers of the event queue. `guest/shim/PROTOCOL.md`
+//! is the specification, [`wire`] its byte layout. The core judges everything else.
+//!
+//! With `F_INLINE` all of this happens inside the doorbell write: when it returns, every message
+//! posted before it is answered, and no interrupt was raised, because the shim looks at both rings
+//! itself. [`Timing::Late`] is the same device as a slow and unsteady backend, for tests of the
+//! shim: it answers when the host gets round to it, with interrupts.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use binder::errno::Errno;
+use binder::ids::GuestId;
+use binder::limits::{Limits, LsmMode};
+use binder::message::{Answer, Header};
+use binder::trace::{TraceEvent, TraceSink};
+use binder::{Domain, GuestRams};
+use guest_ram::GuestRam;
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::Bytes;
+use zerocopy::IntoBytes;
+
+use self::late::Late;
+use super::{ActivateError, ActiveQueues, DeviceError, Interrupt, VirtioDevice};
+
+mod decode;
+mod encode;
+mod late;
+pub mod wire;
+
+/// Where a device gets guest time from, and where its trace goes.
+pub trait Recorder: Send {
+    /// Guest time now, for the stamps of what follows.
+    fn now(&self) -> Duration;
+    /// False: the core need not make trace events at all.
+    fn enabled(&self) -> bool;
+    /// Takes one event of `guest`.
+    fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent);
+}
+
+/// When messages are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timing {
+    /// Inside the doorbell write, without an interrupt.
+    Inline,
+    /// Some time later, some at a time, with interrupts. The seed decides how late.
+    Late {
+        /// Seed of the delays.
+        seed: u64,
+    },
+}
+
+/// What the device saw since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Doorbell writes.
+    pub doorbells: u64,
+    /// Messages answered.
+    pub messages: u64,
+    /// Messages that were not of the protocol; each is a bug of the guest's shim.
+    pub malformed: u64,
+    /// Events delivered.
+    pub events: u64,
+    /// Interrupts raised.
+    pub interrupts: u64,
+}
+
+/// A binder world that devices of one or more guests share.
+pub type SharedDomain = Arc<Mutex<Domain>>;
+
+/// The device.
+pub struct BinderDevice {
+    world: World,
+    late: Option<Late>,
+    active: Option<Active>,
+}
+
+/// The way to the core, and what is noted on it.
+struct World {
+    domain: SharedDomain,
+    guest: GuestId,
+    config: wire::Config,
+    recorder: Box<dyn Recorder>,
+    counters: Arc<Mutex<Counters>>,
+}
+
+/// The queues, while the driver is ready.
+struct Active {
+    rams: OneGuest,
+    requests: Queue,
+    events: Queue,
+    interrupt: Interrupt,
+}
+
+/// The RAM of the one guest of a domain.
+struct OneGuest {
+    guest: GuestId,
+    ram: Arc<GuestRam>,
+}
+
+impl GuestRams for OneGuest {
+    type Ram = GuestRam;
+
+    fn ram(&self, guest: GuestId) -> Option<&GuestRam> {
+        (guest == self.guest).then_some(&*self.ram)
+    }
+}
+
+/// Passes the core's trace events on with one stamp: all that a message causes happens at one time.
+struct Stamped<'a> {
+    recorder: &'a mut dyn Recorder,
+    at: Duration,
+    guest: GuestId,
+}
+
+impl TraceSink for Stamped<'_> {
+    fn enabled(&self) -> bool {
+        self.recorder.enabled()
+    }
+
+    fn event(&mut self, event: TraceEvent) {
+        self.recorder.record(self.at, self.guest, event);
+    }
+}
+
+impl BinderDevice {
+    /// A device for `guest`, which is attached to `domain` here. `limits` are the domain's.
+    pub fn new(
+        domain: SharedDomain,
+        guest: GuestId,
+        limits: &Limits,
+        timing: Timing,
+        recorder: Box<dyn Recorder>,
+    ) -> BinderDevice {
+        domain.lock().unwrap_or_else(PoisonError::into_inner).attach(guest);
+        let lsm: u32 = match limits.lsm {
+            LsmMode::Off => 0,
+            LsmMode::Cache => 1,
+            LsmMode::Ask => 2,
+        };
+        let config = wire::Config {
+            version: wire::VERSION.into(),
+            epoch: 1.into(),
+            lsm: lsm.into(),
+            max_procs: limits.max_procs.into(),
+            max_threads: limits.max_threads.into(),
+            max_files: limits.max_files.into(),
+        };
+        let late = match timing {
+            Timing::Inline => None,
+            Timing::Late { seed } => Some(Late::new(seed)),
+        };
+        let world = World { domain, guest, config, recorder, counters: Arc::default() };
+        BinderDevice { world, late, active: None }
+    }
+
+    /// The counters, to be read while the device is in use.
+    pub fn counters(&self) -> Arc<Mutex<Counters>> {
+        self.world.counters.clone()
+    }
+}
+
+impl VirtioDevice for BinderDevice {
+    fn id(&self) -> u32 {
+        wire::DEVICE_ID
+    }
+
+    fn features(&self) -> u64 {
+        match self.late {
+            None => 1 << wire::F_INLINE,
+            Some(_) => 0,
+        }
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[wire::QUEUE_SIZE, wire::QUEUE_SIZE]
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let config = self.world.config.as_bytes();
+        for (byte, at) in data.iter_mut().zip(offset..) {
+            *byte = usize::try_from(at).ok().and_then(|at| config.get(at)).copied().unwrap_or(0);
+        }
+    }
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, guest: ActiveQueues) -> Result<(), ActivateError> {
+        let mut queues = guest.queues.into_iter();
+        let (Some(requests), Some(events)) = (queues.next(), queues.next()) else {
+            return Err(ActivateError::QueueMissing(wire::REQUEST_QUEUE));
+        };
+        for (queue, index) in [(&requests, wire::REQUEST_QUEUE), (&events, wire::EVENT_QUEUE)] {
+            if !queue.ready() {
+                return Err(ActivateError::QueueMissing(index));
+            }
+        }
+        if self.late.is_none() && guest.features & (1 << wire::F_INLINE) == 0 {
+            // A driver that does not know F_INLINE waits for interrupts.
+            self.late = Some(Late::prompt());
+        }
+        let rams = OneGuest { guest: self.world.guest, ram: guest.ram };
+        self.active = Some(Active { rams, requests, events, interrupt: guest.interrupt });
+        Ok(())
+    }
+
+    fn notify(&mut self, _queue: u16) -> Result<(), DeviceError> {
+        self.world.count(|counters| counters.doorbells += 1);
+        match &mut self.late {
+            Some(late) => {
+                late.ring();
+                Ok(())
+            }
+            None => {
+                let Some(active) = &mut self.active else { return Ok(()) };
+                active.serve(&mut self.world, usize::MAX)?;
+                active.deliver(&mut self.world, usize::MAX)?;
+                Ok(())
+            }
+        }
+    }
+
+    fn service(&mut self) -> Result<(), DeviceError> {
+        let (Some(late), Some(active)) = (&mut self.late, &mut self.active) else {
+            // Events that another guest of the domain caused.
+            let Some(active) = &mut self.active else { return Ok(()) };
+            if active.deliver(&mut self.world, usize::MAX)? > 0 {
+                self.world.interrupt(&active.interrupt);
+            }
+            return Ok(());
+        };
+        let Some(turn) = late.turn() else { return Ok(()) };
+        let events_first = if turn.events_first { active.deliver(&mut self.world, turn.events)? } else { 0 };
+        let served = active.serve(&mut self.world, turn.messages)?;
+        let delivered = events_first + active.deliver(&mut self.world, turn.events)?;
+        if served < turn.messages && delivered < turn.events {
+            late.rest();
+        }
+        if served + delivered > 0 {
+            self.world.interrupt(&active.interrupt);
+        }
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.active = None;
+        let world = &mut self.world;
+        let mut sink =
+            Stamped { at: world.recorder.now(), guest: world.guest, recorder: world.recorder.as_mut() };
+        world.domain.lock().unwrap_or_else(PoisonError::into_inner).reset(world.guest, &mut sink);
+        world.config.epoch = world.config.epoch.get().wrapping_add(1).into();
+    }
+}
+
+impl Active {
+    /// Answers up to `most` messages, in ring order (rule 2). Returns how many.
+    fn serve(&mut self, world: &mut World, most: usize) -> Result<usize, DeviceError> {
+        let ring = |source| DeviceError::Ring { queue: wire::REQUEST_QUEUE, source };
+        let ram = &*self.rams.ram;
+        let mut served = 0;
+        while served < most {
+            let Some(mut chain) = self.requests.iter(ram).map_err(ring)?.next() else { break };
+            let head = chain.head_index();
+            let written = match (chain.next(), chain.next()) {
+                (Some(out), Some(into)) if !out.is_write_only() && into.is_write_only() => {
+                    let mut page = vec![0; (out.len() as usize).min(wire::PAGE)];
+                    let bytes = match ram.read_slice(&mut page, out.addr()) {
+                        Ok(()) => world.answer(&self.rams, &page)?,
+                        Err(_) => world.protocol_error(),
+                    };
+                    // An in page that is too small or outside RAM: the guest's own loss.
+                    let fits =
+                        bytes.len() <= into.len() as usize && ram.write_slice(&bytes, into.addr()).is_ok();
+                    if fits { bytes.len() as u32 } else { 0 }
+                }
+                _ => {
+                    world.count(|counters| counters.malformed += 1);
+                    0
+                }
+            };
+            self.requests.add_used(ram, head, written).map_err(ring)?;
+            served += 1;
+        }
+        Ok(served)
+    }
+
+    /// Puts up to `most` events into buffers of the event queue. Returns how many. Events that find
+    /// no buffer stay in the core (rule 32).
+    fn deliver(&mut self, world: &mut World, most: usize) -> Result<usize, DeviceError> {
+        let ring = |source| DeviceError::Ring { queue: wire::EVENT_QUEUE, source };
+        let ram = &*self.rams.ram;
+        let mut delivered = 0;
+        while delivered < most && world.has_events()? {
+            let Some(mut chain) = self.events.iter(ram).map_err(ring)?.next() else { break };
+            let head = chain.head_index();
+            let usable = chain.next().filter(|d| d.is_write_only() && d.len() as usize >= wire::EVENT_SIZE);
+            let Some(buffer) = usable else {
+                let problem = "an event buffer is not 256 writable bytes";
+                return Err(DeviceError::Driver { queue: wire::EVENT_QUEUE, problem });
+            };
+            // The last buffer says that more is waiting; its reposting brings the rest (2.9).
+            let last_buffer =
+                self.events.avail_idx(ram, Ordering::Acquire).map_err(ring)?.0 == self.events.next_avail();
+            let Some(event) = world.next_event(last_buffer)? else { break };
+            let written = match ram.write_slice(event.as_bytes(), buffer.addr()) {
+                Ok(()) => wire::EVENT_SIZE as u32,
+                Err(_) => {
+                    let problem = "an event buffer is not in RAM";
+                    return Err(DeviceError::Driver { queue: wire::EVENT_QUEUE, problem });
+                }
+            };
+            self.events.add_used(ram, head, written).map_err(ring)?;
+            delivered += 1;
+        }
+        world.count(|counters| counters.events += delivered as u64);
+        Ok(delivered)
+    }
+}
+
+impl World {
+    /// Handles the message in `page` and gives the bytes of its answer.
+    fn answer(&mut self, rams: &OneGuest, page: &[u8]) -> Result<Vec<u8>, DeviceError> {
+        let epoch = self.config.epoch.get();
+        let Ok(header) = decode::header(page) else { return Ok(self.protocol_error()) };
+        if header.epoch.get() != epoch {
+            let stale = Answer { errno: Errno(-5), ..Answer::default() };
+            return Ok(self.encode(&stale));
+        }
+        let guest = self.guest;
+        let mut domain = lock(&self.domain)?;
+        let expects = |core: &Header| domain.expects(guest, core.proc, core.tid);
+        let Ok(message) = decode::message(&header, page, expects) else {
+            drop(domain);
+            return Ok(self.protocol_error());
+        };
+        let mut sink = Stamped { at: self.recorder.now(), guest, recorder: self.recorder.as_mut() };
+        let answer = domain.handle(rams, guest, message, &mut sink);
+        drop(domain);
+        self.count(|counters| counters.messages += 1);
+        Ok(self.encode(&answer))
+    }
+
+    fn encode(&self, answer: &Answer) -> Vec<u8> {
+        encode::answer(answer, self.config.epoch.get()).unwrap_or_else(|| self.protocol_error())
+    }
+
+    /// The answer to what is no message: DONE with EPROTO.
+    fn protocol_error(&self) -> Vec<u8> {
+        self.count(|counters| counters.malformed += 1);
+        let answer = Answer { errno: Errno::EPROTO, ..Answer::default() };
+        encode::answer(&answer, self.config.epoch.get()).expect("an answer without lists fits a page")
+    }
+
+    fn has_events(&self) -> Result<bool, DeviceError> {
+        Ok(lock(&self.domain)?.has_events(self.guest))
+    }
+
+    fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
+        let mut domain = lock(&self.domain)?;
+        let event = domain.next_event(self.guest);
+        let more = last_buffer && domain.has_events(self.guest);
+        Ok(event.map(|event| encode::event(&event, self.config.epoch.get(), more)))
+    }
+
+    fn interrupt(&self, interrupt: &Interrupt) {
+        self.count(|counters| counters.interrupts += 1);
+        interrupt.used_ring();
+    }
+
+    fn count(&self, f: impl FnOnce(&mut Counters)) {
+        // Plain numbers are valid whatever panicked while they were held.
+        f(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// A domain whose lock is poisoned had a fault of ours in it: this device is out of order with it.
+fn lock(domain: &SharedDomain) -> Result<MutexGuard<'_, Domain>, DeviceError> {
+    domain.lock().map_err(|_| DeviceError::Panicked("the binder core failed before".to_owned()))
+}
