@@ -1,1 +1,6 @@
-//! Being written.
+//! One guest.
+mod acpi;
+pub mod boot;
+mod error;
+pub mod layout;
+pub use error::MachineError;
