@@ -114,7 +114,11 @@ impl Cmos {
 
     /// A value below 100 as register B wants it.
     fn encode(&self, value: u8) -> u8 {
-        if self.memory[usize::from(reg::B)] & B_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.memory[usize::from(reg::B)] & B_BINARY != 0 {
+            value
+        } else {
+            ((value / 10) << 4) | (value % 10)
+        }
     }
 }
 

@@ -28,7 +28,8 @@ pub const I8042_PORTS: u16 = 5;
 
 const SLP_EN: u8 = 1 << 5;
 const SLP_TYP_SHIFT: u8 = 2;
-const SLP_TYP_MASK: u8 = 7;
+const SLP_TYP_MASK: u8 = 7 << SLP_TYP_SHIFT;
+const S5: u8 = SLEEP_TYPE_S5 << SLP_TYP_SHIFT;
 
 const I8042_COMMAND: u16 = 4;
 /// "Pulse output line 0", which is wired to the CPU's reset.
@@ -69,10 +70,8 @@ impl PortDevice for AcpiPower {
 
     fn write(&mut self, offset: u16, data: &[u8]) {
         match (offset, data.first()) {
-            (SLEEP_CONTROL, Some(&value)) if value & SLP_EN != 0 => {
-                if value >> SLP_TYP_SHIFT & SLP_TYP_MASK == SLEEP_TYPE_S5 {
-                    self.sink.request(PowerRequest::PowerOff);
-                }
+            (SLEEP_CONTROL, Some(value)) if value & (SLP_EN | SLP_TYP_MASK) == SLP_EN | S5 => {
+                self.sink.request(PowerRequest::PowerOff);
             }
             (RESET, Some(&RESET_VALUE)) => self.sink.request(PowerRequest::Reset),
             _ => {}

@@ -16,6 +16,9 @@ use virtio_queue::{Queue, QueueT};
 use super::{ActiveQueues, DeviceError, Interrupt, VirtioDevice};
 use crate::irq::IrqLine;
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of guest-physical address space that one device takes.
 pub const MMIO_SIZE: u64 = 0x1000;
 

@@ -10,11 +10,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use guest_ram::GuestRam;
-use virtio_queue::Queue;
+use virtio_queue::{Queue, QueueT};
 
 use crate::irq::IrqLine;
 
+pub mod binder;
+pub mod console;
 pub mod mmio;
+mod ring;
+pub mod rng;
+
+pub use ring::{ChainReader, Ring};
 
 /// A virtio device behind a transport.
 pub trait VirtioDevice: Send {
@@ -62,6 +68,18 @@ pub struct ActiveQueues {
     pub interrupt: Interrupt,
 }
 
+impl ActiveQueues {
+    /// Takes queue `index` out, for a device that serves it with [`Ring`].
+    pub fn take_ring(&mut self, index: u16) -> Result<Ring, ActivateError> {
+        let missing = ActivateError::QueueMissing(index);
+        let queue = self.queues.get_mut(usize::from(index)).filter(|queue| queue.ready()).ok_or(missing)?;
+        // The smallest ring there is, not ready, stays in its place.
+        let unset = Queue::new(1).map_err(|e| ActivateError::Host(e.to_string()))?;
+        let queue = std::mem::replace(queue, unset);
+        Ok(Ring::new(index, queue, Arc::clone(&self.ram), self.interrupt.clone()))
+    }
+}
+
 /// A device refused DRIVER_OK.
 #[derive(Debug, thiserror::Error)]
 pub enum ActivateError {
@@ -95,6 +113,9 @@ pub enum DeviceError {
         /// What it did.
         problem: &'static str,
     },
+    /// The device's host side failed.
+    #[error("host: {0}")]
+    Host(String),
     /// The device's code panicked; its state is not to be trusted any more.
     #[error("internal error: {0}")]
     Panicked(String),

@@ -1,0 +1,44 @@
+//! The host's end of a console port.
+
+use std::io::Write;
+
+use crate::input::InputQueue;
+
+/// What the host does with one port. Called on the vCPU's thread, from inside the guest's doorbell.
+pub trait PortHandler: Send {
+    /// A program in the guest opened or closed the port.
+    fn opened(&mut self, open: bool);
+
+    /// The guest wrote `bytes`. They have to be taken; who cannot must tell the guest beforehand.
+    fn output(&mut self, bytes: &[u8]);
+
+    /// Fills `buffer` with what waits for the guest and returns how much that was. What the guest
+    /// has no buffer for stays with the handler: it is only asked when there is room.
+    fn input(&mut self, buffer: &mut [u8]) -> usize;
+}
+
+/// A port that is a plain pair of streams.
+pub struct StreamPort {
+    sink: Box<dyn Write + Send>,
+    input: InputQueue,
+}
+
+impl StreamPort {
+    /// Guest output goes to `sink` (a failing sink loses it), `input` goes to the guest.
+    pub fn new(sink: Box<dyn Write + Send>, input: InputQueue) -> Self {
+        StreamPort { sink, input }
+    }
+}
+
+impl PortHandler for StreamPort {
+    fn opened(&mut self, _open: bool) {}
+
+    fn output(&mut self, bytes: &[u8]) {
+        // Console output is for a person to see; a closed terminal must not stop the guest.
+        let _ = self.sink.write_all(bytes).and_then(|()| self.sink.flush());
+    }
+
+    fn input(&mut self, buffer: &mut [u8]) -> usize {
+        self.input.take(buffer)
+    }
+}
