@@ -3,24 +3,22 @@
 //! The register stack, its tags and its faults are kept here; the arithmetic itself runs on the
 //! host's own x87 with the guest's control word, so that precision, rounding and exceptions are
 //! exact.
+//!
+//! | file | what |
+//! |---|---|
+//! | `state` | the registers and the rules of the stack |
+//! | `op` | lowering |
+//! | `execute` | one arm a kind, and what a stack fault does |
+//! | `compare` | comparisons and FXAM |
+//! | `host` | one instruction on the host |
+//! | `image` | FXSAVE, FNSAVE and FNSTENV images |
 
+mod compare;
+mod execute;
+mod host;
+pub(crate) mod image;
+mod op;
 pub mod state;
 
-use crate::exception::Exception;
-use crate::simd::context::Context;
-
-/// A lowered instruction: at most 16 bytes, no references.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Op {}
-
-/// Lowers `insn`, or `None` if it is not an x87 instruction.
-pub(crate) fn lower(insn: &iced_x86::Instruction) -> Option<Op> {
-    let _ = insn;
-    None
-}
-
-/// Executes `op`.
-pub(crate) fn execute<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
-    let _ = cx;
-    match op {}
-}
+pub(crate) use execute::execute;
+pub(crate) use op::{Op, lower};
