@@ -12,14 +12,9 @@ mod timer;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticks(pub u64);
 
-/// Frequency of the crystal that clocks the APIC timer, in Hz: ECX of CPUID leaf 0x15.
-pub const CRYSTAL_HZ: u32 = 25_000_000;
-
-/// TSC ticks in one crystal tick: EBX/EAX of CPUID leaf 0x15 (EAX is 1).
+/// TSC ticks in one tick of the crystal that clocks the APIC timer: EBX/EAX of CPUID leaf 0x15,
+/// whose ECX is then the TSC's frequency divided by this.
 pub const TSC_PER_CRYSTAL: u32 = 40;
-
-/// Frequency of the time-stamp counter, in Hz. One tick is a nanosecond.
-pub const TSC_HZ: u64 = CRYSTAL_HZ as u64 * TSC_PER_CRYSTAL as u64;
 
 /// What an interrupt message asks of the CPU that accepts it. (SDM volume 3, 11.6.1.)
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
