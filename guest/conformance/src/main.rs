@@ -1,2 +1,55 @@
-//! Being written.
-fn main() {}
+//! A raw-ioctl binder client that shows, line by line, what a binder driver does.
+//!
+//! `conformance run` plays *cases*: short scripts in which processes and threads make binder calls in a fixed order,
+//! each hand-off explicit ([`world`]). Every call becomes one normalised line ([`transcript`]). The same binary runs
+//! on the in-kernel driver, which is the oracle, and on the host's driver; equal transcripts mean equal behaviour.
+//! The other modes serve the tests of the trace (`count`), of robustness (`stress`) and of speed (`bench`).
+
+mod actor;
+mod bench;
+mod cases;
+mod child;
+mod count;
+mod device;
+mod object;
+mod stream;
+mod stress;
+mod transcript;
+mod uapi;
+mod world;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: conformance list                           the cases and what each covers of BINDER.md
+       conformance run [CASE...]                  play cases (all by default), transcript on stdout
+       conformance count                          a fixed workload; the commands each process wrote and read
+       conformance stress SECONDS|ITERATIONSx     many threads at once, self-checking: `10` or `500x`
+       conformance bench ITERATIONS [SIZE]        round trips with SIZE bytes each way (4 by default)";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let done = match words[..] {
+        ["list"] => {
+            cases::list();
+            Ok(())
+        }
+        ["run", ref names @ ..] => cases::run(names),
+        ["count"] => count::run(),
+        ["stress", limit] => stress::run(limit),
+        ["bench", iterations] => bench::run(iterations, "4"),
+        ["bench", iterations, size] => bench::run(iterations, size),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("conformance: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

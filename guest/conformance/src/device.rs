@@ -1,0 +1,108 @@
+//! A binder device opened and mapped by this process itself, for the workloads that run at full speed.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use crate::uapi::ioctl;
+
+/// An open and mapped device; shared by the threads of a process.
+#[derive(Debug)]
+pub struct Device {
+    fd: OwnedFd,
+    start: usize,
+    size: usize,
+}
+
+/// The argument of BINDER_WRITE_READ (B041).
+#[repr(C)]
+struct WriteRead {
+    write_size: u64,
+    write_consumed: u64,
+    write_buffer: u64,
+    read_size: u64,
+    read_consumed: u64,
+    read_buffer: u64,
+}
+
+impl Device {
+    /// Opens `/dev/<name>` and maps `size` bytes of it.
+    pub fn open(name: &str, size: usize) -> io::Result<Self> {
+        let path = CString::new(format!("/dev/{name}"))?;
+        // SAFETY: a NUL-terminated path; the descriptor is owned from here on; the mapping is a new one.
+        unsafe {
+            let fd = libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            let fd = OwnedFd::from_raw_fd(fd);
+            let start =
+                libc::mmap(std::ptr::null_mut(), size, libc::PROT_READ, libc::MAP_PRIVATE, fd.as_raw_fd(), 0);
+            if start == libc::MAP_FAILED {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(Self { fd, start: start as usize, size })
+        }
+    }
+
+    /// Becomes the context manager; retries for a while if another is still going away.
+    pub fn become_manager(&self) -> io::Result<()> {
+        for _ in 0..200 {
+            // SAFETY: this ioctl ignores its argument.
+            let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::SET_CONTEXT_MGR as _, 0) };
+            match io::Error::last_os_error() {
+                _ if result == 0 => return Ok(()),
+                busy if busy.raw_os_error() == Some(libc::EBUSY) => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                error => return Err(error),
+            }
+        }
+        Err(io::Error::other("there is a context manager already"))
+    }
+
+    /// BINDER_SET_MAX_THREADS.
+    pub fn set_max_threads(&self, count: u32) -> io::Result<()> {
+        // SAFETY: a pointer to a local of the ioctl's size.
+        let result =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::SET_MAX_THREADS as _, &raw const count) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Writes commands and reads into `read`, unless that is empty: (bytes of commands done, bytes read).
+    pub fn write_read(&self, write: &[u8], read: &mut [u8]) -> io::Result<(usize, usize)> {
+        let mut argument = WriteRead {
+            write_size: write.len() as u64,
+            write_consumed: 0,
+            write_buffer: write.as_ptr() as u64,
+            read_size: read.len() as u64,
+            read_consumed: 0,
+            read_buffer: read.as_mut_ptr() as u64,
+        };
+        // SAFETY: both buffers live through the call, and the commands' own pointers are the caller's live arenas.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::WRITE_READ as _, &raw mut argument) };
+        if result == 0 {
+            Ok((argument.write_consumed as usize, argument.read_consumed as usize))
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// A delivered buffer, copied out of the mapping; `None` if it is not inside it.
+    pub fn copy(&self, address: u64, size: u64) -> Option<Vec<u8>> {
+        let offset = usize::try_from(address).ok()?.checked_sub(self.start)?;
+        let size = usize::try_from(size).ok()?;
+        if offset.checked_add(size)? > self.size {
+            return None;
+        }
+        // SAFETY: inside our own mapping, which lives as long as `self`; the driver has put the pages there.
+        Some(unsafe { std::slice::from_raw_parts(address as *const u8, size) }.to_vec())
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: our own mapping; nothing borrows from it.
+        unsafe { libc::munmap(self.start as *mut libc::c_void, self.size) };
+    }
+}
