@@ -19,6 +19,7 @@
 //! the guest, and ignores its queues until the guest's driver resets it. Nothing here panics on
 //! what a guest wrote.
 
+pub mod agent;
 pub mod cmos;
 pub mod input;
 pub mod irq;

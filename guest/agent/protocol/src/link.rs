@@ -1,0 +1,425 @@
+//! The host's end of the channel.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::frame::{Decoder, FrameError, HEADER, MAX_PAYLOAD};
+use crate::message::{
+    ExecFailure, ExecId, ExecRequest, ExitStatus, GuestMessage, Hello, HostMessage, Stream, WindowSize,
+};
+use crate::window::{ReceiveWindow, SendWindow, WindowError};
+use crate::{STREAM_CHUNK, VERSION};
+
+/// The most bytes that wait for the guest to take them: a few of the largest commands.
+const MAX_OUTBOX: usize = 4 * MAX_PAYLOAD;
+
+/// How far the agent has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkState {
+    /// Nothing heard yet.
+    Waiting,
+    /// Hello was heard; modules and services are being started.
+    Booting,
+    /// Commands run.
+    Ready,
+    /// The agent is gone, or talks nonsense. Final.
+    Lost,
+}
+
+/// Why the agent was lost.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LostReason {
+    /// It closed the port: it died or the guest goes down.
+    #[error("the agent closed its port")]
+    Closed,
+    /// It speaks another version.
+    #[error("the agent speaks protocol version {0}, this program {VERSION}: rebuild the image")]
+    Version(u32),
+    /// Its frames make no sense.
+    #[error("the agent sent nonsense: {0}")]
+    Frame(#[from] FrameError),
+    /// It broke flow control.
+    #[error("the agent broke flow control: {0}")]
+    Window(#[from] WindowError),
+    /// It spoke of a command that does not run.
+    #[error("the agent spoke of command {}, which does not run", .0.0)]
+    UnknownCommand(ExecId),
+    /// It sent something at the wrong time.
+    #[error("the agent sent {0} at the wrong time")]
+    OutOfOrder(&'static str),
+}
+
+/// A request to the link was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LinkError {
+    /// The agent is gone.
+    #[error("the guest's agent is gone")]
+    Lost,
+    /// There is no program in the request, or a NUL in one of its strings.
+    #[error("not a command: no program, or a NUL character in it")]
+    BadCommand,
+    /// The command line and environment are longer than a frame.
+    #[error("the command line and its environment are longer than {MAX_PAYLOAD} bytes")]
+    TooLong,
+    /// The command has ended, was never started, or has no open stdin.
+    #[error("the command does not run or does not take this")]
+    NotRunning,
+    /// Too much waits for the guest already.
+    #[error("the guest does not take what was sent to it")]
+    Busy,
+}
+
+/// What the agent reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AgentEvent<'a> {
+    /// It is there.
+    Hello(&'a Hello),
+    /// Commands run from now on; those queued are on their way.
+    Ready,
+    /// A command runs under this process id.
+    Started(ExecId, u32),
+    /// A command's stdin has room for this many bytes in all.
+    StdinRoom(ExecId, usize),
+    /// A command ended; all its output was delivered before.
+    Exited(ExecId, ExitStatus),
+    /// A command did not start.
+    Failed(ExecId, &'a ExecFailure),
+    /// The answer to [`AgentLink::sync`].
+    Synced(u32),
+    /// For a person to read.
+    Log(&'a str),
+    /// The guest is not what its image promises; it goes on where it can.
+    Fatal(&'a str),
+    /// No more events come. Commands that ran have no exit status.
+    Lost(&'a LostReason),
+}
+
+/// Who listens. Called inline where the guest's bytes arrive, on the vCPU's thread; `link` may be
+/// used from inside.
+pub trait AgentEvents: Send {
+    /// Something happened.
+    fn event(&mut self, link: &AgentLink, event: AgentEvent<'_>);
+
+    /// A command wrote `bytes`. Returns how many of them were disposed of; who keeps some says so
+    /// later with [`AgentLink::grant`], and the guest is held back until then.
+    fn output(&mut self, id: ExecId, stream: Stream, bytes: &[u8]) -> usize;
+}
+
+/// A handle on the agent of one guest. Clones reach the same agent.
+///
+/// What is asked for before the agent is ready waits and is sent in the same doorbell that brought
+/// the Ready. After a call from outside the vCPU's thread, the console device must be serviced.
+#[derive(Clone)]
+pub struct AgentLink {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Locked before `state`, and while the listener runs; `state` is not.
+    ear: Mutex<Ear>,
+}
+
+struct Ear {
+    decoder: Decoder,
+    events: Box<dyn AgentEvents>,
+}
+
+struct State {
+    phase: LinkState,
+    next_id: u32,
+    commands: BTreeMap<ExecId, Command>,
+    outbox: VecDeque<u8>,
+}
+
+struct Command {
+    started: bool,
+    /// `None`: closed, or never there.
+    stdin: Option<SendWindow>,
+    output: [ReceiveWindow; 2],
+}
+
+impl AgentLink {
+    /// A link to a guest that has not started.
+    pub fn new(events: Box<dyn AgentEvents>) -> Self {
+        let state = State {
+            phase: LinkState::Waiting,
+            next_id: 1,
+            commands: BTreeMap::new(),
+            outbox: VecDeque::new(),
+        };
+        let ear = Ear { decoder: Decoder::new(), events };
+        AgentLink { shared: Arc::new(Shared { state: Mutex::new(state), ear: Mutex::new(ear) }) }
+    }
+
+    /// How far the agent has come.
+    pub fn state(&self) -> LinkState {
+        self.lock().phase
+    }
+
+    /// Runs a command, as soon as the agent is ready.
+    pub fn exec(&self, request: ExecRequest) -> Result<ExecId, LinkError> {
+        check(&request)?;
+        let mut state = self.lock();
+        let id = ExecId(state.next_id);
+        let stdin = request.stdin.then(SendWindow::new);
+        state.send(&HostMessage::Exec { id, request })?;
+        state.next_id += 1;
+        let output = [ReceiveWindow::new(), ReceiveWindow::new()];
+        state.commands.insert(id, Command { started: false, stdin, output });
+        Ok(id)
+    }
+
+    /// Sends as much of `bytes` to a command's stdin as its window has room for, and returns how
+    /// much that was. [`AgentEvent::StdinRoom`] tells when there is more room.
+    pub fn stdin(&self, id: ExecId, bytes: &[u8]) -> Result<usize, LinkError> {
+        let mut state = self.lock();
+        let room = state.stdin(id)?.room();
+        let taken = &bytes[..bytes.len().min(room)];
+        let mut sent = 0;
+        for chunk in taken.chunks(STREAM_CHUNK) {
+            state.send(&HostMessage::Stdin { id, bytes: chunk })?;
+            state.stdin(id)?.spend(chunk.len());
+            sent += chunk.len();
+        }
+        Ok(sent)
+    }
+
+    /// Ends a command's stdin.
+    pub fn close_stdin(&self, id: ExecId) -> Result<(), LinkError> {
+        let mut state = self.lock();
+        state.stdin(id)?;
+        state.send(&HostMessage::StdinClosed { id })?;
+        if let Some(command) = state.commands.get_mut(&id) {
+            command.stdin = None;
+        }
+        Ok(())
+    }
+
+    /// Sends signal `signo` to a command's process group.
+    pub fn signal(&self, id: ExecId, signo: u32) -> Result<(), LinkError> {
+        self.lock().send_to(id, &HostMessage::Signal { id, signo })
+    }
+
+    /// Tells a command's terminal its new size.
+    pub fn resize(&self, id: ExecId, size: WindowSize) -> Result<(), LinkError> {
+        self.lock().send_to(id, &HostMessage::Resize { id, size })
+    }
+
+    /// `bytes` of output that [`AgentEvents::output`] had kept are disposed of. No error where the
+    /// command has ended meanwhile.
+    pub fn grant(&self, id: ExecId, stream: Stream, bytes: usize) -> Result<(), LinkError> {
+        self.lock().taken(id, stream, bytes)
+    }
+
+    /// Asks for [`AgentEvent::Synced`] with `token` once everything sent before was acted upon.
+    pub fn sync(&self, token: u32) -> Result<(), LinkError> {
+        self.lock().send(&HostMessage::Sync { token })
+    }
+
+    /// Asks the agent to switch the guest off.
+    pub fn power_off(&self) -> Result<(), LinkError> {
+        self.lock().send(&HostMessage::PowerOff)
+    }
+
+    /// The agent opened or closed its port.
+    pub fn opened(&self, open: bool) {
+        if !open && self.state() != LinkState::Waiting {
+            let mut ear = self.ear();
+            self.lose(&mut ear, LostReason::Closed);
+        }
+    }
+
+    /// Bytes from the agent.
+    pub fn receive(&self, bytes: &[u8]) {
+        let mut ear = self.ear();
+        if self.state() == LinkState::Lost {
+            return;
+        }
+        let Ear { decoder, events } = &mut *ear;
+        decoder.push(bytes);
+        let outcome = loop {
+            match GuestMessage::decode(decoder) {
+                Ok(Some(message)) => {
+                    if let Err(reason) = self.take_message(&mut **events, message) {
+                        break Err(reason);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error.into()),
+            }
+        };
+        if let Err(reason) = outcome {
+            self.lose(&mut ear, reason);
+        }
+    }
+
+    /// Fills `buffer` with what is to be sent to the agent, and returns how much that is: nothing
+    /// before the agent is ready.
+    pub fn send_into(&self, buffer: &mut [u8]) -> usize {
+        let mut state = self.lock();
+        if state.phase != LinkState::Ready {
+            return 0;
+        }
+        let length = buffer.len().min(state.outbox.len());
+        for (to, from) in buffer.iter_mut().zip(state.outbox.drain(..length)) {
+            *to = from;
+        }
+        length
+    }
+
+    fn take_message(
+        &self,
+        events: &mut dyn AgentEvents,
+        message: GuestMessage<'_>,
+    ) -> Result<(), LostReason> {
+        let event = {
+            let mut state = self.lock();
+            match &message {
+                GuestMessage::Hello(hello) => {
+                    state.step(LinkState::Waiting, LinkState::Booting, "Hello")?;
+                    if hello.version != VERSION {
+                        return Err(LostReason::Version(hello.version));
+                    }
+                    AgentEvent::Hello(hello)
+                }
+                GuestMessage::Ready => {
+                    state.step(LinkState::Booting, LinkState::Ready, "Ready")?;
+                    AgentEvent::Ready
+                }
+                GuestMessage::Log(text) => AgentEvent::Log(text),
+                GuestMessage::Fatal(text) => AgentEvent::Fatal(text),
+                GuestMessage::Synced { token } => AgentEvent::Synced(*token),
+                GuestMessage::Started { id, pid } => {
+                    let command = state.command(*id)?;
+                    if std::mem::replace(&mut command.started, true) {
+                        return Err(LostReason::OutOfOrder("a second Started"));
+                    }
+                    AgentEvent::Started(*id, *pid)
+                }
+                GuestMessage::StdinCredit { id, bytes } => match &mut state.command(*id)?.stdin {
+                    Some(window) => {
+                        window.grant(*bytes)?;
+                        AgentEvent::StdinRoom(*id, window.room())
+                    }
+                    // It crossed our StdinClosed.
+                    None => return Ok(()),
+                },
+                GuestMessage::Output { id, stream, bytes } => {
+                    let command = state.command(*id)?;
+                    if !command.started {
+                        return Err(LostReason::OutOfOrder("output before Started"));
+                    }
+                    command.output[*stream as usize].arrived(bytes.len())?;
+                    drop(state);
+                    let taken = events.output(*id, *stream, bytes);
+                    // The outbox is full of what the guest does not take: it gets its credit no sooner.
+                    let _ = self.lock().taken(*id, *stream, taken);
+                    return Ok(());
+                }
+                GuestMessage::Exited { id, status } => {
+                    if !state.remove(*id)?.started {
+                        return Err(LostReason::OutOfOrder("Exited before Started"));
+                    }
+                    AgentEvent::Exited(*id, *status)
+                }
+                GuestMessage::ExecFailed { id, failure } => {
+                    if state.remove(*id)?.started {
+                        return Err(LostReason::OutOfOrder("ExecFailed after Started"));
+                    }
+                    AgentEvent::Failed(*id, failure)
+                }
+            }
+        };
+        events.event(self, event);
+        Ok(())
+    }
+
+    fn lose(&self, ear: &mut Ear, reason: LostReason) {
+        {
+            let mut state = self.lock();
+            if state.phase == LinkState::Lost {
+                return;
+            }
+            state.phase = LinkState::Lost;
+            state.commands.clear();
+            state.outbox.clear();
+        }
+        ear.events.event(self, AgentEvent::Lost(&reason));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn ear(&self) -> MutexGuard<'_, Ear> {
+        self.shared.ear.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn step(&mut self, from: LinkState, to: LinkState, message: &'static str) -> Result<(), LostReason> {
+        if self.phase != from {
+            return Err(LostReason::OutOfOrder(message));
+        }
+        self.phase = to;
+        Ok(())
+    }
+
+    fn command(&mut self, id: ExecId) -> Result<&mut Command, LostReason> {
+        self.commands.get_mut(&id).ok_or(LostReason::UnknownCommand(id))
+    }
+
+    fn remove(&mut self, id: ExecId) -> Result<Command, LostReason> {
+        self.commands.remove(&id).ok_or(LostReason::UnknownCommand(id))
+    }
+
+    fn stdin(&mut self, id: ExecId) -> Result<&mut SendWindow, LinkError> {
+        self.commands.get_mut(&id).and_then(|command| command.stdin.as_mut()).ok_or(LinkError::NotRunning)
+    }
+
+    fn send_to(&mut self, id: ExecId, message: &HostMessage<'_>) -> Result<(), LinkError> {
+        if !self.commands.contains_key(&id) {
+            return Err(LinkError::NotRunning);
+        }
+        self.send(message)
+    }
+
+    fn send(&mut self, message: &HostMessage<'_>) -> Result<(), LinkError> {
+        if self.phase == LinkState::Lost {
+            return Err(LinkError::Lost);
+        }
+        let mut frame = Vec::new();
+        message.encode(&mut frame);
+        if frame.len() > HEADER + MAX_PAYLOAD {
+            return Err(LinkError::TooLong);
+        }
+        if self.outbox.len() + frame.len() > MAX_OUTBOX {
+            return Err(LinkError::Busy);
+        }
+        self.outbox.extend(frame);
+        Ok(())
+    }
+
+    fn taken(&mut self, id: ExecId, stream: Stream, bytes: usize) -> Result<(), LinkError> {
+        let Some(command) = self.commands.get_mut(&id) else { return Ok(()) };
+        match command.output[stream as usize].taken(bytes) {
+            Some(bytes) => self.send(&HostMessage::OutputCredit { id, stream, bytes }),
+            None => Ok(()),
+        }
+    }
+}
+
+fn check(request: &ExecRequest) -> Result<(), LinkError> {
+    let mut strings = request.argv.iter().chain(request.cwd.as_ref());
+    let env_is_plain = request
+        .env
+        .iter()
+        .all(|(name, value)| !name.is_empty() && !name.contains(['\0', '=']) && !value.contains('\0'));
+    let has_program = request.argv.first().is_some_and(|program| !program.is_empty());
+    let plain = strings.all(|string| !string.contains('\0')) && env_is_plain;
+    if has_program && plain { Ok(()) } else { Err(LinkError::BadCommand) }
+}
+
+#[cfg(test)]
+mod tests;
