@@ -20,6 +20,7 @@
 //! The set of engines is closed on purpose, hence an enum and no trait.
 
 mod choose;
+mod clock;
 mod config;
 mod kvm;
 mod remote;
@@ -31,6 +32,7 @@ use std::time::Duration;
 use guest_ram::GuestRam;
 
 pub use choose::{Choice, Kind, choose};
+pub use clock::GuestClock;
 pub use config::{Config, EngineError};
 pub use remote::{IrqSender, Kicker};
 pub use softcpu::{Bus, ClockMode, EntryState, Stats};
@@ -139,6 +141,14 @@ impl Engine {
         match &self.0 {
             Inner::Soft(soft) => soft.now(),
             Inner::Kvm(kvm) => kvm.now(),
+        }
+    }
+
+    /// A handle that reads [`now`](Self::now) from elsewhere.
+    pub fn clock(&self) -> GuestClock {
+        match &self.0 {
+            Inner::Soft(soft) => soft.clock(),
+            Inner::Kvm(kvm) => kvm.clock(),
         }
     }
 

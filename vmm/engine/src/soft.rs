@@ -1,17 +1,21 @@
 //! The software CPU behind the engine boundary.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use guest_ram::GuestRam;
 use softcpu::{Bus, EntryState, Stats, Vm};
 
+use crate::clock::GuestClock;
 use crate::remote::{IrqSender, Kicker};
 use crate::{Config, EngineError, Exit};
 
 /// A [`softcpu::Vm`] that speaks this crate's types.
 pub(crate) struct SoftEngine {
     vm: Vm,
+    /// Guest time as of the last return from `run`, for [`GuestClock`].
+    nanoseconds: Arc<AtomicU64>,
 }
 
 impl SoftEngine {
@@ -22,7 +26,7 @@ impl SoftEngine {
             cpus: config.cpus,
             ..softcpu::Config::default()
         };
-        Ok(SoftEngine { vm: Vm::new(ram, config)? })
+        Ok(SoftEngine { vm: Vm::new(ram, config)?, nanoseconds: Arc::default() })
     }
 
     pub(crate) fn set_entry(&mut self, entry: &EntryState) -> Result<(), EngineError> {
@@ -31,7 +35,9 @@ impl SoftEngine {
     }
 
     pub(crate) fn run(&mut self, bus: &mut dyn Bus) -> Exit {
-        match self.vm.run(bus) {
+        let exit = self.vm.run(bus);
+        self.nanoseconds.store(self.vm.now().as_nanos() as u64, Ordering::Relaxed);
+        match exit {
             softcpu::Exit::Idle { until } => Exit::Idle { until },
             softcpu::Exit::Slice => Exit::Slice,
             softcpu::Exit::Stopped => Exit::Stopped,
@@ -50,6 +56,10 @@ impl SoftEngine {
 
     pub(crate) fn kicker(&self) -> Kicker {
         Kicker::soft(self.vm.remote())
+    }
+
+    pub(crate) fn clock(&self) -> GuestClock {
+        GuestClock::soft(self.nanoseconds.clone())
     }
 
     pub(crate) fn now(&self) -> Duration {

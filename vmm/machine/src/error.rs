@@ -90,10 +90,16 @@ pub enum MachineError {
     #[error(transparent)]
     Engine(#[from] engine::EngineError),
     /// The event thread could not be started.
-    #[error("cannot start the event loop: {problem}")]
+    #[error("cannot start the event loop")]
     EventLoop {
         /// What went wrong.
-        problem: String,
+        source: io::Error,
+    },
+    /// The guest's thread could not be started.
+    #[error("cannot start the guest's thread")]
+    Thread {
+        /// What went wrong.
+        source: io::Error,
     },
 }
 

@@ -1,6 +1,52 @@
-//! One guest.
+//! One guest: its address space, its board, how it starts, runs and ends.
+//!
+//! # Model
+//!
+//! A [`Machine`] is a CPU ([`engine`]), RAM, and a board of devices. One thread runs the CPU and
+//! everything that the guest can see happens on it: device registers are called inline, and host
+//! input enters the guest there. Two other parties exist:
+//!
+//! - the *event thread* ([`events`](self) inside the crate): the wall-clock limit and typed input;
+//! - whoever holds a [`Handle`]: it may [wake](Handle::wake) the guest to take input that was put
+//!   into a device's queue, or [stop](Handle::stop) the run.
+//!
+//! ```text
+//!   MachineConfig ─▶ Machine::new ─▶ add_virtio* ─▶ run / spawn ─▶ Outcome
+//!                                                     │
+//!        event thread ──┐                   ┌─────────▼──────────┐
+//!        Handle::wake ──┼──▶ inbox ──▶      │ loop:              │
+//!        Handle::stop ──┘                   │   Engine::run(bus) │◀─▶ Board ─▶ devices
+//!                                           │   Idle, Slice, ... │
+//!                                           └────────────────────┘
+//! ```
+//!
+//! # Time
+//!
+//! What an idle CPU means is decided here. With the virtual clock: waiting host input first, else
+//! time jumps to the next timer; but while the guest has nothing to do ([`Activity`]) time stands
+//! still until there is input. With the host's clock: sleep until the timer is due. KVM sleeps in
+//! the kernel and never shows an idle CPU.
+//!
+//! # End
+//!
+//! A run ends for exactly one [`End`]: the guest's own (power-off, reset, panic, a crashed CPU) or
+//! ours (time over, stopped). A kernel panic is recognised by what the kernel prints, so that a
+//! guest without `panic=` does not hang the host; every [`Outcome`] carries the last console lines.
+
 mod acpi;
 pub mod boot;
+pub mod bus;
+mod console;
 mod error;
+mod events;
+mod inbox;
 pub mod layout;
+mod machine;
+mod outcome;
+
+pub use console::{ConsoleLog, Panic};
+pub use engine::{Choice, ClockMode, EngineError, GuestClock, Kind, choose};
 pub use error::MachineError;
+pub use inbox::{Activity, Handle};
+pub use machine::{Machine, MachineConfig, Running, SerialConsole};
+pub use outcome::{End, ExitCounts, Outcome, RunStats};

@@ -20,6 +20,7 @@ use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use softcpu::{Bus, EntryState};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use crate::clock::GuestClock;
 use crate::remote::{IrqSender, Kicker};
 use crate::{EngineError, Exit, IOAPIC_LINES};
 use kick::KickState;
@@ -86,6 +87,10 @@ impl KvmEngine {
 
     pub(crate) fn kicker(&self) -> Kicker {
         Kicker::kvm(self.kick.clone())
+    }
+
+    pub(crate) fn clock(&self) -> GuestClock {
+        GuestClock::kvm(self.started)
     }
 
     pub(crate) fn now(&self) -> Duration {

@@ -1,0 +1,44 @@
+//! Boots a kernel with its console on stdout: `boot KERNEL [INITRD] [-- WORDS OF THE COMMAND LINE]`.
+//! The environment variable ENGINE is `auto` (default), `kvm` or `soft`; TIMEOUT is in seconds.
+
+use std::env;
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use machine::{Activity, ClockMode, ConsoleLog, Kind, Machine, MachineConfig, SerialConsole, choose};
+
+fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let (files, words) = match arguments.iter().position(|word| word == "--") {
+        Some(index) => (&arguments[..index], &arguments[index + 1..]),
+        None => (&arguments[..], &[][..]),
+    };
+    let kernel = files.first().ok_or("usage: boot KERNEL [INITRD] [-- COMMAND LINE]")?;
+    let kind: Kind = env::var("ENGINE").map_or(Ok(Kind::Auto), |name| name.parse())?;
+    let timeout = env::var("TIMEOUT").ok().map(|seconds| seconds.parse()).transpose()?;
+    let choice = choose(kind)?;
+    eprintln!("engine {}", choice.reason);
+
+    let machine = Machine::new(MachineConfig {
+        memory_bytes: 256 << 20,
+        kernel: kernel.into(),
+        initrd: files.get(1).map(Into::into),
+        cmdline: format!("console=ttyS0 panic=-1 {}", words.join(" ")),
+        engine: choice.kind,
+        clock: ClockMode::Virtual,
+        seed: 0,
+        timeout: timeout.map(Duration::from_secs),
+        rtc_base: Duration::from_secs(1_700_000_000),
+        serial: SerialConsole {
+            output: Box::new(std::io::stdout()),
+            input: Some(std::io::stdin().as_fd().try_clone_to_owned()?),
+        },
+        log: ConsoleLog::new(),
+        activity: Activity::new(),
+    })?;
+    let outcome = machine.run()?;
+    eprintln!("{}", outcome.end);
+    eprintln!("{:#?}", outcome.stats);
+    Ok(ExitCode::SUCCESS)
+}

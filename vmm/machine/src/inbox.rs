@@ -1,0 +1,137 @@
+//! What other threads want of the thread that runs the CPU.
+//!
+//! Nobody but that thread touches the guest. Others leave a wish here: *look at your devices'
+//! input* ([`Handle::wake`]) or *end the run* ([`Handle::stop`]). In virtual clock mode a wake is
+//! heard only at the moments that guest time defines (a slice's end, an idle CPU), so the guest
+//! sees no trace of how the host scheduled its threads; otherwise the CPU is kicked at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+use engine::Kicker;
+
+/// Why another thread ends a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Somebody asked.
+    Asked,
+    /// The run's wall time is over.
+    Timeout,
+}
+
+/// Controls a running machine, from any thread. Clones control the same machine; a handle may
+/// outlive it.
+#[derive(Clone)]
+pub struct Handle {
+    inbox: Arc<Inbox>,
+}
+
+impl Handle {
+    pub(crate) fn new(inbox: Arc<Inbox>) -> Handle {
+        Handle { inbox }
+    }
+
+    /// Says that a device has host input waiting. Push the input first.
+    pub fn wake(&self) {
+        self.inbox.post(|wishes| wishes.woken = true);
+        if self.inbox.kick_on_wake {
+            self.inbox.kicker.kick();
+        }
+    }
+
+    /// Ends the run soon, as [`End::Stopped`](crate::End::Stopped).
+    pub fn stop(&self) {
+        self.end(StopReason::Asked);
+    }
+
+    /// Ends the run soon. The first reason counts.
+    pub(crate) fn end(&self, reason: StopReason) {
+        self.inbox.post(|wishes| {
+            wishes.stop.get_or_insert(reason);
+        });
+        self.inbox.kicker.kick();
+    }
+}
+
+/// The wishes of other threads, on the side of the CPU's thread.
+pub(crate) struct Inbox {
+    wishes: Mutex<Wishes>,
+    changed: Condvar,
+    kicker: Kicker,
+    /// Whether a wake interrupts the CPU; false in virtual clock mode.
+    kick_on_wake: bool,
+}
+
+#[derive(Default)]
+struct Wishes {
+    woken: bool,
+    stop: Option<StopReason>,
+}
+
+impl Inbox {
+    pub(crate) fn new(kicker: Kicker, kick_on_wake: bool) -> Arc<Inbox> {
+        Arc::new(Inbox { wishes: Mutex::default(), changed: Condvar::new(), kicker, kick_on_wake })
+    }
+
+    /// True once for any number of wakes.
+    pub(crate) fn take_wake(&self) -> bool {
+        std::mem::take(&mut self.wishes().woken)
+    }
+
+    /// Why the run shall end, if it shall.
+    pub(crate) fn stop_reason(&self) -> Option<StopReason> {
+        self.wishes().stop
+    }
+
+    /// Sleeps until there is a wish, at most for `limit`.
+    pub(crate) fn wait(&self, limit: Option<Duration>) {
+        let nothing = |wishes: &mut Wishes| !wishes.woken && wishes.stop.is_none();
+        let wishes = self.wishes();
+        // Poisoned or not, the wishes are plain values, and the caller looks at them itself.
+        match limit {
+            Some(limit) => drop(self.changed.wait_timeout_while(wishes, limit, nothing)),
+            None => drop(self.changed.wait_while(wishes, nothing)),
+        }
+    }
+
+    fn post(&self, wish: impl FnOnce(&mut Wishes)) {
+        wish(&mut self.wishes());
+        self.changed.notify_one();
+    }
+
+    fn wishes(&self) -> MutexGuard<'_, Wishes> {
+        self.wishes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Whether somebody waits for the guest to get on with something.
+///
+/// While it is *idle* and the clock is virtual, guest time stands still: a guest that waits for
+/// its next command must not run its clock ahead. It starts *busy*, since booting is work. To keep
+/// runs repeatable, change it from a device only, that is on the CPU's thread.
+#[derive(Clone, Debug)]
+pub struct Activity(Arc<AtomicBool>);
+
+impl Activity {
+    /// Busy.
+    pub fn new() -> Activity {
+        Activity(Arc::new(AtomicBool::new(true)))
+    }
+
+    /// Says whether the guest has something to do.
+    pub fn set_busy(&self, busy: bool) {
+        self.0.store(busy, Ordering::SeqCst);
+    }
+
+    /// Whether the guest has something to do.
+    pub fn is_busy(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Activity::new()
+    }
+}

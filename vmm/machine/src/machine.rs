@@ -1,0 +1,368 @@
+//! A guest from its configuration to its end.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use devices::cmos::{Cmos, WallClock};
+use devices::input::InputQueue;
+use devices::irq::IrqLine;
+use devices::power::{AcpiPower, KeyboardController, PowerRequest, PowerSink};
+use devices::serial::SerialPort;
+use devices::virtio::VirtioDevice;
+use devices::virtio::mmio::MmioTransport;
+use engine::{ClockMode, Engine, Exit, GuestClock, IrqSender, Kicker, Kind};
+use guest_ram::GuestRam;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::acpi;
+use crate::boot::{self, BootSource};
+use crate::bus::{Board, Legacy};
+use crate::console::ConsoleLog;
+use crate::error::MachineError;
+use crate::events::{ConsoleSource, EventThread};
+use crate::inbox::{Activity, Handle, Inbox, StopReason};
+use crate::layout::{ACPI_TABLES, MemorySize, SERIAL_GSI, VirtioSlot};
+use crate::outcome::{End, ExitCounts, Outcome, RunStats};
+
+/// What a guest is made from. [`Machine::new`] checks it.
+pub struct MachineConfig {
+    /// RAM in bytes; see [`MemorySize`].
+    pub memory_bytes: u64,
+    /// An ELF `vmlinux`.
+    pub kernel: PathBuf,
+    /// An initramfs.
+    pub initrd: Option<PathBuf>,
+    /// The kernel command line, complete: nothing is added to it.
+    pub cmdline: String,
+    /// What executes the guest.
+    pub engine: Kind,
+    /// How guest time passes on the soft engine.
+    pub clock: ClockMode,
+    /// Seeds what is random in the soft engine.
+    pub seed: u64,
+    /// Wall time after which the run ends.
+    pub timeout: Option<Duration>,
+    /// What the guest's real-time clock shows at power-on: time since 1970-01-01 00:00 UTC.
+    pub rtc_base: Duration,
+    /// The first serial port.
+    pub serial: SerialConsole,
+    /// Listens to the consoles. Other consoles' sinks should pass through its `tee`, too.
+    pub log: ConsoleLog,
+    /// Whether the guest has something to do; see [`Activity`].
+    pub activity: Activity,
+}
+
+/// The first serial port (`console=ttyS0`).
+pub struct SerialConsole {
+    /// Where output goes.
+    pub output: Box<dyn Write + Send>,
+    /// Where input comes from: read on the event thread until its end.
+    pub input: Option<OwnedFd>,
+}
+
+/// A guest that is ready to run, or running.
+pub struct Machine {
+    engine: Engine,
+    board: Board,
+    ram: Arc<GuestRam>,
+    size: MemorySize,
+    config: MachineConfig,
+    slots: Vec<VirtioSlot>,
+    inbox: Arc<Inbox>,
+    power: Arc<PowerSwitch>,
+    serial_input: InputQueue,
+    exits: ExitCounts,
+}
+
+impl Machine {
+    /// Allocates RAM, makes the CPU, loads kernel and initramfs, and puts the PC's own devices on
+    /// the board.
+    pub fn new(mut config: MachineConfig) -> Result<Machine, MachineError> {
+        let size = MemorySize::new(config.memory_bytes)?;
+        let ram = Arc::new(guest_ram::allocate(&size.ranges())?);
+        let source = BootSource {
+            kernel: &config.kernel,
+            initrd: config.initrd.as_deref(),
+            cmdline: &config.cmdline,
+            rsdp: ACPI_TABLES,
+        };
+        let entry = boot::load(&ram, size, &source)?;
+
+        let cpu = engine::Config { cpus: 1, clock: config.clock, seed: config.seed };
+        let mut engine = Engine::new(config.engine, ram.clone(), cpu)?;
+        engine.set_entry(&entry)?;
+
+        let kicker = engine.kicker();
+        let deterministic = engine.kind() == Kind::Soft && config.clock == ClockMode::Virtual;
+        let inbox = Inbox::new(kicker.clone(), !deterministic);
+        let power = Arc::new(PowerSwitch { request: Mutex::default(), kicker: kicker.clone() });
+        config.log.on_panic(Box::new(move || kicker.kick()));
+
+        let serial_input = InputQueue::new();
+        let output = std::mem::replace(&mut config.serial.output, Box::new(std::io::sink()));
+        let serial = SerialPort::new(
+            Arc::new(Line { irq: engine.irq(), gsi: SERIAL_GSI }),
+            config.log.tee(output),
+            serial_input.clone(),
+        );
+        let rtc = Rtc { clock: engine.clock(), base: config.rtc_base };
+        let mut board = Board::default();
+        for device in [
+            Legacy::Serial(serial),
+            Legacy::Cmos(Cmos::new(Box::new(rtc))),
+            Legacy::Power(AcpiPower::new(power.clone())),
+            Legacy::Keyboard(KeyboardController::new(power.clone())),
+        ] {
+            board.add_legacy(device).expect("the PC's own devices have ports of their own");
+        }
+        Ok(Machine {
+            engine,
+            board,
+            ram,
+            size,
+            config,
+            slots: Vec::new(),
+            inbox,
+            power,
+            serial_input,
+            exits: ExitCounts::default(),
+        })
+    }
+
+    /// Puts a virtio device into the next slot.
+    pub fn add_virtio(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), MachineError> {
+        let count = self.slots.len() + 1;
+        let slot = VirtioSlot::new(self.slots.len()).ok_or(MachineError::TooManyDevices { count })?;
+        let line = Arc::new(Line { irq: self.engine.irq(), gsi: slot.gsi });
+        let transport = Arc::new(MmioTransport::new(self.ram.clone(), device, line));
+        self.board.add_virtio(slot, transport).expect("slots do not overlap");
+        self.slots.push(slot);
+        Ok(())
+    }
+
+    /// The engine that runs it: [`Kind::Soft`] or [`Kind::Kvm`].
+    pub fn engine(&self) -> Kind {
+        self.engine.kind()
+    }
+
+    /// How much RAM it has.
+    pub fn memory(&self) -> MemorySize {
+        self.size
+    }
+
+    /// Guest time, for devices and observers.
+    pub fn clock(&self) -> GuestClock {
+        self.engine.clock()
+    }
+
+    /// Controls the machine from other threads.
+    pub fn handle(&self) -> Handle {
+        Handle::new(self.inbox.clone())
+    }
+
+    /// Runs the guest on this thread until the run is over. Fails only where it cannot begin.
+    pub fn run(mut self) -> Result<Outcome, MachineError> {
+        acpi::write(&self.ram, &self.slots);
+        let source = self.config.serial.input.take();
+        let source = source.map(|fd| ConsoleSource { fd, queue: self.serial_input.clone() });
+        let _events = EventThread::start(self.handle(), self.config.timeout, source)?;
+
+        let (wall, cpu) = (Instant::now(), thread_cpu_time());
+        let end = self.execute();
+        Ok(Outcome {
+            end,
+            console: self.config.log.last_lines(),
+            device_failures: self.board.failures(),
+            stats: RunStats {
+                engine: self.engine.kind(),
+                instructions: self.engine.instructions(),
+                accesses: self.board.counts(),
+                exits: self.exits,
+                guest_time: self.engine.now(),
+                cpu_time: thread_cpu_time().saturating_sub(cpu),
+                wall_time: wall.elapsed(),
+                soft: self.engine.stats(),
+            },
+        })
+    }
+
+    /// Runs the guest on a thread of its own.
+    pub fn spawn(self) -> Result<Running, MachineError> {
+        let handle = self.handle();
+        let thread = thread::Builder::new().name("vcpu".into()).spawn(move || self.run());
+        let thread = thread.map_err(|source| MachineError::Thread { source })?;
+        Ok(Running { handle, thread: Some(thread) })
+    }
+
+    fn execute(&mut self) -> End {
+        loop {
+            if let Some(end) = self.ended() {
+                return end;
+            }
+            match self.engine.run(&mut self.board) {
+                Exit::Idle { until } => {
+                    self.exits.idle += 1;
+                    self.idle(until);
+                }
+                Exit::Slice => {
+                    self.exits.slice += 1;
+                    self.take_input();
+                }
+                Exit::Stopped => {
+                    self.exits.stopped += 1;
+                    // With a virtual clock a kick comes at no defined moment of guest time.
+                    if !self.is_virtual() {
+                        self.take_input();
+                    }
+                }
+                Exit::TripleFault(reason) => return self.after_panic().unwrap_or(End::TripleFault(reason)),
+                Exit::DeadHalt => return self.after_panic().unwrap_or(End::Halted),
+                Exit::Failed(reason) => return End::EngineFailed(reason),
+            }
+        }
+    }
+
+    /// Whether the run is over by something other than the CPU.
+    fn ended(&self) -> Option<End> {
+        match self.power.request() {
+            Some(PowerRequest::PowerOff) => return Some(End::PoweredOff),
+            Some(PowerRequest::Reset) => return Some(self.after_panic().unwrap_or(End::Reset)),
+            None => {}
+        }
+        match self.inbox.stop_reason() {
+            Some(StopReason::Asked) => return Some(End::Stopped),
+            // A kernel that waits after its panic, until the time is over, has panicked.
+            Some(StopReason::Timeout) => return Some(self.after_panic().unwrap_or(End::Timeout)),
+            None => {}
+        }
+        let panic = self.config.log.panic().filter(|panic| panic.complete)?;
+        Some(End::Panic(panic.message))
+    }
+
+    /// What a guest that stopped working really died of.
+    fn after_panic(&self) -> Option<End> {
+        self.config.log.panic().map(|panic| End::Panic(panic.message))
+    }
+
+    fn is_virtual(&self) -> bool {
+        self.engine.kind() == Kind::Soft && self.config.clock == ClockMode::Virtual
+    }
+
+    fn take_input(&mut self) {
+        if self.inbox.take_wake() {
+            self.board.service();
+        }
+    }
+
+    /// The CPU is halted until an interrupt; its timer is due at `until`.
+    fn idle(&mut self, until: Option<Duration>) {
+        if self.inbox.take_wake() {
+            self.board.service();
+            return;
+        }
+        match until {
+            Some(due) if self.is_virtual() => {
+                if self.config.activity.is_busy() {
+                    self.engine.skip_to(due);
+                } else {
+                    self.inbox.wait(None);
+                }
+            }
+            Some(due) => self.inbox.wait(Some(due.saturating_sub(self.engine.now()))),
+            None => self.inbox.wait(None),
+        }
+    }
+}
+
+/// A guest on a thread of its own. Dropping it stops the guest and waits for the thread.
+pub struct Running {
+    handle: Handle,
+    thread: Option<JoinHandle<Result<Outcome, MachineError>>>,
+}
+
+impl Running {
+    /// Controls the machine.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Whether the run is over, so that [`join`](Self::join) answers at once.
+    pub fn is_finished(&self) -> bool {
+        self.thread.as_ref().is_none_or(|thread| thread.is_finished())
+    }
+
+    /// Waits for the end of the run.
+    ///
+    /// # Panics
+    /// Where the machine's thread panicked, with its panic.
+    pub fn join(mut self) -> Result<Outcome, MachineError> {
+        let thread = self.thread.take().expect("only join and drop take the thread");
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.handle.stop();
+            // Nobody is left to hear of a panic; it was printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// An interrupt line of the engine, as a device sees it.
+struct Line {
+    irq: IrqSender,
+    gsi: u32,
+}
+
+impl IrqLine for Line {
+    fn pulse(&self) {
+        self.irq.pulse(self.gsi);
+    }
+}
+
+/// Guest time, counted from the configured date.
+struct Rtc {
+    clock: GuestClock,
+    base: Duration,
+}
+
+impl WallClock for Rtc {
+    fn since_epoch(&self) -> Duration {
+        self.base + self.clock.now()
+    }
+}
+
+/// What the guest asked of its power supply.
+struct PowerSwitch {
+    request: Mutex<Option<PowerRequest>>,
+    kicker: Kicker,
+}
+
+impl PowerSwitch {
+    fn request(&self) -> Option<PowerRequest> {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<PowerRequest>> {
+        self.request.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl PowerSink for PowerSwitch {
+    fn request(&self, request: PowerRequest) {
+        self.lock().get_or_insert(request);
+        self.kicker.kick();
+    }
+}
+
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
