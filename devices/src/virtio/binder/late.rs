@@ -8,7 +8,7 @@
 /// The plan of a late device. A seed gives the same plan every time.
 #[derive(Debug)]
 pub(super) struct Late {
-    random: Option<u64>,
+    random: u64,
     work: bool,
     skip: u8,
 }
@@ -27,12 +27,8 @@ pub(super) struct Turn {
 impl Late {
     /// Random delays from `seed`.
     pub(super) fn new(seed: u64) -> Late {
-        Late { random: Some(seed | 1), work: false, skip: 0 }
-    }
-
-    /// Not inline, but everything at the next turn.
-    pub(super) fn prompt() -> Late {
-        Late { random: None, work: false, skip: 0 }
+        // xorshift must not start at 0, and its first numbers are as small as its seed.
+        Late { random: (seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15), work: false, skip: 0 }
     }
 
     /// The doorbell rang.
@@ -48,6 +44,11 @@ impl Late {
         self.work = false;
     }
 
+    /// Whether a turn is wanted.
+    pub(super) fn has_work(&self) -> bool {
+        self.work
+    }
+
     /// What to do at this opportunity; `None`: nothing yet.
     pub(super) fn turn(&mut self) -> Option<Turn> {
         if !self.work {
@@ -56,10 +57,6 @@ impl Late {
         if self.skip > 0 {
             self.skip -= 1;
             return None;
-        }
-        let all = Turn { messages: usize::MAX, events: usize::MAX, events_first: false };
-        if self.random.is_none() {
-            return Some(all);
         }
         let bits = self.next();
         self.skip = (bits >> 8 & 1) as u8;
@@ -72,7 +69,7 @@ impl Late {
 
     /// xorshift64: repeatable and good enough to vary a plan.
     fn next(&mut self) -> u64 {
-        let Some(state) = &mut self.random else { return 0 };
+        let state = &mut self.random;
         *state ^= *state << 13;
         *state ^= *state >> 7;
         *state ^= *state << 17;

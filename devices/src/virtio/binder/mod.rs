@@ -18,8 +18,9 @@ use binder::ids::GuestId;
 use binder::limits::{Limits, LsmMode};
 use binder::message::{Answer, Header};
 use binder::trace::{TraceEvent, TraceSink};
-use binder::{Domain, GuestRams};
+use binder::{Census, Domain, GuestRams};
 use guest_ram::GuestRam;
+use serde::Serialize;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::Bytes;
 use zerocopy::IntoBytes;
@@ -42,20 +43,24 @@ pub trait Recorder: Send {
     fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent);
 }
 
+/// Asks for a call of [`VirtioDevice::service`] soon.
+pub type Waker = Box<dyn Fn() + Send>;
+
 /// When messages are answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
     /// Inside the doorbell write, without an interrupt.
     Inline,
-    /// Some time later, some at a time, with interrupts. The seed decides how late.
+    /// Some time later, some at a time, with interrupts.
     Late {
-        /// Seed of the delays.
+        /// Decides how late, and how many at a time.
         seed: u64,
+        /// How the device gets its turn.
+        waker: Waker,
     },
 }
 
 /// What the device saw since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
     /// Doorbell writes.
     pub doorbells: u64,
@@ -67,6 +72,9 @@ pub struct Counters {
     pub events: u64,
     /// Interrupts raised.
     pub interrupts: u64,
+    /// Objects of the guest that still existed when it last reset the device: none, if all its
+    /// processes had ended before.
+    pub left: Census,
 }
 
 /// A binder world that devices of one or more guests share.
@@ -75,7 +83,7 @@ pub type SharedDomain = Arc<Mutex<Domain>>;
 /// The device.
 pub struct BinderDevice {
     world: World,
-    late: Option<Late>,
+    late: Option<(Late, Waker)>,
     active: Option<Active>,
 }
 
@@ -152,7 +160,7 @@ impl BinderDevice {
         };
         let late = match timing {
             Timing::Inline => None,
-            Timing::Late { seed } => Some(Late::new(seed)),
+            Timing::Late { seed, waker } => Some((Late::new(seed), waker)),
         };
         let world = World { domain, guest, config, recorder, counters: Arc::default() };
         BinderDevice { world, late, active: None }
@@ -200,8 +208,8 @@ impl VirtioDevice for BinderDevice {
             }
         }
         if self.late.is_none() && guest.features & (1 << wire::F_INLINE) == 0 {
-            // A driver that does not know F_INLINE waits for interrupts.
-            self.late = Some(Late::prompt());
+            // A driver that does not look at the rings after its kick would never see an answer.
+            return Err(ActivateError::Features(guest.features));
         }
         let rams = OneGuest { guest: self.world.guest, ram: guest.ram };
         self.active = Some(Active { rams, requests, events, interrupt: guest.interrupt });
@@ -211,36 +219,44 @@ impl VirtioDevice for BinderDevice {
     fn notify(&mut self, _queue: u16) -> Result<(), DeviceError> {
         self.world.count(|counters| counters.doorbells += 1);
         match &mut self.late {
-            Some(late) => {
+            Some((late, waker)) => {
                 late.ring();
-                Ok(())
+                waker();
             }
             None => {
                 let Some(active) = &mut self.active else { return Ok(()) };
                 active.serve(&mut self.world, usize::MAX)?;
                 active.deliver(&mut self.world, usize::MAX)?;
-                Ok(())
             }
         }
+        Ok(())
     }
 
     fn service(&mut self) -> Result<(), DeviceError> {
-        let (Some(late), Some(active)) = (&mut self.late, &mut self.active) else {
+        let Some(active) = &mut self.active else { return Ok(()) };
+        let done = match &mut self.late {
             // Events that another guest of the domain caused.
-            let Some(active) = &mut self.active else { return Ok(()) };
-            if active.deliver(&mut self.world, usize::MAX)? > 0 {
-                self.world.interrupt(&active.interrupt);
+            None => active.deliver(&mut self.world, usize::MAX)?,
+            Some((late, waker)) => {
+                let mut done = 0;
+                if let Some(turn) = late.turn() {
+                    if turn.events_first {
+                        done += active.deliver(&mut self.world, turn.events)?;
+                    }
+                    let served = active.serve(&mut self.world, turn.messages)?;
+                    let delivered = active.deliver(&mut self.world, turn.events)?;
+                    done += served + delivered;
+                    if served < turn.messages && delivered < turn.events {
+                        late.rest();
+                    }
+                }
+                if late.has_work() {
+                    waker();
+                }
+                done
             }
-            return Ok(());
         };
-        let Some(turn) = late.turn() else { return Ok(()) };
-        let events_first = if turn.events_first { active.deliver(&mut self.world, turn.events)? } else { 0 };
-        let served = active.serve(&mut self.world, turn.messages)?;
-        let delivered = events_first + active.deliver(&mut self.world, turn.events)?;
-        if served < turn.messages && delivered < turn.events {
-            late.rest();
-        }
-        if served + delivered > 0 {
+        if done > 0 {
             self.world.interrupt(&active.interrupt);
         }
         Ok(())
@@ -251,7 +267,11 @@ impl VirtioDevice for BinderDevice {
         let world = &mut self.world;
         let mut sink =
             Stamped { at: world.recorder.now(), guest: world.guest, recorder: world.recorder.as_mut() };
-        world.domain.lock().unwrap_or_else(PoisonError::into_inner).reset(world.guest, &mut sink);
+        let mut domain = world.domain.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = domain.census(world.guest);
+        domain.reset(world.guest, &mut sink);
+        drop(domain);
+        world.count(|counters| counters.left = left);
         world.config.epoch = world.config.epoch.get().wrapping_add(1).into();
     }
 }
