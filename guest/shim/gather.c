@@ -1,0 +1,365 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * From the sender's memory into messages: the write stream as chunks of whole
+ * commands, and the ranges these commands name.
+ *
+ * The shim knows of a command only its size, from _IOC_SIZE, and of the four
+ * transaction commands where they name data and offsets. It judges nothing: an
+ * unreadable byte is reported, and the core decides which error it is and when.
+ * User memory is touched here, so no lock is held.
+ */
+#include <linux/mm.h>
+#include <linux/mmzone.h>
+#include <linux/uaccess.h>
+
+#include "shim.h"
+
+/*
+ * No command is longer. A word that claims more is unknown: the core stops at
+ * it, whatever follows.
+ */
+#define VB_COMMAND_MAX	256
+
+/* Ranges of one chunk: as many as plans fit in the in page, our scratch. */
+#define VB_RANGES_MAX	(VB_PAGE_SIZE / sizeof(struct vb_range))
+
+/* One page of page pointers. */
+struct vb_pin_block {
+	struct list_head link;
+	unsigned int count;
+	struct page *pages[];
+};
+
+#define VB_PIN_BLOCK_MAX \
+	((PAGE_SIZE - sizeof(struct vb_pin_block)) / sizeof(struct page *))
+
+void vb_pins_init(struct vb_pins *pins)
+{
+	INIT_LIST_HEAD(&pins->blocks);
+	pins->count = 0;
+}
+
+/*
+ * Lets go of the oldest pages, in blocks, until at most `most` are held; with 0
+ * of everything, blocks that stayed empty included.
+ */
+void vb_pins_keep(struct vb_pins *pins, unsigned int most)
+{
+	struct vb_pin_block *block, *next;
+	unsigned int i;
+
+	list_for_each_entry_safe(block, next, &pins->blocks, link) {
+		if (most && pins->count <= most)
+			break;
+		for (i = 0; i < block->count; i++)
+			put_page(block->pages[i]);
+		pins->count -= block->count;
+		list_del(&block->link);
+		free_page((unsigned long)block);
+	}
+}
+
+/* A block with at least one free place, or NULL. */
+static struct vb_pin_block *vb_pins_block(struct vb_pins *pins)
+{
+	struct vb_pin_block *block;
+
+	if (!list_empty(&pins->blocks)) {
+		block = list_last_entry(&pins->blocks, struct vb_pin_block, link);
+		if (block->count < VB_PIN_BLOCK_MAX)
+			return block;
+	}
+	block = (struct vb_pin_block *)__get_free_page(GFP_KERNEL_ACCOUNT);
+	if (!block)
+		return NULL;
+	block->count = 0;
+	list_add_tail(&block->link, &pins->blocks);
+	return block;
+}
+
+/* Copies what can be read of [address, +length), from its start; how much. */
+size_t vb_copy_in(void *to, u64 address, size_t length)
+{
+	if (address >= TASK_SIZE_MAX)
+		return 0;
+	length = min_t(u64, length, TASK_SIZE_MAX - address);
+	return length - copy_from_user(to, u64_to_user_ptr(address), length);
+}
+
+/*
+ * Up to `want` pages from page-aligned `address` on by GUP, into the block.
+ * Returns how many; stops before a page that is not RAM for the host.
+ */
+static u32 vb_pin_user(struct vb_pins *pins, struct vb_pin_block *block,
+		       u64 address, u32 want)
+{
+	struct page **pages = &block->pages[block->count];
+	int got, i, taken;
+
+	want = min_t(u64, want, VB_PIN_BLOCK_MAX - block->count);
+	want = min_t(u64, want, (TASK_SIZE_MAX - address) >> PAGE_SHIFT);
+	/*
+	 * Without FOLL_WRITE and FOLL_PIN: reading needs neither, and a pin
+	 * would copy pages that are shared since a fork.
+	 */
+	got = want ? get_user_pages_fast(address, want, 0, pages) : 0;
+	for (taken = 0; taken < got; taken++)
+		if (is_zone_device_page(pages[taken]))
+			break;
+	for (i = taken; i < got; i++)
+		put_page(pages[i]);
+	block->count += taken;
+	pins->count += taken;
+	return taken;
+}
+
+/* A copy of part of one user page, at the same offset in a page of our own. */
+static bool vb_bounce(struct vb_pins *pins, struct vb_pin_block *block,
+		      u64 address, size_t length, size_t *copied)
+{
+	struct page *page = alloc_page(GFP_KERNEL_ACCOUNT);
+
+	if (!page)
+		return false;
+	*copied = vb_copy_in(page_address(page) + offset_in_page(address),
+			     address, length);
+	block->pages[block->count++] = page;
+	pins->count++;
+	return true;
+}
+
+/*
+ * The pages of [address, +length) as PFNs at `pfns`, at most `most`. What GUP
+ * cannot give (VM_PFNMAP, secret memory, ZONE_DEVICE) is copied. Returns the
+ * bytes carried; sets *fault when the next one cannot be read.
+ */
+static u64 vb_gather_pages(struct vb_pins *pins, u64 address, u64 length,
+			   __le64 *pfns, u32 most, bool *fault)
+{
+	u64 carried = 0;
+	u32 n = 0;
+
+	while (n < most && carried < length && !*fault) {
+		u64 at = address + carried;
+		u64 left = min_t(u64, length - carried,
+				 VB_WINDOW_PAGES * PAGE_SIZE);
+		u64 span = offset_in_page(at) + left;
+		struct vb_pin_block *block;
+		u32 first, taken, i;
+
+		if (at >= TASK_SIZE_MAX || at < address) {
+			*fault = true;
+			break;
+		}
+		block = vb_pins_block(pins);
+		if (!block)
+			break;
+		first = block->count;
+		taken = vb_pin_user(pins, block, at & PAGE_MASK,
+				    min_t(u64, most - n,
+					  DIV_ROUND_UP_ULL(span, PAGE_SIZE)));
+		if (taken) {
+			carried += min_t(u64, left, taken * PAGE_SIZE -
+					 offset_in_page(at));
+		} else {
+			size_t want = min_t(u64, left,
+					    PAGE_SIZE - offset_in_page(at));
+			size_t copied;
+
+			if (!vb_bounce(pins, block, at, want, &copied))
+				break;
+			*fault = copied < want;
+			carried += copied;
+			taken = 1;
+		}
+		for (i = 0; i < taken; i++)
+			pfns[n++] = cpu_to_le64(page_to_pfn(block->pages[first + i]));
+	}
+	return carried;
+}
+
+/* Pages that [address, +length) touches, no more than a window. */
+static u32 vb_window(u64 address, u64 length)
+{
+	u64 bytes = min_t(u64, length, VB_WINDOW_PAGES * PAGE_SIZE);
+
+	return min_t(u64, VB_WINDOW_PAGES,
+		     DIV_ROUND_UP_ULL(offset_in_page(address) + bytes, PAGE_SIZE));
+}
+
+/*
+ * Puts as much of [address, +length) as `room` bytes of the message allow into
+ * it, inline if all fits, else as page frame numbers, and says so in *range.
+ * -ENOMEM: nothing could be carried for lack of memory.
+ */
+int vb_gather_range(struct vb_message *msg, struct vb_pins *pins, u64 address,
+		    u64 length, u32 room, struct vb_range *range)
+{
+	u16 form = VB_RANGE_NONE;
+	bool fault = false;
+	u64 readable = 0;
+	void *at = NULL;
+	int error = 0;
+
+	room = round_down(min(room, vb_room(msg)), 8);
+	if (length <= room) {
+		at = vb_take(msg, length);
+		readable = vb_copy_in(at, address, length);
+		fault = readable < length;
+		form = VB_RANGE_INLINE;
+	} else if (room) {
+		u32 most = min_t(u32, room / sizeof(__le64),
+				 vb_window(address, length));
+
+		at = vb_take(msg, most * sizeof(__le64));
+		readable = vb_gather_pages(pins, address, length, at, most, &fault);
+		form = VB_RANGE_PFNS;
+		if (!readable && !fault)
+			error = -ENOMEM;
+	}
+	if (!readable)
+		form = VB_RANGE_NONE;
+
+	memset(range, 0, sizeof(*range));
+	range->address = cpu_to_le64(address);
+	range->length = cpu_to_le64(length);
+	range->readable = cpu_to_le64(readable);
+	range->form = cpu_to_le16(form);
+	range->flags = cpu_to_le16(fault ? VB_RANGE_FAULT : 0);
+	if (form != VB_RANGE_NONE)
+		range->offset = cpu_to_le32(vb_offset(msg, at));
+	return error;
+}
+
+/* A range that is planned, with the room it shall have in the message. */
+struct vb_plan {
+	u64 address;
+	u64 length;
+	u32 room;
+};
+
+/* What the command at `bytes` names: 0 to 2 ranges. */
+static unsigned int vb_named_ranges(u32 word, const u8 *bytes,
+				    struct vb_plan named[2])
+{
+	struct binder_transaction_data tr;
+	unsigned int n = 0;
+
+	switch (word) {
+	case BC_TRANSACTION:
+	case BC_REPLY:
+	case BC_TRANSACTION_SG:
+	case BC_REPLY_SG:
+		break;
+	default:
+		return 0;
+	}
+	/* The _SG form begins with the plain one. */
+	memcpy(&tr, bytes, sizeof(tr));
+	/* Offsets first: they are short, and without them data is no use. */
+	if (tr.offsets_size)
+		named[n++] = (struct vb_plan){ tr.data.ptr.offsets, tr.offsets_size };
+	if (tr.data_size)
+		named[n++] = (struct vb_plan){ tr.data.ptr.buffer, tr.data_size };
+	return n;
+}
+
+/*
+ * Gives each range its room out of `left` bytes: all of it inline, or its page
+ * numbers. False: the command should wait for the next chunk; not if `clip`,
+ * when it is the first, and gets what there is.
+ */
+static bool vb_plan_room(struct vb_plan *named, unsigned int n, u32 left, bool clip)
+{
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		struct vb_plan *plan = &named[i];
+		u32 pfns = vb_window(plan->address, plan->length) * sizeof(__le64);
+
+		if (plan->length <= left)
+			plan->room = ALIGN(plan->length, 8);
+		else if (pfns <= left)
+			plan->room = pfns;
+		else if (clip)
+			plan->room = left;
+		else
+			return false;
+		left -= plan->room;
+	}
+	return true;
+}
+
+/*
+ * Fills the message with the write stream from `position` on, as far as whole
+ * commands and their ranges fit, and describes it in *chunk, which is part of
+ * the message's body. The in page is scratch.
+ */
+void vb_gather_chunk(struct vb_message *msg, struct vb_pins *pins,
+		     const struct binder_write_read *bwr, u64 position,
+		     struct vb_chunk *chunk)
+{
+	struct vb_plan *plans = msg->in;
+	u32 start = msg->length;
+	u32 used = 0, ranges = 0, planned = 0, got, want, i;
+	u16 end = VB_CHUNK_CUT;
+	struct vb_range *table;
+	u8 *stream = msg->out + start;
+	bool cut = false;
+	u64 left;
+
+	BUILD_BUG_ON(sizeof(struct vb_plan) > sizeof(struct vb_range));
+
+	chunk->position = cpu_to_le64(position);
+	left = position < bwr->write_size ? bwr->write_size - position : 0;
+	want = min_t(u64, left, vb_room(msg));
+	got = vb_copy_in(stream, bwr->write_buffer + position, want);
+
+	while (got - used >= sizeof(u32) && !cut) {
+		u32 word = get_unaligned_le32(stream + used);
+		u32 size = min_t(u32, sizeof(u32) + _IOC_SIZE(word), VB_COMMAND_MAX);
+		u32 room = VB_PAGE_SIZE - planned;
+		struct vb_plan named[2];
+		unsigned int n;
+		u32 fixed;
+
+		if (size > got - used)
+			break;
+		n = vb_named_ranges(word, stream + used + sizeof(u32), named);
+		fixed = ALIGN(start + used + size, 8) +
+			(ranges + n) * sizeof(struct vb_range);
+		cut = ranges + n > VB_RANGES_MAX || fixed > room ||
+		      !vb_plan_room(named, n, room - fixed, !used);
+		if (cut)
+			break;
+		for (i = 0; i < n; i++) {
+			plans[ranges++] = named[i];
+			planned += named[i].room;
+		}
+		used += size;
+		cut = sizeof(u32) + _IOC_SIZE(word) > VB_COMMAND_MAX;
+	}
+	if (!cut && got == left) {
+		/* Perhaps with a last command that write_size cuts short. */
+		used = got;
+		end = VB_CHUNK_LAST;
+	} else if (!cut && got < want) {
+		/* The readable part of the command decides which error it is. */
+		used = got;
+		end = VB_CHUNK_UNREADABLE;
+	}
+	if (used == left)
+		end = VB_CHUNK_LAST;
+
+	chunk->offset = cpu_to_le32(start);
+	chunk->length = cpu_to_le32(used);
+	chunk->end = cpu_to_le32(end);
+	vb_take(msg, used);
+	chunk->range_offset = cpu_to_le32(msg->length);
+	chunk->range_count = cpu_to_le32(ranges);
+	table = vb_take(msg, ranges * sizeof(*table));
+	/* A range without room for want of memory is asked for again as a need. */
+	for (i = 0; i < ranges; i++)
+		vb_gather_range(msg, pins, plans[i].address, plans[i].length,
+				plans[i].room, &table[i]);
+}

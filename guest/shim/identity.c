@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Who is calling: what every header says of the caller, security contexts and
+ * hooks, credentials in the reader's namespaces, nice values. No locks; all of
+ * it runs in the caller's own context.
+ */
+#include <linux/cred.h>
+#include <linux/pid_namespace.h>
+#include <linux/sched/prio.h>
+#include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/security.h>
+#include <linux/user_namespace.h>
+
+#include "shim.h"
+
+/* The value beside the policy: nice, or the real-time priority. */
+static int vb_priority(void)
+{
+	switch (current->policy) {
+	case SCHED_FIFO:
+	case SCHED_RR:
+		return current->rt_priority;
+	default:
+		return task_nice(current);
+	}
+}
+
+/*
+ * Starts a message: header and a zeroed body of `body` bytes, which is returned.
+ * Both euids are those of this moment, not of open (B332).
+ */
+void *vb_begin(struct vb_message *msg, u16 kind, struct vb_proc *proc,
+	       u32 tid, u64 seq, u16 flags, u32 body)
+{
+	struct vb_header *header = msg->out;
+
+	if (!same_thread_group(proc->tsk, current))
+		flags |= VB_MSG_FOREIGN;
+	msg->length = ALIGN(sizeof(*header) + body, 8);
+	memset(header, 0, msg->length);
+	header->kind = cpu_to_le16(kind);
+	header->flags = cpu_to_le16(flags);
+	header->epoch = cpu_to_le32(proc->dev->epoch);
+	header->proc = cpu_to_le32(proc->id);
+	header->tid = cpu_to_le32(tid);
+	header->seq = cpu_to_le64(seq);
+	header->leader_euid = cpu_to_le32(from_kuid(&init_user_ns,
+						    task_euid(proc->tsk)));
+	header->thread_euid = cpu_to_le32(from_kuid(&init_user_ns,
+						    current_euid()));
+	header->policy = cpu_to_le32(current->policy);
+	header->prio = cpu_to_le32(vb_priority());
+	return header + 1;
+}
+
+/* Starts a message that belongs to an ioctl. */
+void *vb_begin_call(struct vb_call *call, u16 kind, u32 body)
+{
+	u16 flags = call->flags;
+
+	/* fcntl() may change it between two messages of one ioctl (B004). */
+	if (READ_ONCE(call->file->f_flags) & O_NONBLOCK)
+		flags |= VB_MSG_NONBLOCK;
+	return vb_begin(call->msg, kind, call->proc, call->thread->tid,
+			call->thread->seq, flags, body);
+}
+
+/* The security context of `cred` as text, or why there is none (B339). */
+void vb_add_secctx(struct vb_message *msg, struct vb_open *open,
+		   const struct cred *cred)
+{
+	char *text = NULL;
+	u32 secid, length = 0;
+	int error;
+
+	security_cred_getsecid(cred, &secid);
+	error = security_secid_to_secctx(secid, &text, &length);
+	if (!error) {
+		/* Some modules count the final NUL, some do not. */
+		u32 bytes = strnlen(text, length);
+
+		if (bytes <= vb_room(msg)) {
+			void *at = vb_take(msg, bytes);
+
+			memcpy(at, text, bytes);
+			open->secctx_offset = cpu_to_le32(vb_offset(msg, at));
+			open->secctx_length = cpu_to_le32(bytes);
+		} else {
+			error = -E2BIG;
+		}
+		security_release_secctx(text, length);
+	}
+	open->secctx_error = cpu_to_le32(error);
+}
+
+/*
+ * Rewrites sender_pid and sender_euid, as the core wrote them for the initial
+ * namespaces, for the reader. The pid is asked of the opener's task and not
+ * translated from a number: of a task that was reaped it is 0, never a recycled
+ * pid (B330). An euid without a name here becomes -1, as from_kuid() says.
+ */
+void vb_translate_creds(struct vb_device *dev, u8 *creds, u32 sender)
+{
+	u32 uid = get_unaligned_le32(creds + 4);
+	struct vb_proc *proc;
+	pid_t pid = 0;
+
+	if (sender) {
+		proc = vb_proc_find(dev, sender);
+		if (proc) {
+			pid = task_tgid_nr_ns(proc->tsk,
+					      task_active_pid_ns(current));
+			vb_proc_put(proc);
+		}
+		put_unaligned_le32(pid, creds);
+	}
+	put_unaligned_le32(from_kuid(current_user_ns(),
+				     make_kuid(&init_user_ns, uid)), creds + 4);
+}
+
+/*
+ * VB_ACT_NICE_*: as close to `nice` as the caller may go (B325). Like the
+ * in-kernel driver: what RLIMIT_NICE allows is taken even where it is worse
+ * than the present nice, and a limit of 0 (nice 20) changes nothing, because
+ * set_user_nice() ignores values out of range.
+ */
+void vb_set_nice(u32 kind, int nice)
+{
+	if (kind == VB_ACT_NICE_RAISE && task_nice(current) <= nice)
+		return;
+	if (can_nice(current, nice))
+		set_user_nice(current, nice);
+	else
+		set_user_nice(current, rlimit_to_nice(rlimit(RLIMIT_NICE)));
+}
+
+/* One of VB_LSM_*; -EINVAL for a hook that does not exist. */
+int vb_ask_lsm(struct vb_proc *from, u32 hook, struct vb_proc *to)
+{
+	switch (hook) {
+	case VB_LSM_TRANSACTION:
+		return security_binder_transaction(from->cred, to->cred);
+	case VB_LSM_TRANSFER_BINDER:
+		return security_binder_transfer_binder(from->cred, to->cred);
+	default:
+		return -EINVAL;
+	}
+}

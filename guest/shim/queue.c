@@ -1,0 +1,350 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The two rings: messages out and back, events in.
+ *
+ * vb_device.lock guards both rings. A message belongs to its poster, but for
+ * the time between vb_post() and its completion, when both pages belong to the
+ * device; waiting for that end cannot be interrupted. The drain stores
+ * fixed-size results, sets bits and wakes; it never sleeps, frees, allocates or
+ * touches user memory, so that it can run in any context.
+ */
+#include <linux/gfp.h>
+#include <linux/scatterlist.h>
+#include <linux/slab.h>
+
+#include "shim.h"
+
+/* Idle messages kept for the next ioctls: about two a CPU of a small guest. */
+#define VB_CACHE_MAX	16
+/* Entries of each ring handled under one hold of the lock. */
+#define VB_BATCH	32
+
+static LIST_HEAD(vb_cache);
+static unsigned int vb_cached;
+static DEFINE_SPINLOCK(vb_cache_lock);
+
+static void vb_message_free(struct vb_message *msg)
+{
+	free_page((unsigned long)msg->out);
+	free_page((unsigned long)msg->in);
+	kfree(msg);
+}
+
+/* A message with both pages, or NULL (not with __GFP_NOFAIL). */
+struct vb_message *vb_message_get(gfp_t gfp)
+{
+	struct vb_message *msg;
+
+	spin_lock(&vb_cache_lock);
+	msg = list_first_entry_or_null(&vb_cache, struct vb_message, link);
+	if (msg) {
+		list_del(&msg->link);
+		vb_cached--;
+	}
+	spin_unlock(&vb_cache_lock);
+	if (msg)
+		return msg;
+
+	msg = kzalloc(sizeof(*msg), gfp);
+	if (!msg)
+		return NULL;
+	/* Zeroed once: what is left of an old message is of our own making. */
+	msg->out = (void *)__get_free_page(gfp | __GFP_ZERO);
+	msg->in = (void *)__get_free_page(gfp | __GFP_ZERO);
+	if (!msg->out || !msg->in) {
+		vb_message_free(msg);
+		return NULL;
+	}
+	init_completion(&msg->done);
+	return msg;
+}
+
+/* The message must not be posted. */
+void vb_message_put(struct vb_message *msg)
+{
+	if (!msg)
+		return;
+	msg->work = NULL;
+	spin_lock(&vb_cache_lock);
+	if (vb_cached < VB_CACHE_MAX) {
+		list_add(&msg->link, &vb_cache);
+		vb_cached++;
+		msg = NULL;
+	}
+	spin_unlock(&vb_cache_lock);
+	if (msg)
+		vb_message_free(msg);
+}
+
+void vb_message_cache_empty(void)
+{
+	struct vb_message *msg, *next;
+
+	list_for_each_entry_safe(msg, next, &vb_cache, link)
+		vb_message_free(msg);
+	INIT_LIST_HEAD(&vb_cache);
+	vb_cached = 0;
+}
+
+/* One attempt: 0, -ENOSPC when the ring is full, -EIO when the device is gone. */
+static int vb_try_post(struct vb_device *dev, struct vb_message *msg)
+{
+	struct scatterlist out, in, *sgs[2] = { &out, &in };
+	bool kick = false;
+	unsigned long flags;
+	int error;
+
+	sg_init_one(&out, msg->out, VB_PAGE_SIZE);
+	sg_init_one(&in, msg->in, VB_PAGE_SIZE);
+
+	/*
+	 * From the doorbell to the end of the drain nobody else knows whom the
+	 * device has just woken: a poster of low priority must not be preempted
+	 * there. The doorbell is rung outside the lock, since the device does
+	 * all its work inside that write.
+	 */
+	preempt_disable();
+	spin_lock_irqsave(&dev->lock, flags);
+	if (dev->dead)
+		error = -EIO;
+	else if (dev->in_flight >= dev->capacity)
+		error = -ENOSPC;
+	else
+		error = virtqueue_add_sgs(dev->requests, sgs, 1, 1, msg, GFP_ATOMIC);
+	if (!error) {
+		dev->in_flight++;
+		kick = virtqueue_kick_prepare(dev->requests);
+	}
+	spin_unlock_irqrestore(&dev->lock, flags);
+	if (kick && !virtqueue_notify(dev->requests))
+		vb_device_lost(dev);
+	vb_drain(dev, true);
+	preempt_enable();
+	return error;
+}
+
+/*
+ * Hands the message to the device; waits for room where the ring is full.
+ * After 0 the message comes back through vb_settle(), also from a lost device.
+ */
+int vb_post(struct vb_device *dev, struct vb_message *msg)
+{
+	struct vb_header *header = msg->out;
+	int error;
+
+	header->length = cpu_to_le32(msg->length);
+	reinit_completion(&msg->done);
+	msg->error = 0;
+	msg->written = 0;
+	msg->posted = true;
+	for (;;) {
+		error = vb_try_post(dev, msg);
+		if (error != -ENOSPC)
+			break;
+		wait_event(dev->room, vb_device_dead(dev) ||
+			   READ_ONCE(dev->in_flight) < dev->capacity);
+	}
+	if (error) {
+		msg->posted = false;
+		vb_device_lost(dev);
+		/*
+		 * The device may still hold the addresses of earlier messages:
+		 * let nobody free a page before it was reset.
+		 */
+		wait_for_completion(&dev->ended);
+		return -EIO;
+	}
+	return 0;
+}
+
+/* Waits until a posted message is ours again: 0, or -EIO from a lost device. */
+int vb_settle(struct vb_message *msg)
+{
+	if (msg->posted) {
+		wait_for_completion(&msg->done);
+		msg->posted = false;
+	}
+	return msg->error;
+}
+
+/* Waits for the answer of a posted message. */
+int vb_answer(struct vb_device *dev, struct vb_message *msg,
+	      struct vb_reply *reply)
+{
+	int error = vb_settle(msg);
+
+	if (error)
+		return error;
+	if (msg->written < sizeof(reply->answer)) {
+		vb_device_bug(dev, "short answer");
+		return -EIO;
+	}
+	memcpy(&reply->answer, msg->in, sizeof(reply->answer));
+	reply->page = msg->in;
+	reply->size = VB_PAGE_SIZE;
+	WRITE_ONCE(dev->idle_pages, le32_to_cpu(reply->answer.idle_pages));
+	return 0;
+}
+
+/* Posts and waits for the answer. */
+int vb_exchange(struct vb_device *dev, struct vb_message *msg,
+		struct vb_reply *reply)
+{
+	int error = vb_post(dev, msg);
+
+	return error ? error : vb_answer(dev, msg, reply);
+}
+
+static void vb_complete(struct vb_device *dev, struct vb_message *msg, int error,
+			u32 written)
+{
+	struct work_struct *work = msg->work;
+
+	dev->in_flight--;
+	msg->error = error;
+	msg->written = written;
+	/* From here on the message may be gone; what `work` is in waits for it. */
+	complete(&msg->done);
+	if (work)
+		queue_work(vb_wq, work);
+}
+
+static void vb_wake(wait_queue_head_t *head, bool sync)
+{
+	if (sync)
+		wake_up_sync(head);
+	else
+		wake_up(head);
+}
+
+/* Brings one event to its thread. `event` is the device's memory. */
+static void vb_deliver(struct vb_device *dev, const struct vb_event *event,
+		       bool sync)
+{
+	u16 kind = le16_to_cpu(READ_ONCE(event->kind));
+	struct vb_thread *thread = NULL;
+	struct vb_proc *proc;
+
+	WRITE_ONCE(dev->idle_pages, le32_to_cpu(READ_ONCE(event->idle_pages)));
+	rcu_read_lock();
+	proc = xa_load(&dev->procs, le32_to_cpu(READ_ONCE(event->proc)));
+	if (proc && le32_to_cpu(READ_ONCE(event->epoch)) == dev->epoch)
+		thread = xa_load(&proc->threads,
+				 le32_to_cpu(READ_ONCE(event->tid)));
+	if (thread && kind == VB_EV_POLL) {
+		wake_up_poll(&thread->poll_wait, EPOLLIN | EPOLLRDNORM);
+	} else if (thread &&
+		   (kind == VB_EV_DONE || kind == VB_EV_INSTALL) &&
+		   le64_to_cpu(READ_ONCE(event->seq)) == READ_ONCE(thread->seq) &&
+		   !smp_load_acquire(&thread->event_ready)) {
+		memcpy(&thread->event, event, sizeof(thread->event));
+		smp_store_release(&thread->event_ready, true);
+		vb_wake(&thread->wait, sync);
+	} else {
+		/* A POLL edge may outlive its thread; all others are bugs. */
+		atomic_inc(&dev->dropped_events);
+		if (kind != VB_EV_POLL)
+			pr_warn_ratelimited("event %u for proc %u tid %u dropped\n",
+					    kind, le32_to_cpu(event->proc),
+					    le32_to_cpu(event->tid));
+	}
+	rcu_read_unlock();
+}
+
+static int vb_post_event_buffer(struct vb_device *dev, struct vb_event *event)
+{
+	struct scatterlist sg;
+
+	sg_init_one(&sg, event, VB_EVENT_SIZE);
+	return virtqueue_add_inbuf(dev->events, &sg, 1, event, GFP_ATOMIC);
+}
+
+/* Handles a batch of both rings; true when there may be more. */
+static bool vb_drain_batch(struct vb_device *dev, bool sync)
+{
+	unsigned int messages, events, length;
+	bool starved = false, kick = false;
+	struct vb_message *msg;
+	struct vb_event *event;
+	unsigned long flags;
+
+	spin_lock_irqsave(&dev->lock, flags);
+	if (dev->dead) {
+		spin_unlock_irqrestore(&dev->lock, flags);
+		return false;
+	}
+	for (messages = 0; messages < VB_BATCH; messages++) {
+		msg = virtqueue_get_buf(dev->requests, &length);
+		if (!msg)
+			break;
+		vb_complete(dev, msg, 0, length);
+	}
+	for (events = 0; events < VB_BATCH; events++) {
+		event = virtqueue_get_buf(dev->events, &length);
+		if (!event)
+			break;
+		if (le16_to_cpu(READ_ONCE(event->flags)) & VB_EV_MORE_EVENTS)
+			starved = true;
+		vb_deliver(dev, event, sync);
+		if (vb_post_event_buffer(dev, event))
+			vb_device_lost(dev);
+	}
+	/* Also called without need: it keeps the ring from kicking by itself. */
+	if (events)
+		kick = virtqueue_kick_prepare(dev->events) && starved;
+	spin_unlock_irqrestore(&dev->lock, flags);
+
+	if (messages && wq_has_sleeper(&dev->room))
+		wake_up(&dev->room);
+	if (kick && !virtqueue_notify(dev->events))
+		vb_device_lost(dev);
+	return kick || messages == VB_BATCH || events == VB_BATCH;
+}
+
+/*
+ * Brings in whatever the device has answered and reported. `sync`: the caller
+ * has just posted and is likely to sleep soon.
+ */
+void vb_drain(struct vb_device *dev, bool sync)
+{
+	/* The rings are freed one grace period after the device was declared dead. */
+	rcu_read_lock();
+	while (vb_drain_batch(dev, sync))
+		;
+	rcu_read_unlock();
+}
+
+/* Gives the device its event buffers, once, in probe. */
+int vb_post_event_buffers(struct vb_device *dev)
+{
+	unsigned int count = min_t(unsigned int, VB_QUEUE_SIZE,
+				   virtqueue_get_vring_size(dev->events));
+	unsigned int i;
+	unsigned long flags;
+	int error = 0;
+	bool kick;
+
+	spin_lock_irqsave(&dev->lock, flags);
+	for (i = 0; i < count && !error; i++)
+		error = vb_post_event_buffer(dev, &dev->event_buffers[i]);
+	kick = virtqueue_kick_prepare(dev->events);
+	spin_unlock_irqrestore(&dev->lock, flags);
+	if (kick)
+		virtqueue_notify(dev->events);
+	return error;
+}
+
+/* After the reset of a dead device: everything in flight ends with -EIO. */
+void vb_fail_in_flight(struct vb_device *dev)
+{
+	struct vb_message *msg;
+	unsigned long flags;
+
+	spin_lock_irqsave(&dev->lock, flags);
+	while ((msg = virtqueue_detach_unused_buf(dev->requests)))
+		vb_complete(dev, msg, -EIO, 0);
+	while (virtqueue_detach_unused_buf(dev->events))
+		;
+	spin_unlock_irqrestore(&dev->lock, flags);
+	wake_up_all(&dev->room);
+}

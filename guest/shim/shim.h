@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The shim's records and what its files offer each other.
+ *
+ * Locks, outermost first:
+ *   mmap_lock
+ *   vb_proc.flush_mutex, or vb_proc.pages_mutex (never both)
+ *   i_mmap_rwsem and page table locks, or vb_device.lock (irqs off)
+ *   wait-queue locks
+ * The xarrays' own locks are leaves, taken in process context only; the
+ * interrupt path reads the xarrays under RCU. Nothing but TRIM waits for the
+ * device with pages_mutex held, and no user memory is touched under a lock.
+ */
+#ifndef VB_SHIM_H
+#define VB_SHIM_H
+
+#include <linux/completion.h>
+#include <linux/kref.h>
+#include <linux/list.h>
+#include <linux/miscdevice.h>
+#include <linux/mutex.h>
+#include <linux/poll.h>
+#include <linux/rcupdate.h>
+#include <linux/sched.h>
+#include <linux/spinlock.h>
+#include <linux/virtio.h>
+#include <linux/wait.h>
+#include <linux/workqueue.h>
+#include <linux/xarray.h>
+#include <uapi/linux/android/binder.h>
+
+#include "compat.h"
+#include "virtio_binder.h"
+
+#undef pr_fmt
+#define pr_fmt(fmt) "virtio_binder: " fmt
+
+/* Log2 of the slots of a mapping: 4 MiB (B007), and its range of page offsets. */
+#define VB_SLOT_SHIFT		10
+#define VB_MAPPING_MAX		(PAGE_SIZE << VB_SLOT_SHIFT)
+/* Pages of the sender that one range can name. */
+#define VB_WINDOW_PAGES		256
+/* Context names in the devices= parameter. */
+#define VB_NODES_MAX		16
+#define VB_NAME_MAX		64
+
+/* One message: the two pages it travels in, and how its owner learns the end. */
+struct vb_message {
+	struct list_head link;		/* in the cache of idle messages */
+	void *out;			/* the device's to read while posted */
+	void *in;			/* the device's to write while posted */
+	u32 length;			/* bytes of out in use */
+	u32 written;			/* bytes of in that the device wrote */
+	int error;			/* -EIO: the device was lost */
+	bool posted;
+	struct completion done;
+	struct work_struct *work;	/* queued when the answer is there, or NULL */
+};
+
+/* An answer, wherever it stands: a message's in page, or a thread's event. */
+struct vb_reply {
+	struct vb_answer answer;	/* our copy; lists and bytes stay in page */
+	u8 *page;
+	u32 size;
+};
+
+/* User pages, or copies of them, that messages of one ioctl named by PFN. */
+struct vb_pins {
+	struct list_head blocks;
+	unsigned int count;
+};
+
+/* Descriptors reserved by INSTALL, waiting for the ioctl's end. */
+struct vb_install {
+	struct list_head blocks;
+};
+
+struct vb_node {
+	struct miscdevice misc;
+	struct vb_device *dev;
+	char name[VB_NAME_MAX];
+};
+
+struct vb_device {
+	struct kref ref;		/* the driver's, and one of every proc */
+	struct rcu_head rcu;
+	struct virtio_device *vdev;
+	u32 epoch;
+
+	spinlock_t lock;		/* both rings and the six fields below */
+	struct virtqueue *requests;
+	struct virtqueue *events;
+	bool dead;			/* set once, under lock; read anywhere */
+	unsigned int in_flight;
+	unsigned int capacity;
+
+	wait_queue_head_t room;		/* posters that found the ring full */
+	struct mutex end_mutex;		/* vb_device_end() runs once */
+	struct completion ended;	/* the device was reset: it touches no memory of ours */
+	struct work_struct end_work;
+
+	struct xarray procs;		/* proc id -> struct vb_proc, RCU */
+	struct xarray tokens;		/* token -> struct file */
+	u32 next_token;
+
+	struct vb_event *event_buffers;	/* VB_QUEUE_SIZE, physically contiguous */
+
+	unsigned int idle_pages;	/* what the core said last */
+	atomic_long_t trim_wanted;
+	struct work_struct trim_work;
+	struct vb_message *trim_note;	/* memory for TRIM: reclaim must not allocate */
+	struct shrinker *shrinker;
+
+	atomic_t dropped_events;
+	atomic_t protocol_errors;
+
+	unsigned int node_count;
+	struct vb_node nodes[VB_NODES_MAX];
+};
+
+/* One open of a binder device: what the core calls a proc. */
+struct vb_proc {
+	struct kref ref;		/* one until RELEASE was answered; lookups */
+	struct rcu_head rcu;
+	struct vb_device *dev;
+	u32 id;
+
+	/* The opener, for life (B002). */
+	struct task_struct *tsk;	/* its thread group leader */
+	struct mm_struct *mm;		/* for comparison only */
+	const struct cred *cred;
+
+	struct xarray threads;		/* global tid -> struct vb_thread, RCU */
+
+	/*
+	 * pages_mutex guards everything down to `gone`. It is held from looking
+	 * at slots until the CONTINUE that names them is posted, and from
+	 * posting TRIM until what it gave back is cleared and freed.
+	 */
+	struct mutex pages_mutex;
+	struct page **slots;		/* NULL until mmap */
+	unsigned int slot_count;
+	struct address_space *mapping;	/* to zap from; NULL after release */
+	bool gone;			/* RELEASE was answered */
+
+	bool unmapped;			/* some part was unmapped; set once */
+
+	struct mutex flush_mutex;	/* owner of flush_note */
+	struct vb_message *flush_note;
+	struct vb_message *release_note;
+	struct vb_message *mmap_note;
+	struct vb_message *unmap_note;
+	struct work_struct release_work;
+};
+
+/*
+ * One task in one proc. Only the task with that tid uses the record; the drain
+ * and the device's end reach it by lookup under RCU.
+ */
+struct vb_thread {
+	struct rcu_head rcu;
+	u32 tid;
+	u64 seq;			/* of the ioctl under way, or the last one */
+	wait_queue_head_t wait;		/* the owner, asleep in an ioctl */
+	wait_queue_head_t poll_wait;	/* who polls: epoll may outlive THREAD_EXIT */
+	unsigned long written_page;	/* of the read buffer copied to last */
+	bool event_ready;		/* drain: false -> true; owner: back */
+	struct vb_event event;		/* the owner's while event_ready */
+};
+
+/* One ioctl on its way; lives on the stack of its task. */
+struct vb_call {
+	struct vb_device *dev;
+	struct vb_proc *proc;
+	struct vb_thread *thread;
+	struct file *file;
+	unsigned int cmd;
+	void __user *arg;
+	int arg_error;
+	u16 flags;			/* VB_MSG_RBAD or 0 */
+	bool write_done;		/* bwr.write_consumed is final */
+	struct binder_write_read bwr;	/* of BINDER_WRITE_READ, else zeros */
+	struct vb_message *msg;		/* NULL while asleep */
+	struct vb_reply reply;
+	struct vb_pins pins;
+	struct vb_install install;
+};
+
+/* main.c */
+extern struct workqueue_struct *vb_wq;
+void vb_device_get(struct vb_device *dev);
+void vb_device_put(struct vb_device *dev);
+void vb_device_lost(struct vb_device *dev);
+void vb_device_bug(struct vb_device *dev, const char *what);
+
+static inline bool vb_device_dead(const struct vb_device *dev)
+{
+	return READ_ONCE(dev->dead);
+}
+
+/* queue.c */
+struct vb_message *vb_message_get(gfp_t gfp);
+void vb_message_put(struct vb_message *msg);
+void vb_message_cache_empty(void);
+int vb_post(struct vb_device *dev, struct vb_message *msg);
+int vb_settle(struct vb_message *msg);
+int vb_answer(struct vb_device *dev, struct vb_message *msg,
+	      struct vb_reply *reply);
+int vb_exchange(struct vb_device *dev, struct vb_message *msg,
+		struct vb_reply *reply);
+void vb_drain(struct vb_device *dev, bool sync);
+int vb_post_event_buffers(struct vb_device *dev);
+void vb_fail_in_flight(struct vb_device *dev);
+
+/* Where `count` things of `size` bytes stand in the answer's page, or NULL. */
+static inline u8 *vb_reply_at(const struct vb_reply *reply, u32 offset,
+			      u32 count, u32 size)
+{
+	if (offset > reply->size || (u64)count * size > reply->size - offset)
+		return NULL;
+	return reply->page + offset;
+}
+
+/* Takes `bytes` of the out page; the caller has looked at vb_room(). */
+static inline void *vb_take(struct vb_message *msg, u32 bytes)
+{
+	void *at = msg->out + msg->length;
+
+	msg->length += ALIGN(bytes, 8);
+	return at;
+}
+
+static inline u32 vb_room(const struct vb_message *msg)
+{
+	return VB_PAGE_SIZE - msg->length;
+}
+
+static inline u32 vb_offset(const struct vb_message *msg, const void *at)
+{
+	return at - msg->out;
+}
+
+/* identity.c */
+void *vb_begin(struct vb_message *msg, u16 kind, struct vb_proc *proc,
+	       u32 tid, u64 seq, u16 flags, u32 body);
+void *vb_begin_call(struct vb_call *call, u16 kind, u32 body);
+void vb_add_secctx(struct vb_message *msg, struct vb_open *open,
+		   const struct cred *cred);
+void vb_translate_creds(struct vb_device *dev, u8 *creds, u32 sender);
+void vb_set_nice(u32 kind, int nice);
+int vb_ask_lsm(struct vb_proc *from, u32 hook, struct vb_proc *to);
+
+/* file.c */
+extern const struct file_operations vb_fops;
+struct vb_proc *vb_proc_find(struct vb_device *dev, u32 id);
+struct vb_proc *vb_proc_next(struct vb_device *dev, unsigned long *id);
+void vb_proc_put(struct vb_proc *proc);
+struct vb_thread *vb_thread_get(struct vb_proc *proc);
+void vb_thread_exit(struct vb_proc *proc, struct vb_thread *thread);
+void vb_wake_everyone(struct vb_device *dev);
+
+/* ioctl.c */
+long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+/* gather.c */
+void vb_pins_init(struct vb_pins *pins);
+void vb_pins_keep(struct vb_pins *pins, unsigned int most);
+size_t vb_copy_in(void *to, u64 address, size_t length);
+int vb_gather_range(struct vb_message *msg, struct vb_pins *pins, u64 address,
+		    u64 length, u32 room, struct vb_range *range);
+void vb_gather_chunk(struct vb_message *msg, struct vb_pins *pins,
+		     const struct binder_write_read *bwr, u64 position,
+		     struct vb_chunk *chunk);
+
+/* needs.c */
+int vb_answer_needs(struct vb_call *call);
+
+/* pages.c */
+struct vb_supply {
+	struct vb_proc *target;		/* NULL: nothing to supply */
+	const u8 *slots;		/* le32[count] in the answer */
+	u32 count;
+	__le64 *pfns;			/* le64[count] in the message */
+	struct list_head fresh;
+};
+
+int vb_mmap(struct file *file, struct vm_area_struct *vma);
+void vb_supply_init(struct vb_supply *supply);
+int vb_supply_prepare(struct vb_supply *supply);
+int vb_supply_fill(struct vb_supply *supply);
+void vb_supply_end(struct vb_supply *supply);
+void vb_pages_free(struct vb_proc *proc);
+void vb_trim(struct work_struct *work);
+int vb_shrinking_start(struct vb_device *dev);
+void vb_shrinking_stop(struct vb_device *dev);
+
+/* files.c */
+void vb_install_init(struct vb_install *install);
+int vb_install_reserve(struct vb_call *call);
+void vb_install_commit(struct vb_device *dev, struct vb_install *install);
+void vb_install_undo(struct vb_install *install);
+int vb_send_files(struct vb_call *call, struct vb_proc *target,
+		  const u8 *fds, u32 count, __le32 *tokens, u32 *done);
+void vb_token_put(struct vb_device *dev, u32 token);
+void vb_tokens_put_all(struct vb_device *dev);
+void vb_close_fds(const struct vb_reply *reply);
+void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
+		   bool for_current);
+
+/* poll.c */
+__poll_t vb_poll(struct file *file, struct poll_table_struct *wait);
+
+#endif
