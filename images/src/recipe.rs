@@ -1,0 +1,495 @@
+//! Recipes: what goes into an image, as data. `images/README.md` explains each key.
+//!
+//! Relative paths in a recipe count from the recipe's own folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::digest::Digest;
+
+/// A recipe, read and checked.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Name of the image: lower case letters, digits, `-` and `_`.
+    pub name: String,
+    /// One line for `image list`.
+    pub summary: String,
+    /// The kernel, its modules and its command line.
+    pub kernel: Kernel,
+    /// PID 1.
+    pub agent: Agent,
+    /// Kernel modules built out of tree.
+    #[serde(default, rename = "module")]
+    pub modules: Vec<OwnModule>,
+    /// Source archives to fetch and patch.
+    #[serde(default, rename = "source")]
+    pub sources: Vec<Source>,
+    /// What to make of them, in order.
+    #[serde(default, rename = "compile")]
+    pub compiles: Vec<Compile>,
+    /// Folders of the guest that would otherwise not exist.
+    #[serde(default)]
+    pub directories: Vec<String>,
+    /// Files of the guest.
+    #[serde(default, rename = "file")]
+    pub files: Vec<GuestFile>,
+    /// Symbolic links of the guest.
+    #[serde(default, rename = "links")]
+    pub links: Vec<Links>,
+    /// Device nodes of the guest.
+    #[serde(default, rename = "device")]
+    pub devices: Vec<Device>,
+    /// Programs the agent starts, in order, before it serves the host.
+    #[serde(default, rename = "service")]
+    pub services: Vec<Service>,
+    /// The recipe's folder.
+    #[serde(skip)]
+    pub folder: PathBuf,
+    /// Digest of the recipe's text.
+    #[serde(skip)]
+    pub digest: Digest,
+}
+
+/// Which Debian kernel, and what it is told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kernel {
+    /// Suites to look in; the newest version wins.
+    pub suites: Vec<String>,
+    /// The package that depends on the current kernel, e.g. `linux-image-amd64`.
+    pub package: String,
+    /// Modules the agent loads, in this order; their needs are found and loaded before them.
+    pub load: Vec<String>,
+    /// Modules that are only carried, to be loaded on request.
+    #[serde(default)]
+    pub carry: Vec<String>,
+    /// Module name to its options.
+    #[serde(default)]
+    pub options: BTreeMap<String, String>,
+    /// Kernel command line, a word each.
+    pub command_line: Vec<String>,
+}
+
+/// The cargo package that becomes `/init`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Its package and binary name.
+    pub package: String,
+}
+
+/// A kernel module of ours, built against the headers of the recipe's kernel.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OwnModule {
+    /// Its name, without `.ko`.
+    pub name: String,
+    /// Folder with its Kbuild or Makefile.
+    pub folder: PathBuf,
+}
+
+/// The upstream half of a Debian source package, pinned.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// Name other parts of the recipe use.
+    pub name: String,
+    /// Suite that has it.
+    pub suite: String,
+    /// Source package.
+    pub package: String,
+    /// File name of the archive.
+    pub file: String,
+    /// Its sha256, 64 hexadecimal digits.
+    pub sha256: Digest,
+    /// Edits, in order.
+    #[serde(default, rename = "replace")]
+    pub replacements: Vec<Replacement>,
+}
+
+/// An edit of one file of a source archive.
+#[derive(Debug, Clone, Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// File, from the top of the archive.
+    pub file: String,
+    /// Exact text to find.
+    pub find: String,
+    /// Text to put there.
+    pub with: String,
+    /// How often it must occur; another number means the edit no longer fits the source.
+    #[serde(default = "one")]
+    pub count: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// One run of `make` in an empty folder.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Compile {
+    /// Name other parts of the recipe use.
+    pub name: String,
+    /// The makefile. Its whole folder counts as an input.
+    pub makefile: PathBuf,
+    /// Variables given to make, each a folder.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, Input>,
+    /// What to make.
+    pub targets: Vec<String>,
+    /// Programs (or absolute paths) needed, each with the Debian package that has it.
+    #[serde(default)]
+    pub requires: BTreeMap<String, String>,
+}
+
+/// A folder that a compile step reads.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum Input {
+    /// A `[[source]]`, unpacked and patched.
+    Source(String),
+    /// What an earlier `[[compile]]` made.
+    Compile(String),
+    /// A folder beside the recipe.
+    Folder(PathBuf),
+}
+
+/// A file of the guest.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GuestFile {
+    /// Where it stands in the guest, without the leading slash.
+    pub path: String,
+    /// Where it comes from.
+    pub from: Origin,
+    /// Permission bits.
+    #[serde(default = "executable")]
+    pub mode: u32,
+}
+
+fn executable() -> u32 {
+    0o755
+}
+
+/// Where a file of the guest comes from.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "lowercase")]
+pub enum Origin {
+    /// A product of a `[[compile]]`.
+    Compile {
+        /// Which step.
+        step: String,
+        /// File in that step's folder.
+        file: String,
+    },
+    /// A file of a Debian package, from the kernel's suites.
+    Package {
+        /// Which package.
+        name: String,
+        /// File in the package, without the leading slash.
+        file: String,
+    },
+    /// A file beside the recipe.
+    File(PathBuf),
+    /// This text.
+    Text(String),
+}
+
+/// Several links of one folder to one target.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Links {
+    /// Folder of the links.
+    pub folder: String,
+    /// What they point to.
+    pub target: String,
+    /// Their names.
+    pub names: Vec<String>,
+}
+
+/// A character device node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Device {
+    /// Where it stands in the guest, without the leading slash.
+    pub path: String,
+    /// Permission bits.
+    pub mode: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+}
+
+/// A program that runs for as long as the guest does.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// Name in messages.
+    pub name: String,
+    /// Program (absolute path) and arguments.
+    pub command: Vec<String>,
+}
+
+/// Why a recipe cannot be used.
+#[derive(Debug, Error)]
+pub enum RecipeError {
+    /// No recipe of that name, nor a file.
+    #[error("there is no recipe '{name}' (known: {known}); give the path of a recipe.toml or a name")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Names that exist.
+        known: String,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The recipe.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, a wrong type or a bad checksum; the source shows the line.
+    #[error("{path} is not a recipe")]
+    Syntax {
+        /// The recipe.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// It reads, but does not hang together.
+    #[error("{path}: {reason}")]
+    Invalid {
+        /// The recipe.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// A recipe is a page of text.
+const MAX_RECIPE: u64 = 1 << 20;
+
+impl Recipe {
+    /// Reads and checks the recipe at `path` (the file, or the folder with its `recipe.toml`).
+    pub fn read(path: &Path) -> Result<Self, RecipeError> {
+        let path = if path.is_dir() { path.join("recipe.toml") } else { path.to_owned() };
+        let read = |source| RecipeError::Read { path: path.clone(), source };
+        if std::fs::metadata(&path).map_err(read)?.len() > MAX_RECIPE {
+            return Err(RecipeError::Invalid { path, reason: "larger than 1 MiB".into() });
+        }
+        let bytes = std::fs::read(&path).map_err(read)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let folder = std::path::absolute(folder).map_err(read)?;
+        let Ok(text) = String::from_utf8(bytes) else {
+            return Err(RecipeError::Invalid { path, reason: "not UTF-8 text".into() });
+        };
+        Self::parse(&text, &path, folder)
+    }
+
+    fn parse(text: &str, path: &Path, folder: PathBuf) -> Result<Self, RecipeError> {
+        let mut recipe: Self = toml::from_str(text)
+            .map_err(|source| RecipeError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
+        recipe.folder = folder;
+        recipe.digest = Digest::of(text.as_bytes());
+        match recipe.check() {
+            Ok(()) => Ok(recipe),
+            Err(reason) => Err(RecipeError::Invalid { path: path.to_owned(), reason }),
+        }
+    }
+
+    /// `path` of the recipe, seen from the recipe's folder.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        self.folder.join(path)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        check_name("name", &self.name)?;
+        if self.kernel.suites.is_empty() {
+            return Err("kernel.suites is empty".into());
+        }
+        for module in self.kernel.options.keys() {
+            if !self.kernel.load.iter().chain(&self.kernel.carry).any(|other| other == module) {
+                return Err(format!("kernel.options names '{module}', which is neither loaded nor carried"));
+            }
+        }
+        if let Some(word) = self.kernel.command_line.iter().find(|word| word.contains(char::is_whitespace)) {
+            return Err(format!("kernel.command_line: '{word}' is more than one word"));
+        }
+        self.check_exists("agent.folder", &self.agent.folder)?;
+        for module in &self.modules {
+            check_name("module.name", &module.name)?;
+            self.check_exists("module.folder", &module.folder)?;
+        }
+        let mut sources = BTreeSet::new();
+        for source in &self.sources {
+            check_name("source.name", &source.name)?;
+            if source.file.contains('/') {
+                return Err(format!("source.file: '{}' is not a file name", source.file));
+            }
+            if !sources.insert(source.name.as_str()) {
+                return Err(format!("two sources are named '{}'", source.name));
+            }
+        }
+        let mut compiles = BTreeSet::new();
+        for compile in &self.compiles {
+            check_name("compile.name", &compile.name)?;
+            self.check_exists("compile.makefile", &compile.makefile)?;
+            for (variable, input) in &compile.inputs {
+                let at = format!("compile '{}', input {variable}", compile.name);
+                match input {
+                    Input::Source(name) if !sources.contains(name.as_str()) => {
+                        return Err(format!("{at}: there is no source '{name}'"));
+                    }
+                    Input::Compile(name) if !compiles.contains(name.as_str()) => {
+                        return Err(format!("{at}: there is no earlier compile '{name}'"));
+                    }
+                    Input::Folder(folder) => self.check_exists(&at, folder)?,
+                    _ => {}
+                }
+            }
+            if !compiles.insert(compile.name.as_str()) {
+                return Err(format!("two compile steps are named '{}'", compile.name));
+            }
+        }
+        for file in &self.files {
+            match &file.from {
+                Origin::Compile { step, .. } if !compiles.contains(step.as_str()) => {
+                    return Err(format!("file '{}': there is no compile step '{step}'", file.path));
+                }
+                Origin::File(path) => self.check_exists(&format!("file '{}'", file.path), path)?,
+                _ => {}
+            }
+        }
+        match self
+            .services
+            .iter()
+            .find(|service| !service.command.first().is_some_and(|c| c.starts_with('/')))
+        {
+            Some(service) => Err(format!("service '{}': its command needs an absolute path", service.name)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_exists(&self, what: &str, path: &Path) -> Result<(), String> {
+        let resolved = self.resolve(path);
+        if resolved.exists() { Ok(()) } else { Err(format!("{what}: {} does not exist", resolved.display())) }
+    }
+}
+
+/// Names become parts of file names and command lines.
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    if !name.is_empty() && name.len() <= 64 && !name.starts_with('-') && name.chars().all(fine) {
+        return Ok(());
+    }
+    Err(format!("{what}: '{name}' may only have lower case letters, digits, '-' and '_'"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+name = "tiny"
+summary = "a test"
+agent = { folder = ".", package = "agent" }
+[kernel]
+suites = ["bookworm"]
+package = "linux-image-amd64"
+load = ["virtio_mmio"]
+command_line = ["quiet"]
+"#;
+
+    fn parse(text: &str) -> Result<Recipe, RecipeError> {
+        Recipe::parse(text, Path::new("recipe.toml"), std::env::temp_dir())
+    }
+
+    /// The error with its cause, as a person sees it.
+    fn complaint(text: &str) -> String {
+        let error = parse(text).expect_err("this recipe is wrong");
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        format!("{error} {cause}")
+    }
+
+    #[test]
+    fn a_small_recipe_is_enough() {
+        let recipe = parse(MINIMAL).unwrap();
+        assert_eq!(recipe.kernel.load, ["virtio_mmio"]);
+        assert_eq!(recipe.digest, Digest::of(MINIMAL.as_bytes()));
+    }
+
+    #[test]
+    fn the_projects_own_recipes_are_valid() {
+        for name in ["aosp14", "minimal"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+            let recipe = Recipe::read(&path).unwrap_or_else(|error| panic!("{name}: {error:?}"));
+            assert_eq!(recipe.name, name);
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_named() {
+        let said = complaint(&MINIMAL.replace("summary", "sumary"));
+        assert!(said.contains("unknown field `sumary`"), "{said}");
+        let said = complaint(&format!("{MINIMAL}cmdline = 1\n"));
+        assert!(said.contains("unknown field `cmdline`"), "{said}");
+    }
+
+    #[test]
+    fn missing_files_are_named() {
+        let said = complaint(&format!("{MINIMAL}\n[[module]]\nname = \"m\"\nfolder = \"no/such/folder\"\n"));
+        assert!(said.contains("module.folder") && said.contains("no/such/folder does not exist"), "{said}");
+    }
+
+    #[test]
+    fn bad_checksums_are_named() {
+        let source = |sha: &str| {
+            format!(
+                "{MINIMAL}\n[[source]]\nname='s'\nsuite='trixie'\npackage='p'\nfile='f'\nsha256='{sha}'\n"
+            )
+        };
+        assert!(parse(&source(&"0f".repeat(32))).is_ok());
+        for bad in ["", "12", &"0g".repeat(32), &"00".repeat(33)] {
+            let said = complaint(&source(bad));
+            assert!(said.contains("64 hexadecimal digits"), "{said}");
+        }
+    }
+
+    #[test]
+    fn dangling_names_are_refused() {
+        let said = complaint(&format!(
+            "{MINIMAL}\n[[compile]]\nname='c'\nmakefile='.'\ntargets=[]\ninputs={{SRC={{source='nowhere'}}}}\n"
+        ));
+        assert!(said.contains("there is no source 'nowhere'"), "{said}");
+        let said = complaint(&format!(
+            "{MINIMAL}\n[[file]]\npath='bin/x'\nfrom={{compile={{step='c',file='x'}}}}\n"
+        ));
+        assert!(said.contains("there is no compile step 'c'"), "{said}");
+        let said = complaint(&format!("{MINIMAL}\n[kernel.options]\nfoo='bar=1'\n"));
+        assert!(said.contains("neither loaded nor carried"), "{said}");
+    }
+
+    #[test]
+    fn names_cannot_leave_the_cache() {
+        for name in ["", "../x", "A", "a b", "-rf"] {
+            let said = complaint(&MINIMAL.replace("\"tiny\"", &format!("\"{name}\"")));
+            assert!(said.contains("may only have"), "{said}");
+        }
+    }
+
+    #[test]
+    fn not_toml_at_all() {
+        let said = complaint("\u{1}\u{2}garbage");
+        assert!(said.contains("is not a recipe"), "{said}");
+    }
+}
