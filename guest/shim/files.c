@@ -14,9 +14,8 @@
 
 #include "shim.h"
 
-/* Descriptors reserved by one INSTALL. */
-struct vb_install_block {
-	struct list_head link;
+/* Descriptors reserved by INSTALL: numbers that open nothing yet. */
+struct vb_install {
 	u32 count;
 	struct {
 		struct file *file;
@@ -24,11 +23,6 @@ struct vb_install_block {
 		int fd;
 	} entries[];
 };
-
-void vb_install_init(struct vb_install *install)
-{
-	INIT_LIST_HEAD(&install->blocks);
-}
 
 /* The file behind a token, with a reference, or NULL. */
 static struct file *vb_token_file(struct vb_device *dev, u32 token)
@@ -100,94 +94,99 @@ int vb_send_files(struct vb_call *call, struct vb_proc *target,
 	return 0;
 }
 
-/* Gives all reserved numbers back. */
-void vb_install_undo(struct vb_install *install)
+/* Gives the reserved numbers back, if there are any. */
+void vb_install_undo(struct vb_call *call)
 {
-	struct vb_install_block *block, *next;
+	struct vb_install *install = call->install;
 	u32 i;
 
-	list_for_each_entry_safe(block, next, &install->blocks, link) {
-		for (i = 0; i < block->count; i++) {
-			put_unused_fd(block->entries[i].fd);
-			fput(block->entries[i].file);
-		}
-		list_del(&block->link);
-		kvfree(block);
+	if (!install)
+		return;
+	for (i = 0; i < install->count; i++) {
+		put_unused_fd(install->entries[i].fd);
+		fput(install->entries[i].file);
 	}
+	kvfree(install);
+	call->install = NULL;
 }
 
 /* The read is done: the numbers become descriptors, and their tokens end. */
-void vb_install_commit(struct vb_device *dev, struct vb_install *install)
+void vb_install_commit(struct vb_call *call)
 {
-	struct vb_install_block *block, *next;
+	struct vb_install *install = call->install;
 	u32 i;
 
-	list_for_each_entry_safe(block, next, &install->blocks, link) {
-		for (i = 0; i < block->count; i++) {
-			fd_install(block->entries[i].fd, block->entries[i].file);
-			vb_token_put(dev, block->entries[i].token);
-		}
-		list_del(&block->link);
-		kvfree(block);
+	if (!install)
+		return;
+	for (i = 0; i < install->count; i++) {
+		fd_install(install->entries[i].fd, install->entries[i].file);
+		vb_token_put(call->dev, install->entries[i].token);
 	}
+	kvfree(install);
+	call->install = NULL;
 }
 
-/*
- * INSTALL in call->reply: reserves a number for each token and writes the
- * CONTINUE that names them. All or none: after an error nothing stays reserved,
- * also not of earlier INSTALLs of the same transaction (answer.value: index of
- * the first token of this one).
- */
-int vb_install_reserve(struct vb_call *call)
+/* Reserves a number for each of the tokens at `list`; not all on an error. */
+static int vb_reserve(struct vb_call *call, const u8 *list, u32 count)
 {
-	const struct vb_answer *answer = &call->reply.answer;
-	u32 count = le32_to_cpu(answer->list_count);
-	struct vb_install_block *block = NULL;
-	struct vb_continue *body;
-	struct vb_result *result;
-	const u8 *list;
-	__le32 *numbers;
-	int error = 0;
-	u32 i;
+	struct vb_install *install;
 
-	if (!answer->value)
-		vb_install_undo(&call->install);
-	list = vb_reply_at(&call->reply, le32_to_cpu(answer->list_offset), count,
-			   sizeof(__le32));
-	if (!list || !count || sizeof(struct vb_header) + sizeof(*body) +
-	    sizeof(*result) + (u64)count * sizeof(__le32) > VB_PAGE_SIZE) {
-		vb_device_bug(call->dev, "INSTALL without a list that fits");
-		return -EIO;
-	}
-
-	block = kvmalloc(struct_size(block, entries, count), GFP_KERNEL_ACCOUNT);
-	if (block) {
-		block->count = 0;
-		list_add_tail(&block->link, &call->install.blocks);
-	} else {
-		error = -ENOMEM;
-	}
-	for (i = 0; i < count && !error; i++) {
+	install = kvmalloc(struct_size(install, entries, count),
+			   GFP_KERNEL_ACCOUNT);
+	if (!install)
+		return -ENOMEM;
+	install->count = 0;
+	call->install = install;
+	while (install->count < count) {
+		u32 i = install->count;
 		u32 token = get_unaligned_le32(list + i * sizeof(__le32));
 		struct file *file = vb_token_file(call->dev, token);
 		int fd;
 
 		if (!file) {
 			vb_device_bug(call->dev, "INSTALL of an unknown token");
-			error = -EBADF;
-			break;
+			return -EBADF;
 		}
 		fd = get_unused_fd_flags(O_CLOEXEC);
 		if (fd < 0) {
 			fput(file);
-			error = fd;
-			break;
+			return fd;
 		}
-		block->entries[i].file = file;
-		block->entries[i].token = token;
-		block->entries[i].fd = fd;
-		block->count++;
+		install->entries[i].file = file;
+		install->entries[i].token = token;
+		install->entries[i].fd = fd;
+		install->count++;
 	}
+	return 0;
+}
+
+/*
+ * INSTALL in call->reply: reserves a number for each token, or none, and writes
+ * the CONTINUE that names them. They are kept until the core says DONE; another
+ * INSTALL, or a park, gives them back.
+ */
+int vb_install_reserve(struct vb_call *call)
+{
+	u32 count = le32_to_cpu(call->reply.answer.list_count);
+	struct vb_continue *body;
+	struct vb_result *result;
+	const u8 *list;
+	__le32 *numbers;
+	int error;
+	u32 i;
+
+	list = vb_reply_at(&call->reply,
+			   le32_to_cpu(call->reply.answer.list_offset), count,
+			   sizeof(__le32));
+	if (!list || !count || sizeof(struct vb_header) + sizeof(*body) +
+	    sizeof(*result) + (u64)count * sizeof(__le32) > VB_PAGE_SIZE - 8) {
+		vb_device_bug(call->dev, "INSTALL without a list that fits");
+		return -EIO;
+	}
+	vb_install_undo(call);
+	error = vb_reserve(call, list, count);
+	if (error)
+		vb_install_undo(call);
 	/* The list may have stood in the event: the next one may come now. */
 	smp_store_release(&call->thread->event_ready, false);
 
@@ -199,14 +198,12 @@ int vb_install_reserve(struct vb_call *call)
 	body->result_count = cpu_to_le32(1);
 	result = vb_take(call->msg, sizeof(*result));
 	memset(result, 0, sizeof(*result));
-	if (error) {
-		vb_install_undo(&call->install);
-		result->error = cpu_to_le32(error);
+	result->error = cpu_to_le32(error);
+	if (error)
 		return 0;
-	}
 	numbers = vb_take(call->msg, count * sizeof(__le32));
 	for (i = 0; i < count; i++)
-		numbers[i] = cpu_to_le32(block->entries[i].fd);
+		numbers[i] = cpu_to_le32(call->install->entries[i].fd);
 	result->count = cpu_to_le32(count);
 	result->offset = cpu_to_le32(vb_offset(call->msg, numbers));
 	return 0;

@@ -36,24 +36,17 @@ struct vb_pin_block {
 void vb_pins_init(struct vb_pins *pins)
 {
 	INIT_LIST_HEAD(&pins->blocks);
-	pins->count = 0;
 }
 
-/*
- * Lets go of the oldest pages, in blocks, until at most `most` are held; with 0
- * of everything, blocks that stayed empty included.
- */
-void vb_pins_keep(struct vb_pins *pins, unsigned int most)
+/* Lets go of all of them. */
+void vb_pins_free(struct vb_pins *pins)
 {
 	struct vb_pin_block *block, *next;
 	unsigned int i;
 
 	list_for_each_entry_safe(block, next, &pins->blocks, link) {
-		if (most && pins->count <= most)
-			break;
 		for (i = 0; i < block->count; i++)
 			put_page(block->pages[i]);
-		pins->count -= block->count;
 		list_del(&block->link);
 		free_page((unsigned long)block);
 	}
@@ -90,8 +83,7 @@ size_t vb_copy_in(void *to, u64 address, size_t length)
  * Up to `want` pages from page-aligned `address` on by GUP, into the block.
  * Returns how many; stops before a page that is not RAM for the host.
  */
-static u32 vb_pin_user(struct vb_pins *pins, struct vb_pin_block *block,
-		       u64 address, u32 want)
+static u32 vb_pin_user(struct vb_pin_block *block, u64 address, u32 want)
 {
 	struct page **pages = &block->pages[block->count];
 	int got, i, taken;
@@ -109,13 +101,12 @@ static u32 vb_pin_user(struct vb_pins *pins, struct vb_pin_block *block,
 	for (i = taken; i < got; i++)
 		put_page(pages[i]);
 	block->count += taken;
-	pins->count += taken;
 	return taken;
 }
 
 /* A copy of part of one user page, at the same offset in a page of our own. */
-static bool vb_bounce(struct vb_pins *pins, struct vb_pin_block *block,
-		      u64 address, size_t length, size_t *copied)
+static bool vb_bounce(struct vb_pin_block *block, u64 address, size_t length,
+		      size_t *copied)
 {
 	struct page *page = alloc_page(GFP_KERNEL_ACCOUNT);
 
@@ -124,7 +115,6 @@ static bool vb_bounce(struct vb_pins *pins, struct vb_pin_block *block,
 	*copied = vb_copy_in(page_address(page) + offset_in_page(address),
 			     address, length);
 	block->pages[block->count++] = page;
-	pins->count++;
 	return true;
 }
 
@@ -155,7 +145,7 @@ static u64 vb_gather_pages(struct vb_pins *pins, u64 address, u64 length,
 		if (!block)
 			break;
 		first = block->count;
-		taken = vb_pin_user(pins, block, at & PAGE_MASK,
+		taken = vb_pin_user(block, at & PAGE_MASK,
 				    min_t(u64, most - n,
 					  DIV_ROUND_UP_ULL(span, PAGE_SIZE)));
 		if (taken) {
@@ -166,7 +156,7 @@ static u64 vb_gather_pages(struct vb_pins *pins, u64 address, u64 length,
 					    PAGE_SIZE - offset_in_page(at));
 			size_t copied;
 
-			if (!vb_bounce(pins, block, at, want, &copied))
+			if (!vb_bounce(block, at, want, &copied))
 				break;
 			*fault = copied < want;
 			carried += copied;

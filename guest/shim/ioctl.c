@@ -21,12 +21,6 @@
 
 #include "shim.h"
 
-/*
- * User pages held across MORE. A command's ranges are bounded by the largest
- * mapping, 1024 pages and an edge for each; twice that is safely kept.
- */
-#define VB_PINS_MAX	(2 << VB_SLOT_SHIFT)
-
 /* Whether the read half's first word could be written (B075 before dequeuing). */
 static bool vb_readable_buffer_is_bad(struct vb_call *call)
 {
@@ -193,9 +187,9 @@ static int vb_finish(struct vb_call *call)
 
 	/* Descriptors are there before the bytes that name them. */
 	if (error)
-		vb_install_undo(&call->install);
+		vb_install_undo(call);
 	else
-		vb_install_commit(call->dev, &call->install);
+		vb_install_commit(call);
 	if (error == -EIO)
 		return error;
 
@@ -236,7 +230,8 @@ static int vb_more(struct vb_call *call)
 			return -EFAULT;
 		return error;
 	}
-	vb_pins_keep(&call->pins, VB_PINS_MAX);
+	/* The core asks again for what it still needs of a command under way. */
+	vb_pins_free(&call->pins);
 	body = vb_begin_call(call, VB_CONTINUE, sizeof(*body));
 	body->reason = cpu_to_le32(VB_CONT_MORE);
 	if (call->cmd == BINDER_WRITE_READ && !call->write_done)
@@ -326,8 +321,8 @@ static int vb_park(struct vb_call *call)
 	vb_note_write(call);
 	call->write_done = true;
 	/* The core has gone on to other work: nothing may be left reserved. */
-	vb_install_undo(&call->install);
-	vb_pins_keep(&call->pins, 0);
+	vb_install_undo(call);
+	vb_pins_free(&call->pins);
 	vb_message_put(call->msg);
 	call->msg = NULL;
 
@@ -412,7 +407,6 @@ long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (!call.msg)
 		return -ENOMEM;
 	vb_pins_init(&call.pins);
-	vb_install_init(&call.install);
 	/* An event of an earlier ioctl is dropped by its seq from here on. */
 	WRITE_ONCE(call.thread->seq, call.thread->seq + 1);
 	smp_store_release(&call.thread->event_ready, false);
@@ -421,8 +415,8 @@ long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	error = vb_run(&call);
 
 	smp_store_release(&call.thread->event_ready, false);
-	vb_install_undo(&call.install);
-	vb_pins_keep(&call.pins, 0);
+	vb_install_undo(&call);
+	vb_pins_free(&call.pins);
 	vb_message_put(call.msg);
 	if (cmd == BINDER_THREAD_EXIT && !error)
 		vb_thread_exit(proc, call.thread);

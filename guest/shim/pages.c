@@ -121,70 +121,61 @@ free:
 	return error;
 }
 
-void vb_supply_init(struct vb_supply *supply)
-{
-	supply->target = NULL;
-	INIT_LIST_HEAD(&supply->fresh);
-}
-
-/* Allocates a page for every slot asked for; what is not needed is freed again. */
-int vb_supply_prepare(struct vb_supply *supply)
+/*
+ * Allocates a page for every slot that is asked for, before pages_mutex is taken;
+ * vb_pages_drop() frees what is left over.
+ */
+int vb_pages_prepare(struct list_head *fresh, u32 count)
 {
 	struct page *page;
-	u32 i;
 
-	for (i = 0; i < supply->count; i++) {
+	while (count--) {
 		page = alloc_page(GFP_KERNEL | __GFP_ZERO);
 		if (!page)
 			return -ENOMEM;
-		list_add(&page->lru, &supply->fresh);
+		list_add(&page->lru, fresh);
 	}
 	return 0;
 }
 
 /*
- * Fills the slots and writes their PFNs: under pages_mutex, which the caller
- * keeps until the message is posted. A slot that is filled keeps its page.
+ * Fills slots (le32) with fresh pages and writes their PFNs. pages_mutex is held
+ * by the caller until the message is posted. A filled slot keeps its page.
  */
-int vb_supply_fill(struct vb_supply *supply)
+int vb_pages_supply(struct vb_proc *proc, struct list_head *fresh,
+		    const u8 *slots, u32 count, __le64 *pfns)
 {
-	struct vb_proc *proc = supply->target;
-	u32 i;
+	struct page *page;
+	u32 i, slot;
 
 	lockdep_assert_held(&proc->pages_mutex);
 	if (!proc->slots || READ_ONCE(proc->unmapped) || proc->gone)
 		return -ESRCH;
-	for (i = 0; i < supply->count; i++)
-		if (get_unaligned_le32(supply->slots + i * sizeof(__le32)) >=
-		    proc->slot_count) {
+	for (i = 0; i < count; i++) {
+		slot = get_unaligned_le32(slots + i * sizeof(__le32));
+		if (slot >= proc->slot_count) {
 			vb_device_bug(proc->dev, "slot outside of the mapping");
 			return -EINVAL;
 		}
-	for (i = 0; i < supply->count; i++) {
-		u32 slot = get_unaligned_le32(supply->slots + i * sizeof(__le32));
-		struct page *page = proc->slots[slot];
-
+		page = proc->slots[slot];
 		if (!page) {
-			page = list_first_entry(&supply->fresh, struct page, lru);
+			page = list_first_entry(fresh, struct page, lru);
 			list_del(&page->lru);
 			proc->slots[slot] = page;
 		}
-		supply->pfns[i] = cpu_to_le64(page_to_pfn(page));
+		pfns[i] = cpu_to_le64(page_to_pfn(page));
 	}
 	return 0;
 }
 
-/* Frees the pages that were not needed and lets go of the target. */
-void vb_supply_end(struct vb_supply *supply)
+void vb_pages_drop(struct list_head *fresh)
 {
 	struct page *page, *next;
 
-	list_for_each_entry_safe(page, next, &supply->fresh, lru) {
+	list_for_each_entry_safe(page, next, fresh, lru) {
 		list_del(&page->lru);
 		put_page(page);
 	}
-	if (supply->target)
-		vb_proc_put(supply->target);
 }
 
 /* After RELEASE was answered, or the device was reset. */

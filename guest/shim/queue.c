@@ -94,7 +94,7 @@ static int vb_try_post(struct vb_device *dev, struct vb_message *msg)
 	unsigned long flags;
 	int error;
 
-	sg_init_one(&out, msg->out, VB_PAGE_SIZE);
+	sg_init_one(&out, msg->out, msg->length);
 	sg_init_one(&in, msg->in, VB_PAGE_SIZE);
 
 	/*

@@ -67,13 +67,10 @@ struct vb_reply {
 /* User pages, or copies of them, that messages of one ioctl named by PFN. */
 struct vb_pins {
 	struct list_head blocks;
-	unsigned int count;
 };
 
-/* Descriptors reserved by INSTALL, waiting for the ioctl's end. */
-struct vb_install {
-	struct list_head blocks;
-};
+/* Descriptors reserved by INSTALL, waiting for the ioctl's end (files.c). */
+struct vb_install;
 
 struct vb_node {
 	struct miscdevice misc;
@@ -183,7 +180,7 @@ struct vb_call {
 	struct vb_message *msg;		/* NULL while asleep */
 	struct vb_reply reply;
 	struct vb_pins pins;
-	struct vb_install install;
+	struct vb_install *install;	/* NULL: none */
 };
 
 /* main.c */
@@ -264,7 +261,7 @@ long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 
 /* gather.c */
 void vb_pins_init(struct vb_pins *pins);
-void vb_pins_keep(struct vb_pins *pins, unsigned int most);
+void vb_pins_free(struct vb_pins *pins);
 size_t vb_copy_in(void *to, u64 address, size_t length);
 int vb_gather_range(struct vb_message *msg, struct vb_pins *pins, u64 address,
 		    u64 length, u32 room, struct vb_range *range);
@@ -276,34 +273,24 @@ void vb_gather_chunk(struct vb_message *msg, struct vb_pins *pins,
 int vb_answer_needs(struct vb_call *call);
 
 /* pages.c */
-struct vb_supply {
-	struct vb_proc *target;		/* NULL: nothing to supply */
-	const u8 *slots;		/* le32[count] in the answer */
-	u32 count;
-	__le64 *pfns;			/* le64[count] in the message */
-	struct list_head fresh;
-};
-
 int vb_mmap(struct file *file, struct vm_area_struct *vma);
-void vb_supply_init(struct vb_supply *supply);
-int vb_supply_prepare(struct vb_supply *supply);
-int vb_supply_fill(struct vb_supply *supply);
-void vb_supply_end(struct vb_supply *supply);
+int vb_pages_prepare(struct list_head *fresh, u32 count);
+int vb_pages_supply(struct vb_proc *proc, struct list_head *fresh,
+		    const u8 *slots, u32 count, __le64 *pfns);
+void vb_pages_drop(struct list_head *fresh);
 void vb_pages_free(struct vb_proc *proc);
 void vb_trim(struct work_struct *work);
 int vb_shrinking_start(struct vb_device *dev);
 void vb_shrinking_stop(struct vb_device *dev);
 
 /* files.c */
-void vb_install_init(struct vb_install *install);
 int vb_install_reserve(struct vb_call *call);
-void vb_install_commit(struct vb_device *dev, struct vb_install *install);
-void vb_install_undo(struct vb_install *install);
+void vb_install_commit(struct vb_call *call);
+void vb_install_undo(struct vb_call *call);
 int vb_send_files(struct vb_call *call, struct vb_proc *target,
 		  const u8 *fds, u32 count, __le32 *tokens, u32 *done);
 void vb_token_put(struct vb_device *dev, u32 token);
 void vb_tokens_put_all(struct vb_device *dev);
-void vb_close_fds(const struct vb_reply *reply);
 void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
 		   bool for_current);
 
