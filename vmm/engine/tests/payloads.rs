@@ -319,14 +319,14 @@ fn model_specific_registers_hold_what_is_written() {
         a.wrmsr()?;
         a.mov(eax, dword_ptr(0x10).fs())?;
         result(a)?;
-        // A non-canonical base is refused.
+        // A reserved bit is refused.
         let mut after = a.create_label();
         a.lea(r8, qword_ptr(after))?;
-        a.mov(edx, 0x1000_0000)?;
+        a.mov(ecx, 0xc000_0080u32)?;
+        a.mov(eax, 0x503)?;
         a.wrmsr()?;
         a.set_label(&mut after)?;
         a.rdmsr()?;
-        a.mov(eax, edx)?;
         result(a)?;
         end(a)
     })
@@ -338,7 +338,7 @@ fn model_specific_registers_hold_what_is_written() {
         a.iretq()
     });
     // EFER: LMA, LME, SCE.
-    expect_results(&payload, &[0x501, 0x1234_5678, 13, 0]);
+    expect_results(&payload, &[0x501, 0x1234_5678, 13, 0x501]);
 }
 
 #[test]

@@ -198,3 +198,59 @@ impl MutEventSubscriber for ConsoleInput {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::tests::inbox;
+    use std::io::Write;
+    use std::sync::Arc;
+
+    fn source(fd: impl Into<OwnedFd>) -> (Option<ConsoleSource>, InputQueue) {
+        let queue = InputQueue::new();
+        (Some(ConsoleSource { fd: fd.into(), queue: queue.clone() }), queue)
+    }
+
+    /// Sleeps until the event thread delivered something, as the CPU's thread does.
+    fn next_wake(inbox: &crate::inbox::Inbox) {
+        inbox.wait(None);
+        assert!(inbox.take_wake());
+    }
+
+    #[test]
+    fn typed_bytes_arrive_and_wake_the_guest() {
+        let inbox = inbox();
+        let (reader, mut writer) = io::pipe().unwrap();
+        let (source, queue) = source(reader);
+        let events = EventThread::start(Handle::new(inbox.clone()), None, source).unwrap();
+        for (typed, total) in [("a", 1), ("bcd", 4)] {
+            writer.write_all(typed.as_bytes()).unwrap();
+            next_wake(&inbox);
+            assert_eq!(queue.len(), total);
+        }
+        drop(writer);
+        drop(events);
+        // Once it is joined nobody else holds the inbox.
+        assert_eq!(Arc::strong_count(&inbox), 1);
+    }
+
+    #[test]
+    fn a_regular_file_is_read_to_its_end_although_epoll_refuses_it() {
+        let inbox = inbox();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&vec![b'x'; CHUNK + 1]).unwrap();
+        let (source, queue) = source(file.reopen().unwrap());
+        let _events = EventThread::start(Handle::new(inbox.clone()), None, source).unwrap();
+        while queue.len() < CHUNK + 1 {
+            next_wake(&inbox);
+        }
+    }
+
+    #[test]
+    fn the_time_limit_ends_the_run() {
+        let inbox = inbox();
+        let _events = EventThread::start(Handle::new(inbox.clone()), Some(Duration::ZERO), None).unwrap();
+        inbox.wait(None);
+        assert_eq!(inbox.stop_reason(), Some(StopReason::Timeout));
+    }
+}

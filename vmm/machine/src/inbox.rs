@@ -135,3 +135,64 @@ impl Default for Activity {
         Activity::new()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use engine::{Config, Engine, Kind};
+
+    /// An inbox of a CPU that nobody runs.
+    pub(crate) fn inbox() -> Arc<Inbox> {
+        let ram = guest_ram::allocate(&[(vm_memory::GuestAddress(0), 0x10000)]).unwrap();
+        let engine = Engine::new(Kind::Soft, Arc::new(ram), Config::default()).unwrap();
+        Inbox::new(engine.kicker(), false)
+    }
+
+    #[test]
+    fn wakes_merge_and_are_taken_once() {
+        let inbox = inbox();
+        let handle = Handle::new(inbox.clone());
+        assert!(!inbox.take_wake());
+        handle.wake();
+        handle.clone().wake();
+        // There is a wish, so this returns at once.
+        inbox.wait(None);
+        assert!(inbox.take_wake());
+        assert!(!inbox.take_wake());
+    }
+
+    #[test]
+    fn the_first_reason_to_stop_counts_and_stays() {
+        let inbox = inbox();
+        let handle = Handle::new(inbox.clone());
+        handle.end(StopReason::Timeout);
+        handle.stop();
+        inbox.wait(None);
+        assert_eq!(inbox.stop_reason(), Some(StopReason::Timeout));
+        assert_eq!(inbox.stop_reason(), Some(StopReason::Timeout));
+    }
+
+    #[test]
+    fn a_waiting_thread_hears_a_wake_from_another() {
+        let inbox = inbox();
+        let handle = Handle::new(inbox.clone());
+        let other = std::thread::spawn(move || handle.wake());
+        inbox.wait(None);
+        assert!(inbox.take_wake());
+        other.join().unwrap();
+    }
+
+    #[test]
+    fn a_wait_with_a_limit_ends_without_a_wish() {
+        inbox().wait(Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn a_guest_is_busy_until_told_otherwise() {
+        let activity = Activity::new();
+        let device = activity.clone();
+        assert!(activity.is_busy());
+        device.set_busy(false);
+        assert!(!activity.is_busy());
+    }
+}

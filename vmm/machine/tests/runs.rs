@@ -1,0 +1,219 @@
+//! Whole runs of tiny guests, on every engine that this computer offers: from an ELF file to the
+//! reason why the run ended.
+
+mod guest;
+
+use std::io::Write;
+use std::time::Duration;
+
+use guest::*;
+use iced_x86::IcedError;
+use iced_x86::code_asm::*;
+use machine::{End, Kind, Machine, MachineError, Outcome};
+
+/// Runs a guest on every engine; `check` judges each run.
+fn run(
+    write: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    check: impl Fn(Kind, &Outcome, &str),
+) {
+    let kernel = kernel(write);
+    for engine in engines() {
+        let (machine, printed) = machine(engine, &kernel, None);
+        let outcome = machine.run().unwrap();
+        check(engine, &outcome, &printed.text());
+    }
+}
+
+#[test]
+fn a_guest_prints_and_switches_itself_off() {
+    run(
+        |a| {
+            print(a, "hello\nunfinished")?;
+            power_off(a)
+        },
+        |engine, outcome, printed| {
+            assert_eq!((&outcome.end, printed), (&End::PoweredOff, "hello\nunfinished"), "{engine}");
+            assert_eq!(outcome.console, ["hello", "unfinished"]);
+            assert_eq!(outcome.stats.accesses.port_writes, 17);
+            assert_eq!(outcome.stats.engine, engine);
+            assert_eq!(outcome.stats.instructions.is_some(), engine == Kind::Soft);
+        },
+    );
+}
+
+#[test]
+fn both_ways_to_reset_are_a_reset() {
+    for (port, value) in [(0x602, 1), (0x64, 0xfe)] {
+        run(
+            |a| {
+                out(a, port, value)?;
+                forever(a)
+            },
+            |engine, outcome, _| assert_eq!(outcome.end, End::Reset, "{engine} {port:#x}"),
+        );
+    }
+}
+
+#[test]
+fn a_crashed_cpu_is_named() {
+    run(
+        |a| a.ud2(),
+        |engine, outcome, _| assert!(matches!(outcome.end, End::TripleFault(_)), "{engine} {outcome:?}"),
+    );
+}
+
+#[test]
+fn a_reset_after_a_panic_is_the_panic() {
+    run(
+        |a| {
+            print(a, "Kernel panic - not syncing: Attempted to kill init!\n")?;
+            out(a, 0x602, 1)?;
+            forever(a)
+        },
+        |engine, outcome, _| {
+            assert_eq!(outcome.end, End::Panic("Attempted to kill init!".into()), "{engine}");
+            assert_eq!(outcome.console.len(), 1);
+        },
+    );
+}
+
+#[test]
+fn a_kernel_that_hangs_after_its_panic_does_not_hang_the_host() {
+    run(
+        |a| {
+            print(a, "Kernel panic - not syncing: x\n---[ end Kernel panic - not syncing: x ]---\n")?;
+            forever(a)
+        },
+        |engine, outcome, _| assert_eq!(outcome.end, End::Panic("x".into()), "{engine}"),
+    );
+}
+
+#[test]
+fn a_guest_that_never_ends_is_stopped_by_the_clock_or_by_hand() {
+    let kernel = kernel(forever);
+    for engine in engines() {
+        let (mut config, _) = config(engine, &kernel);
+        config.timeout = Some(Duration::ZERO);
+        assert_eq!(Machine::new(config).unwrap().run().unwrap().end, End::Timeout, "{engine}");
+
+        let (machine, _) = machine(engine, &kernel, None);
+        let running = machine.spawn().unwrap();
+        running.handle().stop();
+        assert_eq!(running.join().unwrap().end, End::Stopped, "{engine}");
+
+        // Dropping a run stops it, too; otherwise this would not return.
+        let (machine, _) = guest::machine(engine, &kernel, None);
+        drop(machine.spawn().unwrap());
+    }
+}
+
+#[test]
+fn the_boot_protocol_is_kept() {
+    run(
+        |a| {
+            // RSI is the zero page: its header magic, then the command line's first byte.
+            a.mov(ebx, dword_ptr(rsi + 0x202))?;
+            a.cmp(ebx, u32::from_le_bytes(*b"HdrS") as i32)?;
+            a.sete(cl)?;
+            a.add(cl, i32::from(b'0'))?;
+            a.mov(dx, 0x3f8)?;
+            a.mov(al, cl)?;
+            a.out(dx, al)?;
+            // The RSDP's first byte.
+            a.mov(rbx, qword_ptr(rsi + 0x70))?;
+            a.mov(al, byte_ptr(rbx))?;
+            a.out(dx, al)?;
+            // Selectors.
+            a.mov(eax, cs)?;
+            a.add(al, 0x20)?;
+            a.out(dx, al)?;
+            a.mov(eax, ss)?;
+            a.add(al, 0x20)?;
+            a.out(dx, al)?;
+            power_off(a)
+        },
+        |engine, _, printed| assert_eq!(printed, "1R08", "{engine}"),
+    );
+}
+
+#[test]
+fn typed_bytes_reach_the_guest() {
+    // Echoes what it receives, by polling the line status, until a line ends.
+    let echo = kernel(|a| {
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.mov(dx, 0x3fd)?;
+        a.in_(al, dx)?;
+        a.test(al, 1)?;
+        a.jz(again)?;
+        a.mov(dx, 0x3f8)?;
+        a.in_(al, dx)?;
+        a.out(dx, al)?;
+        a.cmp(al, i32::from(b'\n'))?;
+        a.jne(again)?;
+        power_off(a)
+    });
+    for engine in engines() {
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let (machine, printed) = machine(engine, &echo, Some(reader.into()));
+        writer.write_all(b"good morning\n").unwrap();
+        let outcome = machine.run().unwrap();
+        assert_eq!((outcome.end, printed.text().as_str()), (End::PoweredOff, "good morning\n"), "{engine}");
+    }
+}
+
+#[test]
+fn the_clock_shows_the_configured_date() {
+    // Seconds, minutes and hours of the CMOS clock, BCD, as letters from 'A'.
+    let kernel = kernel(|a| {
+        for register in [4, 2, 0] {
+            out(a, 0x70, register)?;
+            a.mov(dx, 0x71)?;
+            a.in_(al, dx)?;
+            a.add(al, i32::from(b'A'))?;
+            a.mov(dx, 0x3f8)?;
+            a.out(dx, al)?;
+        }
+        power_off(a)
+    });
+    let (mut config, printed) = config(Kind::Soft, &kernel);
+    config.rtc_base = Duration::from_secs(3 * 3600 + 2 * 60 + 1);
+    Machine::new(config).unwrap().run().unwrap();
+    assert_eq!(printed.text(), "DCB");
+}
+
+#[test]
+fn on_the_soft_engine_a_run_repeats_exactly() {
+    let kernel = kernel(|a| {
+        a.mov(ecx, 100_000)?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        print(a, "done\n")?;
+        power_off(a)
+    });
+    let run = || {
+        let (machine, _) = machine(Kind::Soft, &kernel, None);
+        let stats = machine.run().unwrap().stats;
+        (stats.instructions, stats.guest_time, stats.accesses, stats.exits)
+    };
+    let first = run();
+    assert!(first.0 > Some(200_000));
+    assert_eq!(first, run());
+}
+
+#[test]
+fn a_machine_that_cannot_be_is_an_error() {
+    let kernel = kernel(power_off);
+    let with = |change: fn(&mut machine::MachineConfig)| {
+        let (mut config, _) = config(Kind::Soft, &kernel);
+        change(&mut config);
+        Machine::new(config).err().expect("refused")
+    };
+    assert!(matches!(with(|c| c.memory_bytes = 1 << 20), MachineError::MemoryTooSmall { .. }));
+    assert!(matches!(with(|c| c.memory_bytes = 1 << 50), MachineError::MemoryTooLarge { .. }));
+    assert!(matches!(with(|c| c.kernel = "/dev/null".into()), MachineError::Read { .. }));
+    assert!(matches!(with(|c| c.initrd = Some("/nonexistent".into())), MachineError::Read { .. }));
+    assert!(matches!(with(|c| c.cmdline = "x".repeat(5000)), MachineError::CommandLineTooLong { .. }));
+}
