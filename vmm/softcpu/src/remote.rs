@@ -54,6 +54,11 @@ impl Remote {
         self.shared.attention.store(true, Ordering::SeqCst);
     }
 
+    /// Makes the run loop look at its interrupts before the next block.
+    pub(crate) fn request_attention(&self) {
+        self.shared.attention.store(true, Ordering::Relaxed);
+    }
+
     /// True when another thread changed something since [`take`](Self::take).
     #[inline(always)]
     pub(crate) fn attention(&self) -> bool {

@@ -1,12 +1,18 @@
 //! The public face: a virtual machine of one CPU, RAM and interrupt controllers.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
 use guest_ram::GuestRam;
 use vm_memory::GuestAddress;
 
+use crate::cpu::{Cause, Cpu};
+use crate::flags;
+use crate::interrupt::{Source, TripleFault};
+use crate::memory::Ram;
 use crate::remote::Remote;
+use crate::uop::Flow;
 
 /// How guest time passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,8 +134,9 @@ pub struct Stats {
 
 /// A virtual machine of one CPU.
 pub struct Vm {
-    _ram: Arc<GuestRam>,
-    remote: Remote,
+    cpu: Box<Cpu>,
+    /// `hlt` was executed and nothing has woken the CPU.
+    halted: bool,
 }
 
 impl Vm {
@@ -141,45 +148,154 @@ impl Vm {
         if !(1_000_000..=100_000_000_000).contains(&config.tsc_hz) {
             return Err(ConfigError::TscHz(config.tsc_hz));
         }
-        Ok(Vm { _ram: ram, remote: Remote::default() })
+        Ok(Vm { cpu: Box::new(Cpu::new(Ram::new(ram), &config)), halted: false })
     }
 
     /// Puts the CPU into 64-bit mode as the boot protocol wants it.
-    pub fn set_entry(&mut self, _entry: &EntryState) {}
+    pub fn set_entry(&mut self, entry: &EntryState) {
+        self.halted = false;
+        self.cpu.enter_long_mode(entry);
+    }
 
     /// Runs until something happens that the caller must see.
-    pub fn run(&mut self, _bus: &mut dyn Bus) -> Exit {
-        Exit::DeadHalt
+    pub fn run(&mut self, bus: &mut dyn Bus) -> Exit {
+        let bus = NonNull::from(bus);
+        // SAFETY: only the lifetime changes. The pointer is used by `Cpu::with_bus` alone, and
+        // taken back below, before the borrow of `bus` ends. (If a device panics it stays, unused,
+        // until the next run replaces it.)
+        self.cpu.bus =
+            Some(unsafe { std::mem::transmute::<NonNull<dyn Bus + '_>, NonNull<dyn Bus + 'static>>(bus) });
+        let exit = self.run_with_bus();
+        self.cpu.bus = None;
+        exit
+    }
+
+    fn run_with_bus(&mut self) -> Exit {
+        if let Some(exit) = self.events() {
+            return exit;
+        }
+        loop {
+            let cpu = &mut *self.cpu;
+            cpu.block_len = 0;
+            cpu.code.collect(&cpu.ram);
+            if cpu.remaining <= 0 || cpu.board.remote.attention() {
+                if let Some(exit) = self.events() {
+                    return exit;
+                }
+            }
+            let cpu = &mut *self.cpu;
+            if cpu.interrupt_pending && cpu.flags.interrupts() && !cpu.shadow {
+                self.halted = false;
+                let vector = cpu.board.apic.acknowledge();
+                cpu.interrupts_changed();
+                if cpu.interrupt(vector, None, Source::External).is_err()
+                    && let Err(TripleFault(cause)) = cpu.abort_delivered()
+                {
+                    return Exit::TripleFault(cause);
+                }
+            }
+            if self.halted {
+                return self.idle();
+            }
+            let flow = if cpu.shadow || cpu.alone || cpu.flags.system & flags::TF != 0 {
+                cpu.single_step()
+            } else {
+                cpu.run_blocks()
+            };
+            match flow {
+                Flow::Halt => {
+                    self.halted = true;
+                    // Time or other threads may have something already.
+                    if let Some(exit) = self.events() {
+                        return exit;
+                    }
+                }
+                Flow::Abort if self.cpu.abort == Cause::Alone => {
+                    self.cpu.alone = true;
+                }
+                Flow::Abort => {
+                    if let Err(TripleFault(cause)) = self.cpu.abort_delivered() {
+                        return Exit::TripleFault(cause);
+                    }
+                }
+                Flow::Link0 | Flow::Link1 | Flow::Jump | Flow::Sync => {}
+            }
+        }
+    }
+
+    /// Looks at the clock, at what other threads asked for and at what devices wrote.
+    fn events(&mut self) -> Option<Exit> {
+        let cpu = &mut *self.cpu;
+        cpu.drain_stale();
+        let kicked = cpu.board.take_requests();
+        let now = cpu.now();
+        cpu.board.apic.advance(now);
+        cpu.interrupt_pending = cpu.board.pending();
+        let slice = cpu.clock.slice_ended(cpu.remaining);
+        cpu.reschedule();
+        if kicked {
+            return Some(Exit::Stopped);
+        }
+        slice.then_some(Exit::Slice)
+    }
+
+    fn idle(&self) -> Exit {
+        if !self.cpu.flags.interrupts() {
+            return Exit::DeadHalt;
+        }
+        let cpu = &self.cpu;
+        let timer = cpu.board.apic.next_timer(cpu.now());
+        Exit::Idle { until: timer.map(|ticks| cpu.clock.duration(ticks)) }
     }
 
     /// A handle for other threads.
     pub fn remote(&self) -> Remote {
-        self.remote.clone()
+        self.cpu.board.remote.clone()
     }
 
     /// Guest time since power-on.
     pub fn now(&self) -> Duration {
-        Duration::ZERO
+        self.cpu.clock.duration(self.cpu.now())
     }
 
     /// Instructions executed.
     pub fn instructions(&self) -> u64 {
-        0
+        self.cpu.clock.instructions(self.cpu.remaining)
     }
 
     /// Virtual mode: guest time jumps forward to `until` (a time that [`Exit::Idle`] named).
-    pub fn skip_to(&mut self, _until: Duration) {}
+    pub fn skip_to(&mut self, until: Duration) {
+        self.cpu.clock.skip_to(self.cpu.remaining, until);
+    }
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        Stats::default()
+        let cpu = &self.cpu;
+        let unknown = cpu.unknown.iter().map(|(mnemonic, count)| {
+            let name = iced_x86::Mnemonic::try_from(*mnemonic as usize);
+            (name.map_or_else(|_| mnemonic.to_string(), |name| format!("{name:?}")), *count)
+        });
+        Stats {
+            instructions: self.instructions(),
+            blocks: cpu.code.decoded,
+            invalidations: cpu.code.invalidated,
+            tlb_fills: cpu.tlb.fills,
+            tlb_flushes: cpu.tlb.flushes,
+            unknown: unknown.collect(),
+        }
     }
 
     /// The general registers, RIP and RFLAGS.
     pub fn registers(&self) -> Registers {
-        Registers::default()
+        let mut gpr = [0; 16];
+        gpr.copy_from_slice(&self.cpu.gpr[..16]);
+        Registers { gpr, rip: self.cpu.rip, rflags: self.cpu.flags.bits() }
     }
 
     /// Replaces the general registers, RIP and RFLAGS.
-    pub fn set_registers(&mut self, _registers: &Registers) {}
+    pub fn set_registers(&mut self, registers: &Registers) {
+        self.cpu.gpr[..16].copy_from_slice(&registers.gpr);
+        self.cpu.rip = registers.rip;
+        self.cpu.flags.set_bits(registers.rflags);
+    }
 }

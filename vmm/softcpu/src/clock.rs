@@ -1,0 +1,125 @@
+//! Guest time.
+//!
+//! Instructions are counted by counting down: `remaining` in the CPU is what is left until the
+//! next event, so that a block's entry needs one subtraction and one test.
+
+use std::time::{Duration, Instant};
+
+use crate::apic::Ticks;
+use crate::random::mix;
+use crate::vm::{ClockMode, Config};
+
+/// Guest time between two [`Exit::Slice`](crate::Exit::Slice) in virtual mode.
+const SLICE: Duration = Duration::from_millis(10);
+
+/// Host mode: instructions between two looks at the host's clock.
+const HOST_STEP: u64 = 20_000;
+
+/// Virtual mode with a seed: a timer interrupt falls up to this many instructions late.
+const JITTER: u64 = 4096;
+
+pub struct Clock {
+    mode: ClockMode,
+    hz: u64,
+    seed: u64,
+    /// The instruction count at which the CPU's `remaining` is zero.
+    end: u64,
+    /// Virtual mode: ticks that passed without instructions.
+    skipped: u64,
+    next_slice: u64,
+    started: Instant,
+    /// IA32_TSC_ADJUST.
+    pub adjust: u64,
+}
+
+impl Clock {
+    pub fn new(config: &Config) -> Clock {
+        let mut clock = Clock {
+            mode: config.clock,
+            hz: config.tsc_hz,
+            seed: config.seed,
+            end: 0,
+            skipped: 0,
+            next_slice: 0,
+            started: Instant::now(),
+            adjust: 0,
+        };
+        clock.next_slice = clock.ticks(SLICE);
+        clock
+    }
+
+    /// Ticks in a second.
+    pub fn hz(&self) -> u64 {
+        self.hz
+    }
+
+    /// Instructions executed, where `remaining` is the CPU's.
+    pub fn instructions(&self, remaining: i64) -> u64 {
+        self.end.wrapping_sub(remaining as u64)
+    }
+
+    /// The time, where `remaining` is the CPU's.
+    pub fn now(&self, remaining: i64) -> Ticks {
+        match self.mode {
+            ClockMode::Virtual => Ticks(self.instructions(remaining).wrapping_add(self.skipped)),
+            ClockMode::Host => Ticks(self.ticks(self.started.elapsed())),
+        }
+    }
+
+    /// Sets `remaining` so that it runs out at the next event.
+    pub fn schedule(&mut self, remaining: &mut i64, timer: Option<Ticks>) {
+        let executed = self.instructions(*remaining);
+        let now = self.now(*remaining).0;
+        let budget = match self.mode {
+            ClockMode::Virtual => {
+                let timer = timer.map_or(u64::MAX, |timer| timer.0.saturating_add(self.jitter(timer.0)));
+                timer.min(self.next_slice).saturating_sub(now)
+            }
+            ClockMode::Host => {
+                // About four ticks (nanoseconds) pass in an instruction.
+                let timer = timer.map_or(u64::MAX, |timer| timer.0.saturating_sub(now) / 4);
+                timer.clamp(100, HOST_STEP)
+            }
+        };
+        *remaining = budget as i64;
+        self.end = executed.wrapping_add(budget);
+    }
+
+    fn jitter(&self, deadline: u64) -> u64 {
+        if self.seed == 0 { 0 } else { mix(self.seed ^ deadline) % JITTER }
+    }
+
+    /// True once for each slice of virtual time.
+    pub fn slice_ended(&mut self, remaining: i64) -> bool {
+        let now = self.now(remaining).0;
+        if self.mode == ClockMode::Host || now < self.next_slice {
+            return false;
+        }
+        self.next_slice = now + self.ticks(SLICE);
+        true
+    }
+
+    /// Virtual mode: lets time pass until `until`.
+    pub fn skip_to(&mut self, remaining: i64, until: Duration) {
+        if self.mode == ClockMode::Virtual {
+            let now = self.now(remaining).0;
+            self.skipped += self.ticks(until).saturating_sub(now);
+        }
+    }
+
+    /// A duration in ticks, rounded down.
+    fn ticks(&self, duration: Duration) -> u64 {
+        (duration.as_nanos() * self.hz as u128 / 1_000_000_000) as u64
+    }
+
+    /// Ticks as a duration, rounded up, so that its ticks are no fewer.
+    pub fn duration(&self, ticks: Ticks) -> Duration {
+        let nanos = (ticks.0 as u128 * 1_000_000_000).div_ceil(self.hz as u128);
+        Duration::from_nanos(nanos.min(u64::MAX as u128) as u64)
+    }
+
+    /// The time-stamp counter at `now`.
+    pub fn tsc(&self, now: Ticks) -> u64 {
+        now.0.wrapping_add(self.adjust)
+    }
+}

@@ -1,0 +1,150 @@
+//! Near jumps, calls and returns, and what ends a block without an instruction.
+//!
+//! Targets in `imm` and fall-through addresses are offsets from the block's page.
+
+use super::{attempt, pick_condition};
+use crate::cpu::Cpu;
+use crate::exception::Exception;
+use crate::paging::is_canonical;
+use crate::uop::{Cursor, Flow, Handler, PAGE_BASE};
+
+/// Leaves the block through link 0 or 1 to an offset from its page.
+#[inline(always)]
+fn leave(cpu: &mut Cpu, offset: u64, flow: Flow) -> Flow {
+    cpu.rip = cpu.gpr[PAGE_BASE as usize].wrapping_add(offset);
+    flow
+}
+
+/// The block goes on in another one, because it is full or its page is.
+pub fn fall_through(cpu: &mut Cpu, at: Cursor) -> Flow {
+    leave(cpu, at.uop().imm, Flow::Link0)
+}
+
+/// JMP to a fixed place.
+pub fn jmp(cpu: &mut Cpu, at: Cursor) -> Flow {
+    leave(cpu, at.uop().imm, Flow::Link1)
+}
+
+fn jcc_condition<const CC: u8>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let uop = at.uop();
+    if cpu.flags.condition::<CC>() {
+        leave(cpu, uop.imm, Flow::Link1)
+    } else {
+        leave(cpu, uop.next_offset(), Flow::Link0)
+    }
+}
+
+/// The handler of a conditional jump.
+pub fn jcc(condition: u8) -> Handler {
+    pick_condition!(condition; jcc_condition[])
+}
+
+/// CALL of a fixed place.
+pub fn call(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let uop = at.uop();
+    let back = cpu.next_rip(at);
+    attempt!(cpu, at, cpu.push(back));
+    leave(cpu, uop.imm, Flow::Link1)
+}
+
+/// Jumps to an address that only now is known.
+#[inline(always)]
+fn jump_to(cpu: &mut Cpu, at: Cursor, target: u64) -> Flow {
+    if !is_canonical(target) {
+        return cpu.fault(at, Exception::GeneralProtection(0));
+    }
+    cpu.rip = target;
+    Flow::Jump
+}
+
+pub fn jmp_reg(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let target = cpu.gpr[at.uop().r1 as usize & 31];
+    jump_to(cpu, at, target)
+}
+
+pub fn jmp_mem(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let target = attempt!(cpu, at, cpu.load::<u64>(cpu.address::<true>(at.uop())));
+    jump_to(cpu, at, target)
+}
+
+#[inline(always)]
+fn call_to(cpu: &mut Cpu, at: Cursor, target: u64) -> Flow {
+    if !is_canonical(target) {
+        return cpu.fault(at, Exception::GeneralProtection(0));
+    }
+    let back = cpu.next_rip(at);
+    attempt!(cpu, at, cpu.push(back));
+    cpu.rip = target;
+    Flow::Jump
+}
+
+pub fn call_reg(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let target = cpu.gpr[at.uop().r1 as usize & 31];
+    call_to(cpu, at, target)
+}
+
+pub fn call_mem(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let target = attempt!(cpu, at, cpu.load::<u64>(cpu.address::<true>(at.uop())));
+    call_to(cpu, at, target)
+}
+
+/// RET, which drops `imm` more bytes.
+pub fn ret(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let rsp = cpu.gpr[4];
+    let target = attempt!(cpu, at, cpu.load::<u64>(rsp));
+    if !is_canonical(target) {
+        return cpu.fault(at, Exception::GeneralProtection(0));
+    }
+    cpu.gpr[4] = rsp.wrapping_add(8).wrapping_add(at.uop().imm);
+    cpu.rip = target;
+    Flow::Jump
+}
+
+/// LOOP, LOOPE, LOOPNE: `r0` is 0, 1, 2; `disp` masks the counter's size.
+pub fn loop_(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let uop = at.uop();
+    let count = counter(cpu, at).wrapping_sub(1);
+    if uop.disp == 4 {
+        cpu.gpr[1] = count as u32 as u64;
+    } else {
+        cpu.gpr[1] = count;
+    }
+    let more = counter(cpu, at) != 0;
+    let taken = match uop.r0 {
+        0 => more,
+        1 => more && cpu.flags.zf(),
+        _ => more && !cpu.flags.zf(),
+    };
+    if taken { leave(cpu, uop.imm, Flow::Link1) } else { leave(cpu, uop.next_offset(), Flow::Link0) }
+}
+
+/// JRCXZ and JECXZ.
+pub fn jcxz(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let uop = at.uop();
+    if counter(cpu, at) == 0 {
+        leave(cpu, uop.imm, Flow::Link1)
+    } else {
+        leave(cpu, uop.next_offset(), Flow::Link0)
+    }
+}
+
+/// RCX, or ECX where `disp` is 4.
+fn counter(cpu: &Cpu, at: Cursor) -> u64 {
+    if at.uop().disp == 4 { cpu.gpr[1] as u32 as u64 } else { cpu.gpr[1] }
+}
+
+/// The instruction does not exist, or not here.
+pub fn invalid(cpu: &mut Cpu, at: Cursor) -> Flow {
+    cpu.fault(at, Exception::InvalidOpcode)
+}
+
+/// An instruction this CPU lacks: #UD, and counted. `imm` is iced's number of the mnemonic.
+pub fn unknown(cpu: &mut Cpu, at: Cursor) -> Flow {
+    *cpu.unknown.entry(at.uop().imm as u16).or_default() += 1;
+    cpu.fault(at, Exception::InvalidOpcode)
+}
+
+/// An instruction longer than 15 bytes.
+pub fn too_long(cpu: &mut Cpu, at: Cursor) -> Flow {
+    cpu.fault(at, Exception::GeneralProtection(0))
+}

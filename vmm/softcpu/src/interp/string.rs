@@ -1,0 +1,258 @@
+//! String instructions.
+//!
+//! A repeated one executes at most one page's worth of elements at a time. Where more is left,
+//! RIP stays and the run loop comes back, so interrupts are taken and a fault in the middle
+//! leaves RCX, RSI and RDI as they are then.
+
+use super::{attempt, pick};
+use crate::cpu::{Abort, Cpu};
+use crate::memory::{HostPage, PAGE};
+use crate::paging::Access;
+use crate::uop::{Cursor, Flow, Handler, PAGE_BASE, Uop};
+use crate::word::{self, Word};
+
+const RAX: u8 = 0;
+const RCX: usize = 1;
+const RSI: usize = 6;
+const RDI: usize = 7;
+
+/// A repeat prefix, as `Uop::extra` holds it.
+pub const ONCE: u16 = 0;
+/// REP or REPE.
+pub const REPEAT: u16 = 1;
+/// REPNE.
+pub const REPEAT_UNEQUAL: u16 = 2;
+
+/// Bytes a host copies in the time of one guest instruction; it is how long strings take.
+const BYTES_PER_TICK: u64 = 64;
+
+/// Adds to a counter or pointer register; `uop.imm` masks 32-bit addresses.
+#[inline(always)]
+fn advance(cpu: &mut Cpu, uop: &Uop, register: usize, by: u64) {
+    cpu.gpr[register] = cpu.gpr[register].wrapping_add(by) & uop.imm;
+}
+
+/// The signed distance from one element to the next.
+#[inline(always)]
+fn step<W: Word>(cpu: &Cpu) -> u64 {
+    if cpu.flags.backwards() { W::BYTES.wrapping_neg() } else { W::BYTES }
+}
+
+/// Address of the element at RSI in the segment of the instruction.
+#[inline(always)]
+fn source(cpu: &Cpu, uop: &Uop) -> u64 {
+    (cpu.gpr[RSI] & uop.imm).wrapping_add(cpu.gpr[uop.segment as usize & 31])
+}
+
+#[inline(always)]
+fn destination(cpu: &Cpu, uop: &Uop) -> u64 {
+    cpu.gpr[RDI] & uop.imm
+}
+
+/// Whole elements from `address` to the end of its page.
+fn elements_in_page<W: Word>(address: u64) -> u64 {
+    (PAGE - address % PAGE) / W::BYTES
+}
+
+/// Leaves the block to execute the instruction at `at` again.
+fn again(cpu: &mut Cpu, at: Cursor) -> Flow {
+    cpu.rip = cpu.gpr[PAGE_BASE as usize].wrapping_add(at.uop().offset as u64);
+    cpu.remaining += cpu.block_instructions as i64 - at.uop().ordinal as i64 - 1;
+    Flow::Jump
+}
+
+/// Runs `element` once, or RCX times. It returns false to stop a REPE or REPNE.
+#[inline(always)]
+fn repeat(
+    cpu: &mut Cpu,
+    at: Cursor,
+    mut element: impl FnMut(&mut Cpu, &Uop) -> Result<bool, Abort>,
+) -> Flow {
+    let uop = at.uop();
+    if uop.extra == ONCE {
+        attempt!(cpu, at, element(cpu, uop));
+        return at.next(cpu);
+    }
+    for _ in 0..256 {
+        if cpu.gpr[RCX] & uop.imm == 0 {
+            return at.next(cpu);
+        }
+        let more = attempt!(cpu, at, element(cpu, uop));
+        advance(cpu, uop, RCX, u64::MAX);
+        cpu.remaining -= 1;
+        if !more {
+            return at.next(cpu);
+        }
+    }
+    if cpu.gpr[RCX] & uop.imm == 0 { at.next(cpu) } else { again(cpu, at) }
+}
+
+/// The page a whole run of stores may go to, or `None` if each needs care: it is not RAM, or it
+/// holds decoded code.
+fn plain_destination(cpu: &mut Cpu, address: u64) -> Result<Option<HostPage>, Abort> {
+    let physical = cpu.translate(cpu.mode, address, Access::Write)?;
+    if cpu.code.holds_code(&cpu.ram, physical) {
+        return Ok(None);
+    }
+    Ok(cpu.ram.page(physical))
+}
+
+/// MOVS, forwards, within one page each. Returns the number of elements moved.
+fn move_run<W: Word>(cpu: &mut Cpu, from: u64, to: u64, count: u64) -> Result<u64, Abort> {
+    let n = count.min(elements_in_page::<W>(from)).min(elements_in_page::<W>(to));
+    if n == 0 {
+        return Ok(0);
+    }
+    let physical = cpu.translate(cpu.mode, from, Access::Read)?;
+    let Some(to_page) = plain_destination(cpu, to)? else { return Ok(0) };
+    let Some(from_page) = cpu.ram.page(physical) else { return Ok(0) };
+    to_page.move_forward(to % PAGE, from_page, from % PAGE, n * W::BYTES);
+    Ok(n)
+}
+
+fn movs<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let uop = at.uop();
+    let count = cpu.gpr[RCX] & uop.imm;
+    if uop.extra != ONCE && count > 1 && !cpu.flags.backwards() {
+        let (from, to) = (source(cpu, uop), destination(cpu, uop));
+        let moved = attempt!(cpu, at, move_run::<W>(cpu, from, to, count));
+        if moved > 0 {
+            advance(cpu, uop, RSI, moved * W::BYTES);
+            return finish_run(cpu, at, moved, W::BYTES);
+        }
+    }
+    repeat(cpu, at, |cpu, uop| {
+        let value = cpu.load::<W>(source(cpu, uop))?;
+        cpu.store(destination(cpu, uop), value)?;
+        let step = step::<W>(cpu);
+        advance(cpu, uop, RSI, step);
+        advance(cpu, uop, RDI, step);
+        Ok(true)
+    })
+}
+
+/// Accounts for `n` elements written at RDI.
+fn finish_run(cpu: &mut Cpu, at: Cursor, n: u64, size: u64) -> Flow {
+    let uop = at.uop();
+    advance(cpu, uop, RDI, n * size);
+    advance(cpu, uop, RCX, n.wrapping_neg());
+    cpu.remaining -= (n * size / BYTES_PER_TICK) as i64;
+    if cpu.gpr[RCX] & uop.imm == 0 { at.next(cpu) } else { again(cpu, at) }
+}
+
+fn stos<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let uop = at.uop();
+    let count = cpu.gpr[RCX] & uop.imm;
+    let value = W::read(&cpu.gpr, RAX);
+    if uop.extra != ONCE && count > 1 && !cpu.flags.backwards() {
+        let to = destination(cpu, uop);
+        let n = count.min(elements_in_page::<W>(to));
+        if n > 0
+            && let Some(page) = attempt!(cpu, at, plain_destination(cpu, to))
+        {
+            page.fill(to % PAGE, value, n);
+            return finish_run(cpu, at, n, W::BYTES);
+        }
+    }
+    repeat(cpu, at, |cpu, uop| {
+        cpu.store(destination(cpu, uop), value)?;
+        let step = step::<W>(cpu);
+        advance(cpu, uop, RDI, step);
+        Ok(true)
+    })
+}
+
+fn lods<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    repeat(cpu, at, |cpu, uop| {
+        cpu.load::<W>(source(cpu, uop))?.write(&mut cpu.gpr, RAX);
+        let step = step::<W>(cpu);
+        advance(cpu, uop, RSI, step);
+        Ok(true)
+    })
+}
+
+/// Whether REPE or REPNE goes on after a comparison.
+#[inline(always)]
+fn goes_on(cpu: &Cpu, uop: &Uop) -> bool {
+    cpu.flags.zf() == (uop.extra == REPEAT)
+}
+
+fn scas<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    repeat(cpu, at, |cpu, uop| {
+        let value = cpu.load::<W>(destination(cpu, uop))?;
+        let rax = W::read(&cpu.gpr, RAX);
+        word::sub(&mut cpu.flags, rax, value, false);
+        let step = step::<W>(cpu);
+        advance(cpu, uop, RDI, step);
+        Ok(goes_on(cpu, uop))
+    })
+}
+
+fn cmps<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    repeat(cpu, at, |cpu, uop| {
+        let first = cpu.load::<W>(source(cpu, uop))?;
+        let second = cpu.load::<W>(destination(cpu, uop))?;
+        word::sub(&mut cpu.flags, first, second, false);
+        let step = step::<W>(cpu);
+        advance(cpu, uop, RSI, step);
+        advance(cpu, uop, RDI, step);
+        Ok(goes_on(cpu, uop))
+    })
+}
+
+/// One of the string instructions that work on memory and the accumulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StringOp {
+    Movs,
+    Stos,
+    Lods,
+    Scas,
+    Cmps,
+}
+
+/// The handler of a string instruction.
+pub fn handler(op: StringOp, size: usize) -> Handler {
+    match op {
+        StringOp::Movs => pick!(size; movs[]),
+        StringOp::Stos => pick!(size; stos[]),
+        StringOp::Lods => pick!(size; lods[]),
+        StringOp::Scas => pick!(size; scas[]),
+        StringOp::Cmps => pick!(size; cmps[]),
+    }
+}
+
+/// INS of `uop.r0` bytes from port DX.
+pub fn ins(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let size = at.uop().r0;
+    repeat(cpu, at, |cpu, uop| {
+        let to = destination(cpu, uop);
+        cpu.probe_write(to, size as u64)?;
+        let value = cpu.port_in(cpu.gpr[2] as u16, size)?;
+        match size {
+            1 => cpu.store(to, value as u8)?,
+            2 => cpu.store(to, value as u16)?,
+            _ => cpu.store(to, value)?,
+        }
+        let step = if cpu.flags.backwards() { (size as u64).wrapping_neg() } else { size as u64 };
+        advance(cpu, uop, RDI, step);
+        Ok(true)
+    })
+}
+
+/// OUTS of `uop.r0` bytes to port DX.
+pub fn outs(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let size = at.uop().r0;
+    repeat(cpu, at, |cpu, uop| {
+        let from = source(cpu, uop);
+        let value = match size {
+            1 => cpu.load::<u8>(from)? as u32,
+            2 => cpu.load::<u16>(from)? as u32,
+            _ => cpu.load::<u32>(from)?,
+        };
+        cpu.port_out(cpu.gpr[2] as u16, size, value)?;
+        let step = if cpu.flags.backwards() { (size as u64).wrapping_neg() } else { size as u64 };
+        advance(cpu, uop, RSI, step);
+        Ok(true)
+    })
+}
+

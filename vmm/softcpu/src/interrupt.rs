@@ -1,0 +1,404 @@
+//! Interrupts and exceptions through the IDT, and the ways back. (SDM volume 3, chapter 6.)
+
+use crate::cpu::{Abort, Cause, Cpu};
+use crate::exception::Exception;
+use crate::flags;
+use crate::interp::stack::RSP;
+use crate::paging::is_canonical;
+use crate::segment::{Descriptor, FLAT_CODE, FLAT_DATA, Loaded, Segment};
+use crate::tlb::Mode;
+use crate::uop::GS_BASE;
+
+/// Where an interrupt comes from; it decides which checks and which saved RFLAGS apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A device or the APIC timer.
+    External,
+    /// An exception of the processor.
+    Exception,
+    /// INT n, INT3, INTO.
+    Software,
+}
+
+const INTERRUPT_GATE: u64 = 14;
+const TRAP_GATE: u64 = 15;
+const DOUBLE_FAULT: u8 = 8;
+
+impl Exception {
+    /// Vector and error code.
+    pub fn vector(self) -> (u8, Option<u16>) {
+        match self {
+            Exception::DivideError => (0, None),
+            Exception::Debug => (1, None),
+            Exception::Breakpoint => (3, None),
+            Exception::InvalidOpcode => (6, None),
+            Exception::DeviceNotAvailable => (7, None),
+            Exception::InvalidTss(code) => (10, Some(code)),
+            Exception::SegmentNotPresent(code) => (11, Some(code)),
+            Exception::StackFault(code) => (12, Some(code)),
+            Exception::GeneralProtection(code) => (13, Some(code)),
+            Exception::PageFault { code, .. } => (14, Some(code)),
+            Exception::X87FloatingPoint => (16, None),
+            Exception::AlignmentCheck => (17, Some(0)),
+            Exception::SimdFloatingPoint => (19, None),
+        }
+    }
+
+    fn is_contributory(self) -> bool {
+        matches!(
+            self,
+            Exception::DivideError
+                | Exception::InvalidTss(_)
+                | Exception::SegmentNotPresent(_)
+                | Exception::StackFault(_)
+                | Exception::GeneralProtection(_)
+        )
+    }
+
+    fn is_page_fault(self) -> bool {
+        matches!(self, Exception::PageFault { .. })
+    }
+}
+
+/// The guest is beyond help; a description of the last two exceptions.
+#[derive(Debug)]
+pub struct TripleFault(pub String);
+
+impl Cpu {
+    /// Takes the cause of the last abort as an exception.
+    fn aborted_by(&mut self) -> Exception {
+        match self.abort {
+            Cause::Exception(exception) => exception,
+            // The stack is what interrupt delivery reaches with a program's address.
+            Cause::NonCanonical => Exception::StackFault(0),
+            // No block is being executed that could overwrite itself.
+            Cause::Alone => Exception::GeneralProtection(0),
+        }
+    }
+
+    /// Deals with the cause for which the instruction at RIP was given up.
+    pub fn abort_delivered(&mut self) -> Result<(), TripleFault> {
+        let exception = self.aborted_by();
+        self.deliver_exception(exception)
+    }
+
+    /// Delivers an exception of the instruction at RIP, and what delivering it causes.
+    pub fn deliver_exception(&mut self, exception: Exception) -> Result<(), TripleFault> {
+        let mut current = exception;
+        loop {
+            if let Exception::PageFault { address, .. } = current {
+                self.cr2 = address;
+            }
+            let (vector, code) = current.vector();
+            if self.interrupt(vector, code, Source::Exception).is_ok() {
+                return Ok(());
+            }
+            let second = self.aborted_by();
+            let double = current.is_contributory() && second.is_contributory()
+                || current.is_page_fault() && (second.is_contributory() || second.is_page_fault());
+            if !double {
+                current = second;
+                continue;
+            }
+            if let Exception::PageFault { address, .. } = second {
+                self.cr2 = address;
+            }
+            if self.interrupt(DOUBLE_FAULT, Some(0), Source::Exception).is_ok() {
+                return Ok(());
+            }
+            let third = self.aborted_by();
+            return Err(TripleFault(format!(
+                "{current:?}, then {second:?}, then {third:?} at rip {:#x}, rsp {:#x}, cr2 {:#x}",
+                self.rip, self.gpr[RSP], self.cr2
+            )));
+        }
+    }
+
+    /// Enters the handler of `vector`; RIP is the address to return to. On `Err` nothing has
+    /// changed.
+    pub fn interrupt(&mut self, vector: u8, code: Option<u16>, source: Source) -> Result<(), Abort> {
+        let external = (source != Source::Software) as u16;
+        let gate_error = Exception::GeneralProtection((vector as u16) << 3 | 2 | external);
+        if vector as u32 * 16 + 15 > self.segments.idt.limit as u32 {
+            return Err(self.raise(gate_error));
+        }
+        let at = self.segments.idt.base.wrapping_add(vector as u64 * 16);
+        let (low, high) = (self.load_system::<u64>(at)?, self.load_system::<u64>(at.wrapping_add(8))?);
+        let kind = low >> 40 & 0x1f;
+        let privileged = source == Source::Software && ((low >> 45 & 3) as u8) < self.cpl();
+        if kind != INTERRUPT_GATE && kind != TRAP_GATE || privileged {
+            return Err(self.raise(gate_error));
+        }
+        if low >> 47 & 1 == 0 {
+            return Err(self.raise(Exception::SegmentNotPresent((vector as u16) << 3 | 2 | external)));
+        }
+        let target = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
+        let (code_segment, cpl) = self.gate_code_segment((low >> 16) as u16, external)?;
+
+        let ist = low >> 32 & 7;
+        let rsp = if ist != 0 {
+            self.tss_word(0x24 + 8 * (ist - 1))?
+        } else if cpl < self.cpl() {
+            self.tss_word(4 + 8 * cpl as u64)?
+        } else {
+            self.gpr[RSP]
+        };
+        if !is_canonical(rsp) || !is_canonical(target) {
+            return Err(self.raise(if is_canonical(rsp) {
+                Exception::GeneralProtection(external)
+            } else {
+                Exception::StackFault(external)
+            }));
+        }
+        let mut saved_flags = self.flags.bits() & !flags::RF;
+        if source == Source::Exception && !matches!(vector, 3 | 4 | DOUBLE_FAULT) {
+            saved_flags |= flags::RF;
+        }
+        let frame = [
+            self.segments[Segment::Ss].selector as u64,
+            self.gpr[RSP],
+            saved_flags,
+            self.segments[Segment::Cs].selector as u64,
+            self.rip,
+        ];
+        let mut top = rsp & !0xf;
+        let mode = if cpl == 3 { Mode::User } else { Mode::Supervisor };
+        for value in frame.into_iter().chain(code.map(u64::from)) {
+            top = top.wrapping_sub(8);
+            self.store_as(mode, top, value)?;
+        }
+
+        if cpl != self.cpl() {
+            self.segments[Segment::Ss] = Loaded { selector: cpl as u16, ..Loaded::default() };
+        }
+        self.segments[Segment::Cs] = code_segment;
+        self.gpr[RSP] = top;
+        self.rip = target;
+        self.flags.system &= !(flags::TF | flags::NT | flags::RF | flags::VM);
+        if kind == INTERRUPT_GATE {
+            self.flags.system &= !flags::IF;
+        }
+        self.privilege_changed();
+        Ok(())
+    }
+
+    /// The code segment of a gate and the privilege its handler runs with.
+    fn gate_code_segment(&mut self, selector: u16, external: u16) -> Result<(Loaded, u8), Abort> {
+        let error = Exception::GeneralProtection(selector & !3 | external);
+        if selector & !3 == 0 {
+            return Err(self.raise(Exception::GeneralProtection(external)));
+        }
+        let Descriptor(bits) = self.descriptor(selector)?;
+        let descriptor = Descriptor(bits);
+        let (is_code, is_long, conforming, present) =
+            (bits >> 43 & 3 == 3, bits >> 53 & 3 == 1, bits >> 42 & 1 != 0, bits >> 47 & 1 != 0);
+        if !is_code || !is_long || descriptor.dpl() > self.cpl() {
+            return Err(self.raise(error));
+        }
+        if !present {
+            return Err(self.raise(Exception::SegmentNotPresent(selector & !3 | external)));
+        }
+        let cpl = if conforming { self.cpl() } else { descriptor.dpl() };
+        let loaded = Loaded {
+            selector: selector & !3 | cpl as u16,
+            base: 0,
+            limit: descriptor.limit(),
+            rights: descriptor.rights(),
+        };
+        Ok((loaded, cpl))
+    }
+
+    /// A stack pointer of the task-state segment.
+    fn tss_word(&mut self, offset: u64) -> Result<u64, Abort> {
+        let tss = self.segments[Segment::Tr];
+        if offset + 7 > tss.limit as u64 {
+            return Err(self.raise(Exception::InvalidTss(tss.selector & !3)));
+        }
+        self.load_system(tss.base.wrapping_add(offset))
+    }
+
+    /// IRET with operands of `size` bytes.
+    pub fn interrupt_return(&mut self, size: u64) -> Result<(), Abort> {
+        if self.flags.system & flags::NT != 0 {
+            // A return from a nested task does not exist in 64-bit mode.
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        let mut words = [0; 5];
+        for (i, word) in words.iter_mut().enumerate() {
+            let at = self.gpr[RSP].wrapping_add(i as u64 * size);
+            *word = match size {
+                2 => self.load::<u16>(at)? as u64,
+                4 => self.load::<u32>(at)? as u64,
+                _ => self.load::<u64>(at)?,
+            };
+        }
+        let [rip, cs, bits, rsp, ss] = words;
+        let code_segment = self.load_code_segment(cs as u16, true)?;
+        if !is_canonical(rip) {
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        let stack_segment = self.return_stack_segment(ss as u16, code_segment.selector as u8 & 3)?;
+
+        let mut writable = flags::ARITHMETIC | flags::TF | flags::DF | flags::NT;
+        writable |= self.writable_system_flags();
+        if size > 2 {
+            writable |= flags::RF | flags::AC | flags::ID;
+        }
+        let was = self.flags.bits();
+        let outward = code_segment.selector as u8 & 3 > self.cpl();
+        self.segments[Segment::Cs] = code_segment;
+        self.segments[Segment::Ss] = stack_segment;
+        self.flags.set_bits(was & !writable | bits & writable);
+        self.gpr[RSP] = rsp;
+        self.rip = rip;
+        if outward {
+            self.drop_inner_segments();
+        }
+        self.privilege_changed();
+        Ok(())
+    }
+
+    /// The stack segment of a return to privilege `cpl`.
+    fn return_stack_segment(&mut self, selector: u16, cpl: u8) -> Result<Loaded, Abort> {
+        if selector & !3 == 0 {
+            // A null stack segment is good for privileged 64-bit code.
+            if cpl == 3 || selector as u8 & 3 != cpl {
+                return Err(self.raise(Exception::GeneralProtection(selector & !3)));
+            }
+            return Ok(Loaded { selector, ..Loaded::default() });
+        }
+        let descriptor = self.descriptor(selector)?;
+        let rights = descriptor.rights();
+        let writable_data = rights & 0x1a == 0x12;
+        if !writable_data || selector as u8 & 3 != cpl || descriptor.dpl() != cpl {
+            return Err(self.raise(Exception::GeneralProtection(selector & !3)));
+        }
+        if rights & 0x80 == 0 {
+            return Err(self.raise(Exception::StackFault(selector & !3)));
+        }
+        Ok(Loaded { selector, base: descriptor.base(), limit: descriptor.limit(), rights })
+    }
+
+    /// After a return to less privilege, data segments it must not use become null.
+    fn drop_inner_segments(&mut self) {
+        let cpl = self.cpl();
+        for segment in [Segment::Es, Segment::Ds, Segment::Fs, Segment::Gs] {
+            let loaded = self.segments[segment];
+            let dpl = (loaded.rights >> 5) as u8 & 3;
+            let conforming_code = loaded.rights & 0x1c == 0x1c;
+            if loaded.selector & !3 != 0 && !conforming_code && dpl < cpl {
+                // The base stays, for FS and GS bases do not come from the descriptor here.
+                self.segments[segment] = Loaded { selector: 0, ..Loaded::default() };
+            }
+        }
+    }
+
+    /// RETF with operands of `size` bytes, dropping `extra` bytes more.
+    pub fn far_return(&mut self, size: u64, extra: u64) -> Result<(), Abort> {
+        let mut words = [0; 2];
+        for (i, word) in words.iter_mut().enumerate() {
+            *word = self.load_sized(self.gpr[RSP].wrapping_add(i as u64 * size), size)?;
+        }
+        let [rip, cs] = words;
+        let code_segment = self.load_code_segment(cs as u16, true)?;
+        if !is_canonical(rip) {
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        let mut rsp = self.gpr[RSP].wrapping_add(2 * size).wrapping_add(extra);
+        let cpl = code_segment.selector as u8 & 3;
+        if cpl > self.cpl() {
+            let outer_rsp = self.load_sized(rsp, size)?;
+            let ss = self.load_sized(rsp.wrapping_add(size), size)? as u16;
+            self.segments[Segment::Ss] = self.return_stack_segment(ss, cpl)?;
+            rsp = outer_rsp.wrapping_add(extra);
+            self.segments[Segment::Cs] = code_segment;
+            self.drop_inner_segments();
+        }
+        self.segments[Segment::Cs] = code_segment;
+        self.gpr[RSP] = rsp;
+        self.rip = rip;
+        self.privilege_changed();
+        Ok(())
+    }
+
+    /// JMP or CALL through a far pointer in memory with an offset of `size` bytes.
+    pub fn far_jump(&mut self, address: u64, size: u64, call: bool) -> Result<(), Abort> {
+        let target = self.load_sized(address, size)?;
+        let selector: u16 = self.load(address.wrapping_add(size))?;
+        // Call gates are not offered: only code segments are accepted.
+        let code_segment = self.load_code_segment(selector, false)?;
+        if !is_canonical(target) {
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        if call {
+            let rsp = self.gpr[RSP];
+            let (cs, rip) = (self.segments[Segment::Cs].selector as u64, self.rip);
+            self.probe_write(rsp.wrapping_sub(2 * size), 2 * size)?;
+            self.store_sized(rsp.wrapping_sub(size), size, cs)?;
+            self.store_sized(rsp.wrapping_sub(2 * size), size, rip)?;
+            self.gpr[RSP] = rsp.wrapping_sub(2 * size);
+        }
+        self.segments[Segment::Cs] = code_segment;
+        self.rip = target;
+        Ok(())
+    }
+
+    fn load_sized(&mut self, address: u64, size: u64) -> Result<u64, Abort> {
+        Ok(match size {
+            2 => self.load::<u16>(address)? as u64,
+            4 => self.load::<u32>(address)? as u64,
+            _ => self.load::<u64>(address)?,
+        })
+    }
+
+    fn store_sized(&mut self, address: u64, size: u64, value: u64) -> Result<(), Abort> {
+        match size {
+            2 => self.store(address, value as u16),
+            4 => self.store(address, value as u32),
+            _ => self.store(address, value),
+        }
+    }
+
+    /// SYSCALL; RIP is behind the instruction.
+    pub fn enter_system_call(&mut self) {
+        self.gpr[1] = self.rip;
+        self.gpr[11] = self.flags.bits() & !flags::RF;
+        let selector = (self.msr.star >> 32) as u16 & !3;
+        self.set_flat_segments(selector, 0);
+        let bits = self.gpr[11] & !self.msr.sfmask;
+        self.flags.set_bits(bits);
+        self.rip = self.msr.lstar;
+        self.privilege_changed();
+    }
+
+    /// SYSRET to 64-bit code.
+    pub fn leave_system_call(&mut self) -> Result<(), Abort> {
+        let rip = self.gpr[1];
+        if !is_canonical(rip) {
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        let base = (self.msr.star >> 48) as u16;
+        self.set_flat_segments(base.wrapping_add(16) | 3, 3);
+        self.segments[Segment::Ss].selector = base.wrapping_add(8) | 3;
+        // Without RF, VM and the reserved bits.
+        self.flags.set_bits(self.gpr[11] & 0x3c_7fd7);
+        self.rip = rip;
+        self.privilege_changed();
+        Ok(())
+    }
+
+    /// Flat 64-bit CS and SS of privilege `cpl`, whatever the descriptor tables hold.
+    fn set_flat_segments(&mut self, code_selector: u16, cpl: u16) {
+        let dpl = cpl << 5;
+        let flat = Loaded { selector: 0, base: 0, limit: u32::MAX, rights: 0 };
+        self.segments[Segment::Cs] =
+            Loaded { selector: code_selector, rights: FLAT_CODE | dpl, ..flat };
+        self.segments[Segment::Ss] =
+            Loaded { selector: code_selector.wrapping_add(8), rights: FLAT_DATA | dpl, ..flat };
+    }
+
+    /// SWAPGS.
+    pub fn swap_gs(&mut self) {
+        std::mem::swap(&mut self.gpr[GS_BASE as usize], &mut self.msr.kernel_gs_base);
+    }
+}

@@ -1,0 +1,215 @@
+//! Executing blocks one after the other.
+
+use std::sync::Arc;
+
+use crate::code::{BlockId, Link, NONE, Single};
+use crate::cpu::{Abort, Cause, Cpu};
+use crate::decode::{self, MAX_LEN, Tables};
+use crate::exception::Exception;
+use crate::flags;
+use crate::memory::PAGE;
+use crate::uop::{Cursor, Flow, PAGE_BASE, Uop};
+
+/// Most bytes that are looked at for one block.
+const WINDOW: usize = 512;
+
+/// DR6.BS: a single step.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+/// What is at an address.
+enum Found {
+    Block(BlockId),
+    /// An instruction that reaches into the next page.
+    Straddling,
+}
+
+impl Cpu {
+    /// Executes blocks until one ends with something else than a jump, or the next event is due.
+    /// RIP is right afterwards.
+    pub fn run_blocks(&mut self) -> Flow {
+        let mut id = match self.find_block() {
+            Ok(Found::Block(id)) => id,
+            Ok(Found::Straddling) => return self.run_single(1),
+            Err(Abort) => return Flow::Abort,
+        };
+        loop {
+            let block = &self.code.blocks[id as usize];
+            let instructions = block.instructions as i64;
+            if self.remaining < instructions || self.board.remote.attention() {
+                // The last block before an event is cut, so that events fall between the same
+                // two instructions however the code happens to be cut into blocks.
+                if self.remaining > 0 && !self.board.remote.attention() {
+                    self.block_len = 0;
+                    return self.run_single(self.remaining as u32);
+                }
+                return Flow::Sync;
+            }
+            self.remaining -= instructions;
+            self.block_instructions = instructions as u32;
+            self.block_physical = block.physical;
+            self.block_len = block.len as u64;
+            self.gpr[PAGE_BASE as usize] = self.rip & !(PAGE - 1);
+            let tag = self.code.tag();
+            let uops = Arc::as_ptr(&block.uops).cast::<Uop>();
+            // SAFETY: the decoder ends every block with a micro-operation that leaves it, and
+            // the code cache keeps dropped blocks until `collect`, which is not called in here.
+            let start = unsafe { Cursor::start(uops) };
+            let flow = (start.uop().handler)(self, start);
+            let side = match flow {
+                Flow::Link0 => 0,
+                Flow::Link1 => 1,
+                Flow::Jump => {
+                    let guess = self.code.guess(self.rip);
+                    if guess.tag == self.code.tag() {
+                        id = guess.block;
+                        continue;
+                    }
+                    match self.find_block() {
+                        Ok(Found::Block(next)) => id = next,
+                        Ok(Found::Straddling) => return self.run_straddling(),
+                        Err(Abort) => return Flow::Abort,
+                    }
+                    continue;
+                }
+                Flow::Sync | Flow::Abort | Flow::Halt => return flow,
+            };
+            // If the tag changed, the block may be gone and its slot taken.
+            let unchanged = self.code.tag() == tag;
+            let link = self.code.blocks[id as usize].links[side];
+            if unchanged && link.tag == tag {
+                id = link.block;
+                continue;
+            }
+            match self.find_block() {
+                Ok(Found::Block(next)) => {
+                    if unchanged {
+                        self.code.blocks[id as usize].links[side] = Link { tag, block: next };
+                    }
+                    id = next;
+                }
+                Ok(Found::Straddling) => return self.run_straddling(),
+                Err(Abort) => return Flow::Abort,
+            }
+        }
+    }
+
+    fn run_straddling(&mut self) -> Flow {
+        self.block_len = 0;
+        if self.remaining <= 0 || self.board.remote.attention() {
+            return Flow::Sync;
+        }
+        self.run_single(1)
+    }
+
+    /// The block at RIP, decoded if need be.
+    fn find_block(&mut self) -> Result<Found, Abort> {
+        let rip = self.rip;
+        let guess = self.code.guess(rip);
+        if guess.tag == self.code.tag() {
+            return Ok(Found::Block(guess.block));
+        }
+        let (physical, host) = self.translate_fetch(rip)?;
+        if guess.block != NONE && self.code.blocks[guess.block as usize].physical == physical {
+            self.code.remember(rip, guess.block);
+            return Ok(Found::Block(guess.block));
+        }
+        if let Some(id) = self.code.find(physical) {
+            self.code.remember(rip, id);
+            return Ok(Found::Block(id));
+        }
+        let mut bytes = [0; WINDOW];
+        let offset = physical % PAGE;
+        let window = WINDOW.min((PAGE - offset) as usize);
+        host.copy_to(offset, &mut bytes[..window]);
+        let code = &mut self.code;
+        let tables = Tables { vector: &mut code.vector_ops, x87: &mut code.x87_ops };
+        let Some(decoded) = decode::decode(&bytes[..window], offset as u16, decode::MAX_INSTRUCTIONS, tables)
+        else {
+            return Ok(Found::Straddling);
+        };
+        let (id, first) = code.insert(&self.ram, physical, decoded);
+        if first {
+            self.tlb.protect(physical & !(PAGE - 1));
+        }
+        self.code.remember(rip, id);
+        Ok(Found::Block(id))
+    }
+
+    /// Executes up to `limit` instructions at RIP outside the cache of blocks: all that do not
+    /// leave 15 bytes, usually one.
+    fn run_single(&mut self, limit: u32) -> Flow {
+        let rip = self.rip;
+        let mut bytes = [0; MAX_LEN];
+        let (physical, host) = match self.translate_fetch(rip) {
+            Ok(found) => found,
+            Err(Abort) => return Flow::Abort,
+        };
+        let in_page = ((PAGE - physical % PAGE) as usize).min(MAX_LEN);
+        host.copy_to(physical % PAGE, &mut bytes[..in_page]);
+        let mut known = in_page;
+        // The second page is asked for only if the instruction reaches into it.
+        let mut second = Ok(());
+        if in_page < MAX_LEN {
+            match self.translate_fetch(rip.wrapping_add(in_page as u64)) {
+                Ok((physical, host)) => {
+                    host.copy_to(physical % PAGE, &mut bytes[in_page..]);
+                    known = MAX_LEN;
+                }
+                Err(abort) => second = Err(abort),
+            }
+        }
+        let cached = self.code.single(rip).as_ref().filter(|single| {
+            limit == 1
+                && single.rip == rip
+                && single.len <= known
+                && single.bytes[..single.len] == bytes[..single.len]
+        });
+        let (uops, instructions) = match cached {
+            Some(single) => (single.uops.clone(), 1),
+            None => {
+                let code = &mut self.code;
+                let tables = Tables { vector: &mut code.vector_ops, x87: &mut code.x87_ops };
+                let Some(decoded) =
+                    decode::decode(&bytes[..known], (rip % PAGE) as u16, limit, tables)
+                else {
+                    return match second {
+                        Err(Abort) => Flow::Abort,
+                        Ok(()) => {
+                            self.abort = Cause::Exception(Exception::GeneralProtection(0));
+                            Flow::Abort
+                        }
+                    };
+                };
+                let uops: Arc<[Uop]> = decoded.uops.into();
+                if limit == 1 {
+                    let len = decoded.len as usize;
+                    *code.single(rip) = Some(Single { rip, bytes, len, uops: uops.clone() });
+                }
+                (uops, decoded.instructions)
+            }
+        };
+        self.block_instructions = instructions as u32;
+        self.block_len = 0;
+        self.remaining -= instructions as i64;
+        self.gpr[PAGE_BASE as usize] = rip & !(PAGE - 1);
+        // SAFETY: the decoder ends the slice with a micro-operation that leaves it, and `uops`
+        // keeps it.
+        let start = unsafe { Cursor::start(uops.as_ptr()) };
+        (start.uop().handler)(self, start)
+    }
+
+    /// Executes one instruction alone: behind STI, with the trap flag, or because it overwrites
+    /// its own block.
+    pub fn single_step(&mut self) -> Flow {
+        self.shadow = false;
+        self.alone = false;
+        let trap = self.flags.system & flags::TF != 0;
+        let flow = self.run_single(1);
+        if trap && flow != Flow::Abort {
+            self.dr[6] |= DR6_SINGLE_STEP;
+            self.abort = Cause::Exception(Exception::Debug);
+            return Flow::Abort;
+        }
+        flow
+    }
+}
