@@ -162,7 +162,8 @@ impl AgentLink {
         check(&request)?;
         let mut state = self.lock();
         let id = ExecId(state.next_id);
-        let stdin = request.stdin.then(SendWindow::new);
+        // A terminal is always listened to.
+        let stdin = (request.stdin || request.tty.is_some()).then(SendWindow::new);
         state.send(&HostMessage::Exec { id, request })?;
         state.next_id += 1;
         let output = [ReceiveWindow::new(), ReceiveWindow::new()];

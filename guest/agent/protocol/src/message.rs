@@ -74,7 +74,7 @@ pub struct ExecRequest {
     /// Run it on a terminal of this size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tty: Option<WindowSize>,
-    /// Whether stdin is sent; if not, the command reads end of file at once.
+    /// Whether stdin is sent; if not, the command reads end of file at once. A terminal's always is.
     #[serde(default)]
     pub stdin: bool,
 }

@@ -1,0 +1,95 @@
+//! What PID 1 does before anything else: file systems, loopback, modules, device nodes.
+
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::io::Errno;
+use rustix::mount::MountFlags;
+
+use crate::config::Module;
+
+/// `finit_module`'s flag for a compressed file (Linux `include/uapi/linux/module.h`).
+const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
+
+struct Mount {
+    target: &'static str,
+    kind: &'static str,
+    data: &'static CStr,
+    /// The guest is not usable without it; the others depend on the kernel's configuration.
+    needed: bool,
+}
+
+const MOUNTS: &[Mount] = &[
+    Mount { target: "/proc", kind: "proc", data: c"", needed: true },
+    Mount { target: "/sys", kind: "sysfs", data: c"", needed: true },
+    Mount { target: "/dev", kind: "devtmpfs", data: c"mode=0755", needed: true },
+    Mount { target: "/dev/pts", kind: "devpts", data: c"mode=0620,ptmxmode=0666", needed: false },
+    Mount { target: "/dev/shm", kind: "tmpfs", data: c"mode=1777", needed: false },
+    Mount { target: "/tmp", kind: "tmpfs", data: c"mode=1777", needed: true },
+    Mount { target: "/run", kind: "tmpfs", data: c"mode=0755", needed: true },
+    Mount { target: "/sys/fs/cgroup", kind: "cgroup2", data: c"", needed: false },
+    Mount { target: "/sys/fs/selinux", kind: "selinuxfs", data: c"", needed: false },
+    Mount { target: "/sys/kernel/debug", kind: "debugfs", data: c"", needed: false },
+];
+
+/// Mounts everything; returns what is missing and should not be.
+pub fn mount_all() -> Vec<String> {
+    let mut problems = Vec::new();
+    for mount in MOUNTS {
+        // Exists already in most images. Under /sys it cannot be made, and the mount says so.
+        let _ = fs::create_dir(mount.target);
+        match rustix::mount::mount(mount.kind, mount.target, mount.kind, MountFlags::empty(), mount.data) {
+            // BUSY: the kernel or the initramfs mounted it before us.
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(error) if mount.needed => problems.push(format!("cannot mount {}: {error}", mount.target)),
+            Err(_) => {}
+        }
+    }
+    problems
+}
+
+/// Makes /dev/console our stdin, stdout and stderr. Fails where the kernel has no console yet.
+pub fn attach_console() -> io::Result<()> {
+    let console = OpenOptions::new().read(true).write(true).open("/dev/console")?;
+    rustix::stdio::dup2_stdin(&console)?;
+    rustix::stdio::dup2_stdout(&console)?;
+    rustix::stdio::dup2_stderr(&console)?;
+    Ok(())
+}
+
+/// Loads one module. A module that is loaded already is no error.
+pub fn load_module(module: &Module) -> Result<(), String> {
+    let name = &module.path;
+    let file = File::open(name).map_err(|error| format!("module {name}: {error}"))?;
+    let compressed = name.ends_with(".xz") || name.ends_with(".gz") || name.ends_with(".zst");
+    let flags = if compressed { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+    match rustix::system::finit_module(&file, &module.params, flags) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(format!("module {name} ({}): {error}", module.params.to_string_lossy())),
+    }
+}
+
+/// Lets every user open `/dev/NAME`, as Android's ueventd does for binder.
+pub fn open_device(name: &str) -> Result<(), String> {
+    let path = format!("/dev/{name}");
+    fs::set_permissions(&path, Permissions::from_mode(0o666))
+        .map_err(|error| format!("device {path}: {error}"))
+}
+
+/// Brings the loopback interface up.
+pub fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: `ifreq` is plain data for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an `ifreq`, and `request` lives through the call.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
