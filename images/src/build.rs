@@ -19,7 +19,7 @@ use crate::digest::DigestBuilder;
 use crate::error::{BuildError, Failure};
 use crate::host;
 use crate::image::Image;
-use crate::manifest::{ModuleRecord, PackageRecord, SourceRecord};
+use crate::manifest::{LoadedFor, ModuleRecord, PackageRecord, SourceRecord};
 use crate::modules::depends_of;
 use crate::pack::{self, Contents};
 use crate::progress::Progress;
@@ -231,6 +231,7 @@ impl Builder<'_> {
             let mut apt = open_apt(step, recipe, options)?;
             debian_kernel::fetch_headers(step, &mut apt, &recipe.kernel.package)
         })?;
+        self.packages.extend(headers.packages.iter().cloned());
         let build = |module: &crate::recipe::OwnModule| {
             let file = self.steps.run(&format!("module {}", module.name), &headers.release, |step| {
                 compile::kernel_module(
@@ -351,21 +352,20 @@ fn input_folder(
     }
 }
 
-/// What the agent reads from `/etc/bindervm/boot.json`; `images/README.md` documents it.
+/// `/etc/bindervm/boot.json`, which the agent reads; `guest/agent` documents it.
 #[derive(Serialize)]
 struct Boot<'a> {
-    image: &'a str,
-    kernel: &'a str,
-    modules: Vec<BootModule<'a>>,
-    carried: Vec<BootModule<'a>>,
+    hostname: &'a str,
+    binder: BootModules,
+    devices: &'a [String],
     services: &'a [Service],
 }
 
+/// Lines `PATH OPTIONS`, in load order, for each driver.
 #[derive(Serialize)]
-struct BootModule<'a> {
-    name: &'a str,
-    path: &'a str,
-    options: &'a str,
+struct BootModules {
+    host: Vec<String>,
+    kernel: Vec<String>,
 }
 
 /// Puts the guest's files together.
@@ -399,15 +399,16 @@ fn initramfs(
     archive.add("init", Node::File { mode: 0o755, data: read(&products.init)? })?;
 
     let modules = add_modules(&mut archive, recipe, kernel, &products.modules)?;
-    let boot_modules = |load: bool| {
-        let wanted = modules.iter().filter(move |module| module.load == load);
-        wanted.map(|m| BootModule { name: &m.name, path: &m.path, options: &m.options }).collect()
+    let lines = |when: LoadedFor| -> Vec<String> {
+        let wanted = modules.iter().filter(|module| module.loaded_for == when);
+        wanted.map(|module| format!("{} {}", module.path, module.options).trim_end().to_owned()).collect()
     };
+    let base = lines(LoadedFor::EveryBoot).join("\n") + "\n";
+    archive.add("etc/bindervm/modules", Node::File { mode: 0o644, data: base.into_bytes() })?;
     let boot = Boot {
-        image: &recipe.name,
-        kernel: &kernel.release,
-        modules: boot_modules(true),
-        carried: boot_modules(false),
+        hostname: &recipe.name,
+        binder: BootModules { host: lines(LoadedFor::HostBinder), kernel: lines(LoadedFor::KernelBinder) },
+        devices: &recipe.binder.devices,
         services: &recipe.services,
     };
     let data = serde_json::to_vec_pretty(&boot)
@@ -427,21 +428,24 @@ fn add_modules(
     for file in own.values() {
         graph.add(&file.to_string_lossy(), depends_of(&read(file)?));
     }
-    let names = |wanted: &[String]| graph.load_order(wanted.iter().map(String::as_str));
-    let load = names(&recipe.kernel.load)?;
-    let carry = names(&recipe.kernel.carry)?;
-    let carry = carry.into_iter().filter(|name| !load.contains(name));
-    let order: Vec<_> =
-        load.iter().cloned().map(|name| (name, true)).chain(carry.map(|name| (name, false))).collect();
-
-    let mut records = Vec::new();
-    for (name, load) in order {
-        // Names come from the graph. Joining an absolute path (our own module) gives that path.
-        let file = kernel.modules_folder().join(graph.path(&name).unwrap_or_default());
-        let path = format!("lib/modules/{name}.ko");
-        archive.add(&path, Node::File { mode: 0o644, data: read_module(&file)? })?;
-        let options = recipe.kernel.options.get(&name).cloned().unwrap_or_default();
-        records.push(ModuleRecord { name, path: format!("/{path}"), options, load });
+    let mut records: Vec<ModuleRecord> = Vec::new();
+    let lists = [
+        (LoadedFor::EveryBoot, &recipe.kernel.load),
+        (LoadedFor::HostBinder, &recipe.binder.host),
+        (LoadedFor::KernelBinder, &recipe.binder.kernel),
+    ];
+    for (loaded_for, wanted) in lists {
+        for name in graph.load_order(wanted.iter().map(String::as_str))? {
+            if records.iter().any(|there| there.name == name && there.loaded_for == LoadedFor::EveryBoot) {
+                continue; // loaded already whichever driver is chosen
+            }
+            // Names come from the graph. Joining an absolute path (our own module) gives that path.
+            let file = kernel.modules_folder().join(graph.path(&name).unwrap_or_default());
+            let path = format!("lib/modules/{name}.ko");
+            archive.add(&path, Node::File { mode: 0o644, data: read_module(&file)? })?;
+            let options = recipe.kernel.options.get(&name).cloned().unwrap_or_default();
+            records.push(ModuleRecord { name, path: format!("/{path}"), options, loaded_for });
+        }
     }
     Ok(records)
 }

@@ -50,6 +50,8 @@ pub struct Headers {
     pub version: String,
     /// The folder for `make -C`.
     pub folder: PathBuf,
+    /// The packages they came from.
+    pub packages: Vec<Package>,
 }
 
 /// Finds the kernel that `metapackage` stands for, fetches and unpacks it.
@@ -121,7 +123,7 @@ pub(crate) fn fetch_headers(
         make_usable(&folder.join("usr/src").join(format!("linux-headers-{release}")))
     })?;
     let folder = folder.join("usr/src").join(format!("linux-headers-{release}"));
-    Ok(Outcome { value: Headers { release, version: image.version, folder }, cached })
+    Ok(Outcome { value: Headers { release, version: image.version, folder, packages }, cached })
 }
 
 /// Two edits let headers work from where they were unpacked.

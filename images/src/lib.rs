@@ -44,7 +44,7 @@ pub mod recipe;
 mod source_set;
 mod step;
 
-pub use apt::Refresh;
+pub use apt::{Package, Refresh};
 pub use build::{ListedRecipe, Options, build, find_recipe, kernel_headers, kernel_module, recipes};
 pub use cache::Cache;
 pub use debian_kernel::Headers;
@@ -52,5 +52,5 @@ pub use digest::Digest;
 pub use error::{BuildError, Failure, Purpose};
 pub use image::{Image, ImageError, Listed, find_built, find_built_in, list, list_in, open, open_in};
 pub use kernel::{KernelError, extract_vmlinux};
-pub use manifest::{FileRecord, Manifest, ModuleRecord, PackageRecord, SourceRecord};
+pub use manifest::{FileRecord, LoadedFor, Manifest, ModuleRecord, PackageRecord, SourceRecord};
 pub use progress::{Event, Progress};

@@ -31,7 +31,7 @@ pub struct Manifest {
     pub vmlinux: FileRecord,
     /// `initramfs.cpio` beside the manifest.
     pub initramfs: FileRecord,
-    /// Kernel modules, those loaded at boot first and in load order.
+    /// Kernel modules, in load order.
     pub modules: Vec<ModuleRecord>,
     /// Programs the agent starts.
     pub services: Vec<Service>,
@@ -63,8 +63,20 @@ pub struct ModuleRecord {
     pub path: String,
     /// Options it is loaded with.
     pub options: String,
-    /// False for modules that are only carried.
-    pub load: bool,
+    /// When it is loaded.
+    pub loaded_for: LoadedFor,
+}
+
+/// When the agent loads a module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadedFor {
+    /// Always.
+    EveryBoot,
+    /// When the host serves binder.
+    HostBinder,
+    /// When the kernel's own driver does.
+    KernelBinder,
 }
 
 /// A Debian package.

@@ -20,6 +20,9 @@ pub struct Recipe {
     pub summary: String,
     /// The kernel, its modules and its command line.
     pub kernel: Kernel,
+    /// The modules that bring binder.
+    #[serde(default)]
+    pub binder: Binder,
     /// PID 1.
     pub agent: Agent,
     /// Kernel modules built out of tree.
@@ -62,16 +65,26 @@ pub struct Kernel {
     pub suites: Vec<String>,
     /// The package that depends on the current kernel, e.g. `linux-image-amd64`.
     pub package: String,
-    /// Modules the agent loads, in this order; their needs are found and loaded before them.
+    /// Modules every boot loads, in this order; their needs are found and loaded before them.
     pub load: Vec<String>,
-    /// Modules that are only carried, to be loaded on request.
-    #[serde(default)]
-    pub carry: Vec<String>,
     /// Module name to its options.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
     /// Kernel command line, a word each.
     pub command_line: Vec<String>,
+}
+
+/// The modules that bring `/dev/binder`: the host's driver or the kernel's own, chosen at each boot.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Binder {
+    /// Modules for binder served by the host.
+    pub host: Vec<String>,
+    /// Modules for the kernel's own driver, with which ours is compared.
+    #[serde(default)]
+    pub kernel: Vec<String>,
+    /// Names in /dev that either must bring.
+    pub devices: Vec<String>,
 }
 
 /// The cargo package that becomes `/init`.
@@ -229,14 +242,35 @@ pub struct Device {
     pub minor: u32,
 }
 
-/// A program that runs for as long as the guest does.
+/// A program that runs for as long as the guest does. The agent reads the same shape from the boot file.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Service {
     /// Name in messages.
     pub name: String,
     /// Program (absolute path) and arguments.
+    pub argv: Vec<String>,
+    /// Environment variables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// How to find out that it is up; without this it is up once started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Ready>,
+}
+
+/// A command that succeeds once a service is up.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// Program (absolute path) and arguments.
     pub command: Vec<String>,
+    /// How long it may take, in milliseconds of guest time.
+    #[serde(default = "ready_timeout")]
+    pub timeout_ms: u64,
+}
+
+fn ready_timeout() -> u64 {
+    10_000
 }
 
 /// Why a recipe cannot be used.
@@ -307,6 +341,11 @@ impl Recipe {
         }
     }
 
+    /// Every module the recipe names for some boot.
+    fn wanted_modules(&self) -> impl Iterator<Item = &String> {
+        self.kernel.load.iter().chain(&self.binder.host).chain(&self.binder.kernel)
+    }
+
     /// `path` of the recipe, seen from the recipe's folder.
     pub fn resolve(&self, path: &Path) -> PathBuf {
         self.folder.join(path)
@@ -318,8 +357,8 @@ impl Recipe {
             return Err("kernel.suites is empty".into());
         }
         for module in self.kernel.options.keys() {
-            if !self.kernel.load.iter().chain(&self.kernel.carry).any(|other| other == module) {
-                return Err(format!("kernel.options names '{module}', which is neither loaded nor carried"));
+            if !self.wanted_modules().any(|other| other == module) {
+                return Err(format!("kernel.options names '{module}', which no list of modules has"));
             }
         }
         if let Some(word) = self.kernel.command_line.iter().find(|word| word.contains(char::is_whitespace)) {
@@ -373,9 +412,9 @@ impl Recipe {
         match self
             .services
             .iter()
-            .find(|service| !service.command.first().is_some_and(|c| c.starts_with('/')))
+            .find(|service| !service.argv.first().is_some_and(|program| program.starts_with('/')))
         {
-            Some(service) => Err(format!("service '{}': its command needs an absolute path", service.name)),
+            Some(service) => Err(format!("service '{}': argv needs an absolute path first", service.name)),
             None => Ok(()),
         }
     }
@@ -476,7 +515,7 @@ command_line = ["quiet"]
         ));
         assert!(said.contains("there is no compile step 'c'"), "{said}");
         let said = complaint(&format!("{MINIMAL}\n[kernel.options]\nfoo='bar=1'\n"));
-        assert!(said.contains("neither loaded nor carried"), "{said}");
+        assert!(said.contains("which no list of modules has"), "{said}");
     }
 
     #[test]
