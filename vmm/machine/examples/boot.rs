@@ -1,4 +1,4 @@
-//! Boots a kernel with its console on stdout: `boot KERNEL [INITRD] [-- WORDS OF THE COMMAND LINE]`.
+//! Boots a kernel with its consoles (ttyS0, hvc0) on stdout and a virtio-rng beside them: `boot KERNEL [INITRD] [-- WORDS OF THE COMMAND LINE]`.
 //! The environment variable ENGINE is `auto` (default), `kvm` or `soft`; TIMEOUT is in seconds.
 
 use std::env;
@@ -6,6 +6,9 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use devices::input::InputQueue;
+use devices::virtio::console::{Console, StreamPort};
+use devices::virtio::rng::{Rng, SeededEntropy};
 use machine::{Activity, ClockMode, ConsoleLog, Kind, Machine, MachineConfig, SerialConsole, choose};
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -20,7 +23,8 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let choice = choose(kind)?;
     eprintln!("engine {}", choice.reason);
 
-    let machine = Machine::new(MachineConfig {
+    let log = ConsoleLog::new();
+    let mut machine = Machine::new(MachineConfig {
         memory_bytes: 256 << 20,
         kernel: kernel.into(),
         initrd: files.get(1).map(Into::into),
@@ -34,11 +38,18 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
             output: Box::new(std::io::stdout()),
             input: Some(std::io::stdin().as_fd().try_clone_to_owned()?),
         },
-        log: ConsoleLog::new(),
+        log: log.clone(),
         activity: Activity::new(),
     })?;
+    let virtio_console = StreamPort::new(log.tee(Box::new(std::io::stdout())), InputQueue::new());
+    let unused_port = StreamPort::new(Box::new(std::io::sink()), InputQueue::new());
+    machine.add_virtio(Box::new(Console::new(Box::new(virtio_console), Box::new(unused_port))))?;
+    machine.add_virtio(Box::new(Rng::new(Box::new(SeededEntropy::new(0)))))?;
     let outcome = machine.run()?;
     eprintln!("{}", outcome.end);
+    for failure in outcome.device_failures {
+        eprintln!("{failure}");
+    }
     eprintln!("{:#?}", outcome.stats);
     Ok(ExitCode::SUCCESS)
 }

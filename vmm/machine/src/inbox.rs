@@ -40,6 +40,13 @@ impl Handle {
         }
     }
 
+    /// Like [`wake`](Self::wake), for input that gives the guest something to do: it is busy
+    /// ([`Activity`]) from the moment it gets it.
+    pub fn begin_work(&self) {
+        self.inbox.post(|wishes| wishes.work = true);
+        self.wake();
+    }
+
     /// Ends the run soon, as [`End::Stopped`](crate::End::Stopped).
     pub fn stop(&self) {
         self.end(StopReason::Asked);
@@ -63,9 +70,17 @@ pub(crate) struct Inbox {
     kick_on_wake: bool,
 }
 
+/// Host input waits in the devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wake {
+    /// It gives the guest something to do.
+    pub work: bool,
+}
+
 #[derive(Default)]
 struct Wishes {
     woken: bool,
+    work: bool,
     stop: Option<StopReason>,
 }
 
@@ -74,9 +89,10 @@ impl Inbox {
         Arc::new(Inbox { wishes: Mutex::default(), changed: Condvar::new(), kicker, kick_on_wake })
     }
 
-    /// True once for any number of wakes.
-    pub(crate) fn take_wake(&self) -> bool {
-        std::mem::take(&mut self.wishes().woken)
+    /// What host input there is, once for any number of wakes.
+    pub(crate) fn take_wake(&self) -> Option<Wake> {
+        let mut wishes = self.wishes();
+        std::mem::take(&mut wishes.woken).then(|| Wake { work: std::mem::take(&mut wishes.work) })
     }
 
     /// Why the run shall end, if it shall.
@@ -109,7 +125,8 @@ impl Inbox {
 ///
 /// While it is *idle* and the clock is virtual, guest time stands still: a guest that waits for
 /// its next command must not run its clock ahead. It starts *busy*, since booting is work. To keep
-/// runs repeatable, change it from a device only, that is on the CPU's thread.
+/// runs repeatable, change it from a device only, that is on the CPU's thread; other threads use
+/// [`Handle::begin_work`].
 #[derive(Clone, Debug)]
 pub struct Activity(Arc<AtomicBool>);
 
@@ -152,13 +169,18 @@ pub(crate) mod tests {
     fn wakes_merge_and_are_taken_once() {
         let inbox = inbox();
         let handle = Handle::new(inbox.clone());
-        assert!(!inbox.take_wake());
+        assert_eq!(inbox.take_wake(), None);
         handle.wake();
         handle.clone().wake();
         // There is a wish, so this returns at once.
         inbox.wait(None);
-        assert!(inbox.take_wake());
-        assert!(!inbox.take_wake());
+        assert_eq!(inbox.take_wake(), Some(Wake { work: false }));
+        assert_eq!(inbox.take_wake(), None);
+        handle.begin_work();
+        handle.wake();
+        assert_eq!(inbox.take_wake(), Some(Wake { work: true }));
+        handle.wake();
+        assert_eq!(inbox.take_wake(), Some(Wake { work: false }));
     }
 
     #[test]
@@ -178,7 +200,7 @@ pub(crate) mod tests {
         let handle = Handle::new(inbox.clone());
         let other = std::thread::spawn(move || handle.wake());
         inbox.wait(None);
-        assert!(inbox.take_wake());
+        assert!(inbox.take_wake().is_some());
         other.join().unwrap();
     }
 

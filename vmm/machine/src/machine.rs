@@ -252,16 +252,21 @@ impl Machine {
         self.engine.kind() == Kind::Soft && self.config.clock == ClockMode::Virtual
     }
 
-    fn take_input(&mut self) {
-        if self.inbox.take_wake() {
+    /// Lets devices move waiting host input into the guest; false if there is none.
+    fn take_input(&mut self) -> bool {
+        let wake = self.inbox.take_wake();
+        if let Some(wake) = wake {
+            if wake.work {
+                self.config.activity.set_busy(true);
+            }
             self.board.service();
         }
+        wake.is_some()
     }
 
     /// The CPU is halted until an interrupt; its timer is due at `until`.
     fn idle(&mut self, until: Option<Duration>) {
-        if self.inbox.take_wake() {
-            self.board.service();
+        if self.take_input() {
             return;
         }
         match until {
