@@ -43,7 +43,6 @@ mod inbox;
 pub mod layout;
 mod machine;
 mod outcome;
-pub mod terminal;
 
 pub use console::{ConsoleLog, Panic};
 pub use engine::{Choice, ClockMode, EngineError, GuestClock, Kind, choose};
