@@ -23,7 +23,7 @@ pub enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Say what this machine offers, which engine `auto` takes and why, and what to do about gaps.
-    Doctor(DoctorArgs),
+    Doctor,
     /// Print a recorded trace.
     Trace(TraceArgs),
 }
@@ -135,21 +135,20 @@ pub enum ImageCommand {
     List,
 }
 
-/// Arguments of `bindervm doctor`.
-#[derive(Debug, Args)]
-pub struct DoctorArgs {}
-
 /// Arguments of `bindervm trace`.
 #[derive(Debug, Args)]
 pub struct TraceArgs {
     /// The recording, as `bindervm run --trace` wrote it.
     pub file: PathBuf,
     /// One JSON object an event instead of text.
-    #[arg(long)]
+    #[arg(long, group = "form")]
     pub jsonl: bool,
-    /// Only what makes up calls: transactions, replies, deaths.
-    #[arg(long)]
+    /// One line a call: who called whom, what, the reply, and the guest time it took.
+    #[arg(long, group = "form")]
     pub calls: bool,
+    /// How many commands and returns of each kind each process had.
+    #[arg(long, group = "form")]
+    pub counts: bool,
 }
 
 /// Bytes with an optional K, M or G suffix.
@@ -162,14 +161,16 @@ fn parse_memory(text: &str) -> Result<u64, String> {
         "G" | "GIB" => 1 << 30,
         _ => return Err(format!("'{unit}' is not a unit; write for example 512M or 2G")),
     };
-    let number: u64 = digits.parse().map_err(|_| "write a whole number with a unit, for example 512M".to_owned())?;
+    let number: u64 =
+        digits.parse().map_err(|_| "write a whole number with a unit, for example 512M".to_owned())?;
     number.checked_mul(factor).ok_or_else(|| "that is more than 64 bits of bytes".to_owned())
 }
 
 /// A time with a unit: ms, s, m or h; a bare number is seconds.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let (digits, unit) = split_unit(text);
-    let number: u64 = digits.parse().map_err(|_| "write a whole number with a unit, for example 60s".to_owned())?;
+    let number: u64 =
+        digits.parse().map_err(|_| "write a whole number with a unit, for example 60s".to_owned())?;
     let millis = match unit {
         "ms" => Some(number),
         "" | "s" => number.checked_mul(1000),

@@ -1,7 +1,5 @@
 //! How a run ended: the exit code, and the same as JSON for `--status`.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 /// Exit codes of bindervm's own; a guest command's status passes through unchanged (128 + n for
@@ -100,16 +98,6 @@ impl Status {
             Status::PoweredOff => 0,
             Status::Failed { reason, .. } => *reason as u8,
         }
-    }
-
-    /// Writes the file of `--status`, by rename, so that a reader never sees half of it.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
-        let mut text = serde_json::to_string_pretty(self)?;
-        text.push('\n');
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        std::fs::write(&part, text)?;
-        std::fs::rename(&part, path)
     }
 }
 

@@ -1,0 +1,126 @@
+//! What a run took and did: the closing summary for people, and the same in the status file.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use binder_trace::tally::Tally;
+use devices::virtio::binder::Counters;
+use machine::{Kind, Outcome, RunStats};
+use serde::Serialize;
+
+use super::session::ReadyAt;
+use crate::exit::Status;
+
+/// What is known at the end of a run; empty where it did not get that far.
+#[derive(Default)]
+pub struct Report {
+    /// Which engine ran the guest.
+    pub engine: Option<Kind>,
+    stats: Option<RunStats>,
+    counters: Counters,
+    tally: Option<Tally>,
+    ready: Option<ReadyAt>,
+}
+
+/// The status file. `status` is what matters; the rest may grow.
+#[derive(Serialize)]
+struct StatusFile<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    engine: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<RunFigures>,
+    binder: &'a Counters,
+}
+
+#[derive(Serialize)]
+struct RunFigures {
+    instructions: Option<u64>,
+    boot_cpu_ms: Option<u64>,
+    boot_guest_ms: Option<u64>,
+    guest_ms: u64,
+    cpu_ms: u64,
+    wall_ms: u64,
+}
+
+impl Report {
+    /// Takes what a finished run left.
+    pub fn fill(
+        &mut self,
+        outcome: &Outcome,
+        counters: &Arc<Mutex<Counters>>,
+        tally: Option<Tally>,
+        ready: Option<ReadyAt>,
+    ) {
+        self.stats = Some(outcome.stats.clone());
+        self.counters = *counters.lock().unwrap_or_else(PoisonError::into_inner);
+        self.tally = tally;
+        self.ready = ready;
+    }
+
+    /// Prints the summary on stderr.
+    pub fn print(&self) {
+        let Some(stats) = &self.stats else { return };
+        eprintln!("bindervm: summary");
+        if let Some(ready) = self.ready {
+            eprintln!(
+                "  boot          {} CPU, {} wall, {} guest time to agent ready",
+                seconds(ready.cpu),
+                seconds(ready.wall),
+                seconds(ready.guest)
+            );
+        }
+        if let Some(tally) = &self.tally {
+            eprintln!(
+                "  transactions  {} calls, {} oneways, {} replies, {} failed, {} bytes",
+                tally.calls, tally.oneways, tally.replies, tally.failed, tally.bytes
+            );
+        }
+        let counters = &self.counters;
+        eprintln!(
+            "  binder device {} doorbells, {} messages, {} events, {} interrupts, {} malformed",
+            counters.doorbells, counters.messages, counters.events, counters.interrupts, counters.malformed
+        );
+        let accesses = &stats.accesses;
+        eprintln!(
+            "  exits         {} MMIO, {} port, {} idle",
+            accesses.mmio_reads + accesses.mmio_writes,
+            accesses.port_reads + accesses.port_writes,
+            stats.exits.idle
+        );
+        if let Some(instructions) = stats.instructions {
+            eprintln!("  instructions  {instructions}");
+        }
+        eprintln!(
+            "  time          {} guest, {} CPU, {} wall",
+            seconds(stats.guest_time),
+            seconds(stats.cpu_time),
+            seconds(stats.wall_time)
+        );
+    }
+
+    /// Writes the file of `--status`, by rename, so that a reader never sees half of it.
+    pub fn write(&self, status: &Status, path: &Path) -> std::io::Result<()> {
+        let run = self.stats.as_ref().map(|stats| RunFigures {
+            instructions: stats.instructions,
+            boot_cpu_ms: self.ready.map(|ready| ready.cpu.as_millis() as u64),
+            boot_guest_ms: self.ready.map(|ready| ready.guest.as_millis() as u64),
+            guest_ms: stats.guest_time.as_millis() as u64,
+            cpu_ms: stats.cpu_time.as_millis() as u64,
+            wall_ms: stats.wall_time.as_millis() as u64,
+        });
+        let engine = self.engine.map(|kind| kind.to_string());
+        let file = StatusFile { status, engine, run, binder: &self.counters };
+        let mut text = serde_json::to_string_pretty(&file)?;
+        text.push('\n');
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        std::fs::write(&part, text)?;
+        std::fs::rename(&part, path)
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}

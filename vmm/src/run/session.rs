@@ -1,0 +1,185 @@
+//! The host's end of a run: what the agent says, and what it means for the command.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use agent_protocol::{AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, Stream};
+use machine::Activity;
+use rustix::time::{ClockId, clock_gettime};
+
+/// What is known of the run so far. Clones share it.
+#[derive(Clone, Default)]
+pub struct Session {
+    state: Arc<Mutex<State>>,
+    changed: Arc<Condvar>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: Option<ReadyAt>,
+    ended: Option<CommandEnd>,
+    room: usize,
+    over: bool,
+    notes: Vec<String>,
+}
+
+/// When the agent was ready to run commands.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadyAt {
+    /// CPU time of the whole process until then.
+    pub cpu: Duration,
+    /// Wall time since the process began its run.
+    pub wall: Duration,
+    /// Guest time.
+    pub guest: Duration,
+}
+
+/// How the command ended.
+#[derive(Clone, Debug)]
+pub enum CommandEnd {
+    /// By itself.
+    Exited(ExitStatus),
+    /// It was never started.
+    NotStarted {
+        /// Linux's error number.
+        errno: i32,
+        /// In words.
+        text: String,
+    },
+}
+
+impl Session {
+    /// When the agent became ready, if it did.
+    pub fn ready(&self) -> Option<ReadyAt> {
+        self.lock().ready
+    }
+
+    /// How the command ended, if it did.
+    pub fn ended(&self) -> Option<CommandEnd> {
+        self.lock().ended.clone()
+    }
+
+    /// What the agent complained about.
+    pub fn notes(&self) -> Vec<String> {
+        self.lock().notes.clone()
+    }
+
+    /// Nothing more will happen: whoever waits may stop.
+    pub fn finish(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until the agent is ready or the run is over. False when `limit` passed first.
+    pub fn wait_ready(&self, limit: Duration) -> bool {
+        let waits = |state: &mut State| state.ready.is_none() && !state.over;
+        let (_state, result) = self
+            .changed
+            .wait_timeout_while(self.lock(), limit, waits)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        !result.timed_out()
+    }
+
+    /// Waits until the command's stdin takes bytes. False when it never will again.
+    pub fn wait_stdin_room(&self) -> bool {
+        let waits = |state: &mut State| state.room == 0 && !state.over && state.ended.is_none();
+        let state =
+            self.changed.wait_while(self.lock(), waits).unwrap_or_else(|poisoned| poisoned.into_inner());
+        !state.over && state.ended.is_none()
+    }
+
+    /// The command's stdin took bytes; `room` is what it takes now.
+    pub fn stdin_used(&self, taken: usize) {
+        let mut state = self.lock();
+        state.room = state.room.saturating_sub(taken);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every field is valid by itself, whatever panicked while they were held.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Listens to the agent, on the vCPU's thread.
+pub struct Listener {
+    /// What is learnt goes here.
+    pub session: Session,
+    /// Guest time stands still while nothing is busy.
+    pub activity: Activity,
+    /// Guest time.
+    pub clock: engine::GuestClock,
+    /// When the process began.
+    pub began: Instant,
+    /// A regular file as stdin is sent from here, at moments that guest time defines, so that a run
+    /// with it repeats; anything else is sent by a thread.
+    pub stdin_file: Option<Box<dyn io::Read + Send>>,
+}
+
+impl AgentEvents for Listener {
+    fn event(&mut self, link: &AgentLink, event: AgentEvent<'_>) {
+        match event {
+            AgentEvent::Ready => {
+                let at =
+                    ReadyAt { cpu: process_cpu_time(), wall: self.began.elapsed(), guest: self.clock.now() };
+                self.session.update(|state| state.ready = Some(at));
+            }
+            AgentEvent::StdinRoom(id, room) => match &mut self.stdin_file {
+                Some(_) => self.send_file(link, id, room),
+                None => self.session.update(|state| state.room = room),
+            },
+            AgentEvent::Exited(_, status) => self.command_ended(link, CommandEnd::Exited(status)),
+            AgentEvent::Failed(_, failure) => {
+                let end = CommandEnd::NotStarted { errno: failure.errno, text: failure.text.clone() };
+                self.command_ended(link, end);
+            }
+            AgentEvent::Log(text) => eprintln!("bindervm: guest: {text}"),
+            AgentEvent::Fatal(text) => {
+                eprintln!("bindervm: guest: {text}");
+                self.session.update(|state| state.notes.push(text.to_owned()));
+            }
+            AgentEvent::Lost(_) => self.session.update(|state| state.over = true),
+            AgentEvent::Hello(_) | AgentEvent::Started(..) | AgentEvent::Synced(_) => {}
+        }
+    }
+
+    fn output(&mut self, _id: ExecId, stream: Stream, bytes: &[u8]) -> usize {
+        // Written through at once; a slow reader holds the guest back. One that went away (a closed
+        // pipe) loses the bytes, not the run.
+        let _ = match stream {
+            Stream::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
+            Stream::Stderr => io::stderr().write_all(bytes),
+        };
+        bytes.len()
+    }
+}
+
+impl Listener {
+    fn command_ended(&mut self, link: &AgentLink, end: CommandEnd) {
+        self.session.update(|state| state.ended = Some(end));
+        // A guest that is already going down needs no asking.
+        let _ = link.power_off();
+        self.activity.set_busy(true);
+    }
+
+    fn send_file(&mut self, link: &AgentLink, id: ExecId, room: usize) {
+        let Some(file) = &mut self.stdin_file else { return };
+        let mut bytes = vec![0; room];
+        let read = file.read(&mut bytes).unwrap_or(0);
+        if read == 0 {
+            let _ = link.close_stdin(id);
+        } else {
+            let _ = link.stdin(id, &bytes[..read]);
+        }
+    }
+}
+
+fn process_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
