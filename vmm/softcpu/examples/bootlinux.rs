@@ -44,6 +44,7 @@ fn main() -> Result<(), Error> {
     // Null, unused, 64-bit code at 0x10, data at 0x18.
     ram.write_slice(&words(&[0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]), GuestAddress(GDT))?;
 
+    let dbgram = ram.clone();
     let mut vm = Vm::new(ram, Config::default())?;
     vm.set_entry(&EntryState {
         rip: entry,
@@ -58,7 +59,7 @@ fn main() -> Result<(), Error> {
     loop {
         match vm.run(&mut serial) {
             Exit::Idle { until: Some(until) } => vm.skip_to(until),
-            Exit::Slice => {}
+            Exit::Slice => { if std::env::var("DBG").is_ok() { let r = vm.registers(); if vm.instructions() > 30_000_000 { let mut b = vec![0u8; 256<<20]; dbgram.read_slice(&mut b, GuestAddress(0))?; std::fs::write("/tmp/bv/cpu-init/ram", b)?; return Ok(()); } eprintln!("{:#x} rsp {:#x} {:?}", r.rip, r.gpr[4], vm.stats()); } }
             exit => {
                 eprintln!("{exit:?}");
                 break;

@@ -623,6 +623,8 @@ pub fn number(register: Register) -> u8 {
         Register::CH => 33,
         Register::DH => 34,
         Register::BH => 35,
+        // iced numbers the byte registers in its own way.
+        register if register.is_gpr8() => register.full_register().number() as u8,
         register => register.number() as u8,
     }
 }
