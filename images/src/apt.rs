@@ -1,11 +1,15 @@
 //! A private apt: its own sources, lists and cache, below the builder's folder.
 //!
 //! It needs no root and changes nothing of the machine's. Everything it fetches is checked by apt against
-//! the suite's signed index, and once more by us against the sha256 in that index. The machine's proxy and
-//! authentication settings stay in force.
+//! the suite's signed index, and once more by us against the sha256 in that index.
+//!
+//! Of the machine's apt settings it takes those about fetching (proxies, certificates, timeouts) and no others.
+//! In particular no hooks: those of container images empty the machine's package cache after every update,
+//! under the feet of an install that may be running.
 
 pub mod sources;
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,6 +66,7 @@ pub(crate) struct Apt {
     folder: PathBuf,
     suites: String,
     refreshed: bool,
+    settings_written: Cell<bool>,
 }
 
 impl Apt {
@@ -93,7 +98,8 @@ impl Apt {
         write(&folder.join("our.sources"), text.as_bytes())?;
         // What is installed on this machine must not decide which version is wanted.
         write(&folder.join("status"), b"")?;
-        let mut apt = Self { folder, suites: suites.join(", "), refreshed: false };
+        let mut apt =
+            Self { folder, suites: suites.join(", "), refreshed: false, settings_written: Cell::new(false) };
         apt.refresh_if_due(step, refresh)?;
         Ok(apt)
     }
@@ -121,7 +127,7 @@ impl Apt {
     }
 
     fn refresh(&mut self, step: &mut Step<'_>) -> Result<(), Failure> {
-        let mut command = self.command("apt-get");
+        let mut command = self.command(step, "apt-get")?;
         // A suite that cannot be fetched is an error, not a warning that leaves an old index in use.
         command.args(["-o", "APT::Update::Error-Mode=any", "-o", "APT::Status-Fd=1", "update"]);
         step.run_with_share(&mut command, Purpose::Fetch, download_share)?;
@@ -167,7 +173,7 @@ impl Apt {
         if let Some(package) = known.as_deref().and_then(parse_package) {
             return Ok(package);
         }
-        let mut command = self.command("apt-cache");
+        let mut command = self.command(step, "apt-cache")?;
         command.args(["show", "--no-all-versions", &wanted]);
         let text = match step.output(&mut command, Purpose::Fetch) {
             Err(Failure::Command { .. }) => return Err(absent()),
@@ -185,7 +191,7 @@ impl Apt {
         let files: Vec<_> = packages.iter().map(place).collect();
         let missing: Vec<_> = packages.iter().zip(&files).filter(|(_, file)| !file.exists()).collect();
         if !missing.is_empty() {
-            let mut command = self.command("apt-get");
+            let mut command = self.command(step, "apt-get")?;
             command.args(["-o", "APT::Status-Fd=1", "download"]);
             command.args(missing.iter().map(|(package, _)| format!("{}={}", package.name, package.version)));
             let fetched = self.fetch(step, &mut command)?;
@@ -206,7 +212,7 @@ impl Apt {
         sha256: &Digest,
     ) -> Result<PathBuf, Failure> {
         let file = step.cache.download(sha256, archive);
-        let mut command = self.command("apt-get");
+        let mut command = self.command(step, "apt-get")?;
         command.args(["-o", "APT::Status-Fd=1", "source", "--download-only", "--tar-only", package]);
         let fetched = self.fetch(step, &mut command)?;
         accept(fetched.path(), |name| name == archive, sha256, &file)?;
@@ -226,32 +232,48 @@ impl Apt {
         Ok(folder)
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// A program of apt's that reads only our settings.
+    fn command(&self, step: &mut Step<'_>, program: &str) -> Result<Command, Failure> {
+        let settings = self.folder.join("apt.conf");
+        if !self.settings_written.get() {
+            let machine = step.output(Command::new("apt-config").arg("dump"), Purpose::Fetch)?;
+            write(&settings, self.settings(&machine).as_bytes())?;
+            self.settings_written.set(true);
+        }
         let mut command = Command::new(program);
-        command.env("LC_ALL", "C").arg("-q");
-        let mut option = |key: &str, value: &str| {
-            command.args(["-o", &format!("{key}={value}")]);
-        };
+        command.env("LC_ALL", "C").env("APT_CONFIG", settings).arg("-q");
+        Ok(command)
+    }
+
+    /// The text of our `apt.conf`, given `apt-config dump` of the machine.
+    fn settings(&self, machine: &str) -> String {
         let path = |name: &str| self.folder.join(name).to_string_lossy().into_owned();
-        option("Dir::Etc::SourceList", &path("our.sources"));
-        option("Dir::Etc::SourceParts", "/dev/null");
-        option("Dir::Etc::Preferences", "/dev/null");
-        option("Dir::Etc::PreferencesParts", "/dev/null");
-        option("Dir::State", &path(""));
-        option("Dir::State::Lists", &path("lists"));
-        option("Dir::State::Status", &path("status"));
-        option("Dir::Cache", &path("cache"));
-        // Container images switch this cache off, which makes every look-up parse the whole index.
-        option("Dir::Cache::pkgcache", "pkgcache.bin");
-        option("Dir::Cache::srcpkgcache", "srcpkgcache.bin");
-        option("APT::Default-Release", "");
-        option("APT::Architecture", "amd64");
-        option("APT::Architectures", "amd64");
-        option("Acquire::Languages", "none");
-        option("Acquire::Retries", "3");
-        // The sandbox user could not write below a home folder; apt would fall back to this with a warning.
-        option("APT::Sandbox::User", "root");
-        command
+        let ours = [
+            // Read before the machine's files, this keeps apt from reading them.
+            ("Dir::Etc::Parts", "/dev/null".to_owned()),
+            ("Dir::Etc::Main", "/dev/null".to_owned()),
+            ("Dir::Etc::SourceList", path("our.sources")),
+            ("Dir::Etc::SourceParts", "/dev/null".to_owned()),
+            ("Dir::Etc::Preferences", "/dev/null".to_owned()),
+            ("Dir::Etc::PreferencesParts", "/dev/null".to_owned()),
+            ("Dir::State", path("")),
+            ("Dir::State::Lists", path("lists")),
+            ("Dir::State::Status", path("status")),
+            ("Dir::Cache", path("cache")),
+            ("APT::Architecture", "amd64".to_owned()),
+            ("APT::Architectures", "amd64".to_owned()),
+            ("Acquire::Languages", "none".to_owned()),
+            ("Acquire::Retries", "3".to_owned()),
+            // The sandbox user could not write below a home folder; apt would fall back to this with a warning.
+            ("APT::Sandbox::User", "root".to_owned()),
+        ];
+        let fetching = |line: &&str| {
+            let about_indexes = ["Acquire::IndexTargets", "Acquire::Languages", "Acquire::CompressionTypes"];
+            line.starts_with("Acquire::") && !about_indexes.iter().any(|prefix| line.starts_with(prefix))
+        };
+        let machine = machine.lines().filter(fetching).map(str::to_owned);
+        let ours = ours.iter().map(|(key, value)| format!("{key} \"{value}\";"));
+        machine.chain(ours).flat_map(|line| [line, "\n".to_owned()]).collect()
     }
 }
 
@@ -356,6 +378,26 @@ Version: 1
         assert_eq!(package.needs("linux-headers-").collect::<Vec<_>>(), ["linux-headers-6.1.0-56-common"]);
         assert_eq!(package.needs("linux-kbuild-").collect::<Vec<_>>(), ["linux-kbuild-6.1"]);
         assert_eq!(parse_package("Package: virtual\n"), None);
+    }
+
+    #[test]
+    fn only_settings_about_fetching_are_taken_over() {
+        let apt = Apt {
+            folder: "/c".into(),
+            suites: String::new(),
+            refreshed: false,
+            settings_written: Cell::new(false),
+        };
+        let settings = apt.settings(
+            "APT::Update::Post-Invoke:: \"rm -f /var/cache/apt/archives/*.deb\";\n\
+             Acquire::http::Proxy \"http://proxy.example:3128\";\nAcquire::IndexTargets::deb::DEP-11 \"\";\n\
+             Dir::Cache::pkgcache \"\";\n",
+        );
+        assert!(settings.starts_with("Acquire::http::Proxy \"http://proxy.example:3128\";\n"), "{settings}");
+        assert!(settings.contains("\nDir::Etc::SourceList \"/c/our.sources\";\n"), "{settings}");
+        for gone in ["Post-Invoke", "DEP-11", "pkgcache"] {
+            assert!(!settings.contains(gone), "{gone}");
+        }
     }
 
     #[test]

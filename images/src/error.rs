@@ -175,7 +175,8 @@ impl Failure {
             Self::Command { purpose: Purpose::Compile, .. } | Self::NotProduced { .. } | Self::Replacement { .. } => {
                 format!("The log has the whole output: correct the recipe or the sources it names. {AGAIN}")
             }
-            Self::File { .. } | Self::Spawn { .. } | Self::Image(_) => {
+            Self::Spawn { program, .. } => format!("Install {program}, or put it on the PATH. {AGAIN}"),
+            Self::File { .. } | Self::Image(_) => {
                 format!("Check permissions and free space there. {AGAIN}")
             }
             Self::Kernel(_) | Self::Module(_) | Self::Cpio(_) => {
