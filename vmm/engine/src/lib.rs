@@ -55,7 +55,7 @@ pub enum Exit {
     Stopped,
     /// A fault while delivering a double fault, which resets a PC. The text names cause and RIP.
     TripleFault(String),
-    /// `hlt` with interrupts disabled: nothing can wake this CPU (soft engine only).
+    /// `hlt` with interrupts disabled: nothing can wake this CPU. KVM notices it when kicked.
     DeadHalt,
     /// The engine itself cannot go on; the text says what it could not do. (KVM without hardware
     /// virtualization fails like this on instructions that its emulator lacks.)

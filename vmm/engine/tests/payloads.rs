@@ -3,6 +3,8 @@
 
 mod payload;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use engine::{Exit, Kind};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -552,13 +554,28 @@ fn a_kick_from_another_thread_stops_a_busy_cpu() {
 }
 
 #[test]
-fn hlt_without_interrupts_is_the_end_on_the_soft_engine() {
+fn hlt_without_interrupts_is_the_end() {
     let payload = Payload::new(|a| {
         a.cli()?;
         a.hlt()
     });
-    let mut engine = prepare(Kind::Soft, &payload);
-    assert_eq!(engine.run(&mut NoBus), Exit::DeadHalt);
+    for kind in engines() {
+        let mut engine = prepare(kind, &payload);
+        let kicker = engine.kicker();
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            // KVM looks when it is kicked, and a kick may come before the `hlt`.
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    kicker.kick();
+                    std::thread::yield_now();
+                }
+            });
+            let exit = std::iter::repeat_with(|| engine.run(&mut NoBus)).find(|exit| *exit != Exit::Stopped);
+            over.store(true, Ordering::Relaxed);
+            assert_eq!(exit, Some(Exit::DeadHalt), "{kind}");
+        });
+    }
 }
 
 /// There is nothing outside.

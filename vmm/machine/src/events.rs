@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use devices::input::InputQueue;
+use engine::Kicker;
 use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -20,6 +21,8 @@ use crate::inbox::{Handle, StopReason};
 /// How long input waits before it is offered to a full queue again. A guest that does not read
 /// its console does not get faster by being asked more often.
 const RETRY: Duration = Duration::from_millis(20);
+/// How often a CPU that sleeps in the kernel is asked whether it can wake at all.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Bytes read at a time.
 const CHUNK: usize = 4096;
 
@@ -40,17 +43,22 @@ pub(crate) struct EventThread {
 type Subscriber = Box<dyn MutEventSubscriber + Send>;
 
 impl EventThread {
-    /// Starts to listen. After `timeout` the run behind `handle` ends.
+    /// Starts to listen. After `timeout` the run behind `handle` ends; `heartbeat` is kicked once a
+    /// second.
     pub(crate) fn start(
         handle: Handle,
         timeout: Option<Duration>,
         source: Option<ConsoleSource>,
+        heartbeat: Option<Kicker>,
     ) -> Result<EventThread, MachineError> {
         let failed = |source| MachineError::EventLoop { source };
         let quit = EventFd::new(EFD_NONBLOCK).map_err(failed)?;
         let mut subscribers: Vec<Subscriber> = Vec::new();
         if let Some(timeout) = timeout {
             subscribers.push(Box::new(Timeout::new(timeout, handle.clone()).map_err(failed)?));
+        }
+        if let Some(kicker) = heartbeat {
+            subscribers.push(Box::new(Heartbeat::new(kicker).map_err(failed)?));
         }
         if let Some(source) = source {
             subscribers.push(Box::new(ConsoleInput::new(source, handle).map_err(failed)?));
@@ -113,6 +121,32 @@ impl MutEventSubscriber for Timeout {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         self.handle.end(StopReason::Timeout);
         let _ = ops.remove(events);
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        let _ = ops.add(Events::new(&self.timer, EventSet::IN));
+    }
+}
+
+/// Kicks a CPU regularly: KVM does not say when a guest halted for good, unless it is asked.
+struct Heartbeat {
+    timer: TimerFd,
+    kicker: Kicker,
+}
+
+impl Heartbeat {
+    fn new(kicker: Kicker) -> io::Result<Heartbeat> {
+        let mut timer = TimerFd::new()?;
+        timer.reset(HEARTBEAT, Some(HEARTBEAT))?;
+        Ok(Heartbeat { timer, kicker })
+    }
+}
+
+impl MutEventSubscriber for Heartbeat {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
+        // Ready, so this only takes the tick.
+        let _ = self.timer.wait();
+        self.kicker.kick();
     }
 
     fn init(&mut self, ops: &mut EventOps) {
@@ -222,7 +256,7 @@ mod tests {
         let inbox = inbox();
         let (reader, mut writer) = io::pipe().unwrap();
         let (source, queue) = source(reader);
-        let events = EventThread::start(Handle::new(inbox.clone()), None, source).unwrap();
+        let events = EventThread::start(Handle::new(inbox.clone()), None, source, None).unwrap();
         for (typed, total) in [("a", 1), ("bcd", 4)] {
             writer.write_all(typed.as_bytes()).unwrap();
             next_wake(&inbox);
@@ -240,7 +274,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&vec![b'x'; CHUNK + 1]).unwrap();
         let (source, queue) = source(file.reopen().unwrap());
-        let _events = EventThread::start(Handle::new(inbox.clone()), None, source).unwrap();
+        let _events = EventThread::start(Handle::new(inbox.clone()), None, source, None).unwrap();
         while queue.len() < CHUNK + 1 {
             next_wake(&inbox);
         }
@@ -249,7 +283,8 @@ mod tests {
     #[test]
     fn the_time_limit_ends_the_run() {
         let inbox = inbox();
-        let _events = EventThread::start(Handle::new(inbox.clone()), Some(Duration::ZERO), None).unwrap();
+        let _events =
+            EventThread::start(Handle::new(inbox.clone()), Some(Duration::ZERO), None, None).unwrap();
         inbox.wait(None);
         assert_eq!(inbox.stop_reason(), Some(StopReason::Timeout));
     }

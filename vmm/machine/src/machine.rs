@@ -169,7 +169,8 @@ impl Machine {
         acpi::write(&self.ram, &self.slots);
         let source = self.config.serial.input.take();
         let source = source.map(|fd| ConsoleSource { fd, queue: self.serial_input.clone() });
-        let _events = EventThread::start(self.handle(), self.config.timeout, source)?;
+        let heartbeat = (self.engine.kind() == Kind::Kvm).then(|| self.engine.kicker());
+        let _events = EventThread::start(self.handle(), self.config.timeout, source, heartbeat)?;
 
         let (wall, cpu) = (Instant::now(), thread_cpu_time());
         let end = self.execute();

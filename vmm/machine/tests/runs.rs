@@ -63,6 +63,17 @@ fn a_crashed_cpu_is_named() {
 }
 
 #[test]
+fn a_cpu_that_halts_for_good_ends_the_run() {
+    run(
+        |a| {
+            a.cli()?;
+            a.hlt()
+        },
+        |engine, outcome, _| assert_eq!(outcome.end, End::Halted, "{engine}"),
+    );
+}
+
+#[test]
 fn a_reset_after_a_panic_is_the_panic() {
     run(
         |a| {

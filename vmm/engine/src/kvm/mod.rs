@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use guest_ram::GuestRam;
 use kvm_bindings::{
-    KVM_EXIT_IO_IN, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_MAX_CPUID_ENTRIES, KvmIrqRouting,
-    kvm_irq_routing_entry, kvm_userspace_memory_region,
+    KVM_EXIT_IO_IN, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED,
+    KvmIrqRouting, kvm_irq_routing_entry, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use softcpu::{Bus, EntryState};
@@ -29,6 +29,9 @@ use kick::KickState;
 /// 4 GiB hole (KVM API, `KVM_SET_TSS_ADDR`), with the one-page identity map before them.
 const TSS_ADDRESS: usize = 0xfffb_d000;
 const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
+
+/// RFLAGS: interrupts are enabled.
+const RFLAGS_IF: u64 = 1 << 9;
 
 /// A VM of one CPU in the host kernel.
 pub(crate) struct KvmEngine {
@@ -102,15 +105,13 @@ impl KvmEngine {
         let _entered = kick.enter(&mut self.vcpu);
         loop {
             if kick.take() {
-                return Exit::Stopped;
+                return if self.is_dead_halted() { Exit::DeadHalt } else { Exit::Stopped };
             }
             match self.vcpu.run() {
                 Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => port_access(&mut self.vcpu, bus),
                 Ok(VcpuExit::MmioRead(address, data)) => bus.mmio_read(GuestAddress(address), data),
                 Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(GuestAddress(address), data),
                 Ok(VcpuExit::Shutdown) => return Exit::TripleFault(format!("triple fault {}", self.place())),
-                // With in-kernel APICs a halted CPU waits in the kernel; this is for completeness.
-                Ok(VcpuExit::Hlt) => return Exit::DeadHalt,
                 Ok(VcpuExit::InternalError) => {
                     return Exit::Failed(format!("KVM cannot emulate the instruction {}", self.place()));
                 }
@@ -132,6 +133,13 @@ impl KvmEngine {
                 Err(error) => return Exit::Failed(format!("KVM_RUN: {error} {}", self.place())),
             }
         }
+    }
+
+    /// Whether the CPU sleeps with interrupts disabled. KVM does not tell: such a guest stays inside
+    /// `KVM_RUN`, so this is looked at when somebody kicks.
+    fn is_dead_halted(&self) -> bool {
+        let halted = self.vcpu.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
+        halted && self.vcpu.get_regs().is_ok_and(|regs| regs.rflags & RFLAGS_IF == 0)
     }
 
     fn place(&self) -> String {
