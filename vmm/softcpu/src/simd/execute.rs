@@ -161,7 +161,9 @@ fn perform<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
             cx.store(0, value.to_le_bytes())
         }
         Kind::EmptyMmx => {
-            cx.x87().valid = 0;
+            let x87 = cx.x87();
+            x87.set_top(0);
+            x87.valid = 0;
             Ok(())
         }
         Kind::Fxsave { wide } => image::fxsave(wide, cx),

@@ -131,17 +131,15 @@ fn perform<C: Context>(kind: Kind, cx: &mut C) -> Result<(), Exception> {
             let x87 = cx.x87();
             if x87.is_empty(0) || x87.is_empty(from) {
                 x87.underflow(0, false);
-            } else {
-                x87.clear_c1();
-                if holds != negated {
-                    x87.set(0, x87.register(from));
-                }
+            } else if holds != negated {
+                x87.set(0, x87.register(from));
             }
         }
         Kind::Function(function) => {
             let x87 = cx.x87();
             let binary = function.is_binary();
             if x87.is_empty(0) || binary && x87.is_empty(1) {
+                x87.status &= !(function.condition_codes() & status::C2);
                 x87.underflow(0, false);
                 return Ok(());
             }
@@ -150,7 +148,10 @@ fn perform<C: Context>(kind: Kind, cx: &mut C) -> Result<(), Exception> {
                 frame.st1 = x87.register(1);
             }
             function.run(&mut frame);
-            if x87.merge(&frame, function.condition_codes()) {
+            // A NaN has no quotient whose bits could go to the condition codes.
+            let invalid = frame.status & status::INVALID != 0 || frame.st0.is_nan();
+            let kept = if invalid { status::C0 | status::C3 } else { 0 };
+            if x87.merge(&frame, function.condition_codes() & !kept) {
                 x87.set(0, frame.st0);
             }
         }
@@ -268,12 +269,12 @@ fn push_computed(x87: &mut X87State, run: impl FnOnce(&mut Frame)) {
 
 /// FLD ST(i).
 fn load_register(index: u8, x87: &mut X87State) {
-    if !x87.is_empty(7) {
-        x87.overflow();
-    } else if x87.is_empty(index) {
+    if x87.is_empty(index) {
         if x87.stack_fault(false) {
             x87.push(F80::INDEFINITE);
         }
+    } else if !x87.is_empty(7) {
+        x87.overflow();
     } else {
         x87.clear_c1();
         x87.push(x87.register(index));

@@ -106,7 +106,7 @@ pub(crate) fn lower(insn: &Instruction) -> Option<Op> {
     let kind = match insn.mnemonic() {
         Fld | Fild | Fbld => Kind::Load(operand(insn, 0)?),
         Fst | Fist => store(false, false)?,
-        Fstp | Fistp | Fbstp | Fstpnce => store(true, false)?,
+        Fstp | Fistp | Fbstp => store(true, false)?,
         Fisttp => store(true, true)?,
         Fadd | Fiadd => arithmetic(insn, Arithmetic::Add, false)?,
         Faddp => arithmetic(insn, Arithmetic::Add, true)?,

@@ -14,6 +14,11 @@ impl F80 {
     /// The quiet NaN that stands for "no result".
     pub const INDEFINITE: Self = Self { significand: 0xc000_0000_0000_0000, sign_exponent: 0xffff };
 
+    /// Whether it is a NaN.
+    pub fn is_nan(self) -> bool {
+        self.sign_exponent & 0x7fff == 0x7fff && self.significand << 1 != 0
+    }
+
     /// The ten bytes of its memory form.
     pub fn to_bytes(self) -> [u8; 10] {
         let mut bytes = [0; 10];

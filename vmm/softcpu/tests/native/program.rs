@@ -1,0 +1,105 @@
+//! The code around the instructions under test: it loads a state, runs them and stores what they
+//! left. Every address is absolute, so it may lie anywhere.
+
+use iced_x86::code_asm::*;
+
+use super::state::{FXSAVE, window};
+
+/// Loads the state at [`window::INPUT`] after saving what the host's calling convention wants kept.
+pub fn prologue() -> Vec<u8> {
+    let mut a = assembler();
+    let input = |index: usize| qword_ptr(window::INPUT + (FXSAVE + 8 * index) as u64);
+    let registers = registers();
+    (|| {
+        for register in [rbx, rbp, r12, r13, r14, r15] {
+            a.push(register)?;
+        }
+        a.mov(qword_ptr(window::HOST_STACK), rsp)?;
+        a.mov(rsp, window::OUTER_STACK)?;
+        a.fxrstor64(ptr(window::INPUT))?;
+        a.push(input(16))?;
+        a.popfq()?;
+        for (i, &register) in registers.iter().enumerate() {
+            a.mov(register, input(i))?;
+        }
+        a.assemble(0)
+    })()
+    .expect("the prologue assembles")
+}
+
+/// Stores the state at [`window::OUTPUT`] and jumps to what [`window::EXIT`] holds.
+pub fn epilogue() -> Vec<u8> {
+    let mut a = assembler();
+    let output = |index: usize| qword_ptr(window::OUTPUT + (FXSAVE + 8 * index) as u64);
+    let registers = registers();
+    (|| {
+        for (i, &register) in registers.iter().enumerate() {
+            a.mov(output(i), register)?;
+        }
+        a.mov(rsp, window::OUTER_STACK)?;
+        a.pushfq()?;
+        a.pop(output(16))?;
+        a.fxsave64(ptr(window::OUTPUT))?;
+        a.jmp(qword_ptr(window::EXIT))?;
+        a.assemble(0)
+    })()
+    .expect("the epilogue assembles")
+}
+
+/// Goes back to the host's caller.
+pub fn host_exit() -> Vec<u8> {
+    let mut a = assembler();
+    (|| {
+        a.cld()?;
+        a.fninit()?;
+        a.mov(rsp, window::OUTER_STACK)?;
+        a.push(0x1f80)?;
+        a.ldmxcsr(dword_ptr(rsp))?;
+        a.mov(rsp, qword_ptr(window::HOST_STACK))?;
+        for register in [r15, r14, r13, r12, rbp, rbx] {
+            a.pop(register)?;
+        }
+        a.ret()?;
+        a.assemble(0)
+    })()
+    .expect("the exit assembles")
+}
+
+/// Switches on SSE and stops.
+pub fn guest_start() -> Vec<u8> {
+    let mut a = assembler();
+    (|| {
+        // CR4.OSFXSR and OSXMMEXCPT; CR0.NE and MP set, TS and EM clear.
+        a.mov(rax, cr4)?;
+        a.or(rax, 0x600)?;
+        a.mov(cr4, rax)?;
+        a.mov(rax, cr0)?;
+        a.or(rax, 0x22)?;
+        a.and(rax, !0xc)?;
+        a.mov(cr0, rax)?;
+        a.assemble(0)
+    })()
+    .map(|code: Vec<u8>| [code, guest_exit()].concat())
+    .expect("the guest's start assembles")
+}
+
+/// Presses the stop button, and waits to be put elsewhere.
+pub fn guest_exit() -> Vec<u8> {
+    let mut a = assembler();
+    (|| {
+        let mut here = a.create_label();
+        a.out(0x80, al)?;
+        a.set_label(&mut here)?;
+        a.jmp(here)?;
+        a.assemble(0)
+    })()
+    .expect("the guest's exit assembles")
+}
+
+fn assembler() -> CodeAssembler {
+    CodeAssembler::new(64).expect("64 is a bitness")
+}
+
+fn registers() -> [AsmRegister64; 16] {
+    [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15]
+}
