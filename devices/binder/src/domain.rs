@@ -1,13 +1,32 @@
 //! The domain: one binder world, and the way of a message through it.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use serde::{Deserialize, Serialize};
 use vm_memory::GuestMemoryBackend;
 
+use crate::arena::{Arena, BufferId, DeathId, FreezeId, NodeId, RefId, ThreadId, TransactionId};
+use crate::buffer::Buffer;
+use crate::death::Death;
 use crate::errno::Errno;
-use crate::ids::{GuestId, Pid, ProcId, Tid};
+use crate::freeze::Freeze;
+use crate::ids::{DebugId, GuestId, Pid, ProcId, Tid, Token};
 use crate::limits::{Limits, Profile};
-use crate::message::{Answer, Event, Expects, Message};
-use crate::trace::TraceSink;
+use crate::memory::{NoPages, Pages, Rams};
+use crate::message::{
+    Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, Message, Need, Status,
+};
+use crate::node::Node;
+use crate::proc::{Context, Proc};
+use crate::refs::Ref;
+use crate::thread::{Activity, Thread};
+use crate::trace::{MessageKind, Party, StatusKind, TraceEvent, TraceSink, UserError};
+use crate::transaction::Transaction;
+
+/// `EPOLLERR`: no thread object could be made (B018).
+const EPOLLERR: u32 = 8;
+/// Slots in the answer to one TRIM at most.
+const MAX_TRIM: usize = 512;
 
 /// The RAM of the guests of a domain. Only RAM: no ROM, no device memory.
 pub trait GuestRams {
@@ -18,7 +37,8 @@ pub trait GuestRams {
     fn ram(&self, guest: GuestId) -> Option<&Self::Ram>;
 }
 
-/// How many objects of a guest exist. All zero once every process of the guest is gone.
+/// How many objects of a guest exist. All zero once every process of the guest is gone and no
+/// other guest of the domain holds on to its nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Census {
     /// Open files.
@@ -29,7 +49,7 @@ pub struct Census {
     pub nodes: u32,
     /// Handles.
     pub refs: u32,
-    /// Transactions that its processes sent or that are under way to them.
+    /// Transactions that its processes sent.
     pub transactions: u32,
     /// Buffers in mappings of its processes.
     pub buffers: u32,
@@ -39,29 +59,108 @@ pub struct Census {
     pub suspended: u32,
     /// Files held by the shim for the core.
     pub tokens: u32,
+    /// Pages that TRIM could give back.
+    pub idle_pages: u32,
     /// Events that no buffer was found for yet.
     pub events: u32,
+}
+
+/// What a guest uses, and what waits for it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Guest {
+    pub procs: u32,
+    pub threads: u32,
+    pub nodes: u32,
+    pub refs: u32,
+    pub transactions: u32,
+    pub buffers: u32,
+    pub tokens: u32,
+    pub idle_pages: u32,
+    /// Files to be let go with the next answer.
+    pub fputs: VecDeque<Token>,
+    pub events: VecDeque<(ThreadId, Notice)>,
+}
+
+/// What an event says about a thread; the rest stands in the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Notice {
+    Completed,
+    Install,
+    Poll,
+}
+
+/// What the handling of one message can use.
+pub(crate) struct Cx<'a> {
+    pub pages: &'a dyn Pages,
+    pub sink: &'a mut dyn TraceSink,
+}
+
+impl Cx<'_> {
+    pub(crate) fn trace(&mut self, event: impl FnOnce() -> TraceEvent) {
+        if self.sink.enabled() {
+            self.sink.event(event());
+        }
+    }
 }
 
 /// One binder world.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Domain {
-    limits: Limits,
-    profile: Profile,
+    pub(crate) limits: Limits,
+    pub(crate) profile: Profile,
+    pub(crate) guests: BTreeMap<GuestId, Guest>,
+    pub(crate) contexts: Vec<Context>,
+    pub(crate) procs: BTreeMap<ProcId, Proc>,
+    pub(crate) threads: Arena<ThreadId, Thread>,
+    pub(crate) nodes: Arena<NodeId, Node>,
+    pub(crate) refs: Arena<RefId, Ref>,
+    pub(crate) transactions: Arena<TransactionId, Transaction>,
+    pub(crate) buffers: Arena<BufferId, Buffer>,
+    pub(crate) deaths: Arena<DeathId, Death>,
+    pub(crate) freezes: Arena<FreezeId, Freeze>,
+    pub(crate) last_proc: ProcId,
+    last_debug_id: DebugId,
+    /// Woken in this message; empty between messages.
+    pub(crate) runnable: VecDeque<ThreadId>,
+    /// Armed threads that this message may have made readable; empty between messages.
+    pub(crate) poll_check: Vec<ThreadId>,
 }
 
 impl Domain {
     /// An empty world.
     pub fn new(limits: Limits, profile: Profile) -> Domain {
-        Domain { limits, profile }
+        Domain {
+            limits,
+            profile,
+            guests: BTreeMap::new(),
+            contexts: Vec::new(),
+            procs: BTreeMap::new(),
+            threads: Arena::default(),
+            nodes: Arena::default(),
+            refs: Arena::default(),
+            transactions: Arena::default(),
+            buffers: Arena::default(),
+            deaths: Arena::default(),
+            freezes: Arena::default(),
+            last_proc: ProcId(0),
+            last_debug_id: DebugId(0),
+            runnable: VecDeque::new(),
+            poll_check: Vec::new(),
+        }
     }
 
     /// Lets a guest take part. A guest that is not attached gets `EBADF` for everything.
     pub fn attach(&mut self, guest: GuestId) {
-        let _ = guest;
+        self.guests.entry(guest).or_default();
     }
 
-    /// Handles one message to its end.
+    /// Its limits.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Handles one message to its end: when this returns, every thread that the message woke has
+    /// read, and what they read waits in [`next_event`](Self::next_event).
     pub fn handle<R: GuestRams>(
         &mut self,
         rams: &R,
@@ -69,47 +168,303 @@ impl Domain {
         message: Message,
         sink: &mut dyn TraceSink,
     ) -> Answer {
-        let _ = (rams, guest, message, sink, &self.limits, self.profile);
-        Answer { errno: Errno::EBADF, ..Answer::default() }
+        let pages = Rams(rams);
+        let mut cx = Cx { pages: &pages, sink };
+        let Message { header, body } = message;
+        let kind = message_kind(&body);
+        cx.trace(|| TraceEvent::Message { guest, proc: header.proc, tid: header.tid, seq: header.seq, kind });
+        let mut answer = self.dispatch(&mut cx, guest, header, body);
+        self.settle(&mut cx);
+        self.add_leftovers(guest, &header, kind, &mut answer);
+        let proc = answer.proc.map_or(header.proc, |proc| proc.0);
+        let (status, errno) = (status_kind(&answer.status), answer.errno);
+        cx.trace(|| TraceEvent::Answered { proc, tid: header.tid, seq: header.seq, status, errno });
+        answer
     }
 
-    /// The next event of a guest, in wake order. Call it only when a buffer is free.
+    fn dispatch(&mut self, cx: &mut Cx<'_>, guest: GuestId, header: Header, body: Body) -> Answer {
+        if !self.guests.contains_key(&guest) {
+            return Answer::error(Errno::EBADF);
+        }
+        if let Body::Open(open) = body {
+            return self.open(cx, guest, &header, open);
+        }
+        let proc = ProcId(header.proc);
+        if self.procs.get(&proc).is_none_or(|proc| proc.guest != guest) {
+            // After RELEASE the worker of that process fetches what is left to be let go.
+            let release = matches!(body, Body::Continue(_)) && header.tid == Tid(0) && header.proc != 0;
+            let known = release && header.proc <= self.last_proc.0;
+            return if known { Answer::default() } else { Answer::error(Errno::EBADF) };
+        }
+        match body {
+            Body::Open(_) => Answer::error(Errno::EPROTO),
+            Body::Mmap { address, length } => self.mmap(proc, address, length),
+            Body::Unmap => self.unmap(proc),
+            Body::Flush => self.flush(cx, proc),
+            Body::Release => {
+                self.release_proc(cx, proc);
+                Answer::default()
+            }
+            Body::Trim { max } => self.trim(proc, max),
+            Body::Ioctl(_) | Body::Poll if header.tid == Tid(0) => Answer::error(Errno::EPROTO),
+            Body::Ioctl(ioctl) => match self.get_thread(cx, proc, header.tid) {
+                Ok(thread) => self.ioctl(cx, header, thread, ioctl),
+                Err(errno) => Answer::error(errno),
+            },
+            Body::Poll => match self.get_thread(cx, proc, header.tid) {
+                Ok(thread) => Answer { poll_mask: self.poll_thread(thread), ..Answer::default() },
+                Err(_) => Answer { poll_mask: EPOLLERR, ..Answer::default() },
+            },
+            Body::Continue(_) | Body::Cancel | Body::Timeout | Body::Fetch | Body::ReadFault { .. } => {
+                match self.find_thread(proc, header.tid) {
+                    Some(thread) => self.follow_up(cx, header, thread, body),
+                    None => Answer::error(Errno::EBADF),
+                }
+            }
+        }
+    }
+
+    /// Messages that belong to an ioctl that was begun.
+    fn follow_up(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId, body: Body) -> Answer {
+        match body {
+            Body::Continue(more) => self.resume(cx, header, thread, more),
+            Body::Cancel => self.cancel(cx, header, thread),
+            Body::Timeout => self.timeout(cx, header, thread),
+            Body::Fetch => self.fetch(thread),
+            Body::ReadFault { .. } => {
+                self.read_fault(cx, thread, header.seq);
+                Answer::default()
+            }
+            _ => Answer::error(Errno::EPROTO),
+        }
+    }
+
+    /// Files to be let go travel with any answer; RELEASE is not over before the last one has.
+    fn add_leftovers(&mut self, guest: GuestId, header: &Header, kind: MessageKind, answer: &mut Answer) {
+        let Some(state) = self.guests.get_mut(&guest) else { return };
+        let room = MAX_ACTIONS.saturating_sub(answer.actions.len()).min(state.fputs.len());
+        answer.actions.extend(state.fputs.drain(..room).map(Action::Fput));
+        answer.idle_pages = state.idle_pages;
+        let releasing =
+            kind == MessageKind::Release || (kind == MessageKind::Continue && header.tid == Tid(0));
+        if releasing && answer.errno.is_ok() && !state.fputs.is_empty() {
+            answer.status = Status::More;
+        }
+    }
+
+    /// TRIM: pages of idle slots go back (rule 24).
+    fn trim(&mut self, proc: ProcId, max: u32) -> Answer {
+        let Some(object) = self.procs.get_mut(&proc) else { return Answer::error(Errno::EBADF) };
+        let max = (max as usize).min(MAX_TRIM);
+        let slots = object.mapping.as_mut().map(|mapping| mapping.trim(max)).unwrap_or_default();
+        if let Some(guest) = self.guests.get_mut(&object.guest) {
+            guest.idle_pages = guest.idle_pages.saturating_sub(slots.len() as u32);
+        }
+        Answer { slots, ..Answer::default() }
+    }
+
+    /// Adds an event of a thread; at most one completion and one poll edge a thread wait.
+    pub(crate) fn notify(&mut self, guest: GuestId, thread: ThreadId, notice: Notice) {
+        if let Some(guest) = self.guests.get_mut(&guest) {
+            guest.events.push_back((thread, notice));
+        }
+    }
+
+    /// The next event of a guest, in wake order. Call it only when a buffer is free: the event is
+    /// handed over for good.
     pub fn next_event(&mut self, guest: GuestId) -> Option<Event> {
-        let _ = guest;
-        None
+        loop {
+            let state = self.guests.get_mut(&guest)?;
+            let (thread, notice) = state.events.pop_front()?;
+            let idle_pages = state.idle_pages;
+            // A thread that is gone has no events.
+            if let Some(event) = self.make_event(thread, notice, idle_pages) {
+                return Some(event);
+            }
+        }
     }
 
-    /// Whether [`next_event`](Self::next_event) has one.
+    fn make_event(&mut self, thread: ThreadId, notice: Notice, idle_pages: u32) -> Option<Event> {
+        let object = self.threads.get_mut(thread)?;
+        let (proc, tid, seq) = (object.proc, object.tid, object.seq);
+        let event = |fetch, kind| Some(Event { proc, tid, seq, fetch, kind, idle_pages });
+        match (notice, &mut object.activity) {
+            (Notice::Poll, _) => event(false, EventKind::Poll),
+            (Notice::Install, Activity::Installing { transaction, announced, .. }) => {
+                let id = *transaction;
+                let files = self.transactions.get(id).map(|t| t.files.len()).unwrap_or_default();
+                let fetch = files * 4 > EVENT_BYTES;
+                *announced = fetch;
+                let files = self.transactions.get(id).filter(|_| !fetch).map(|t| t.files.as_slice());
+                let tokens = files.unwrap_or_default().iter().map(|file| file.token).collect();
+                event(fetch, EventKind::Install { tokens })
+            }
+            (Notice::Completed, Activity::Completed { answer, fetch, then }) => {
+                let nice = answer.actions.first().copied().filter(|action| action.is_nice());
+                let small = then.is_none()
+                    && answer.status == Status::Done
+                    && answer.result.len() <= EVENT_BYTES
+                    && answer.actions.len() == usize::from(nice.is_some());
+                if !small {
+                    *fetch = true;
+                    let (errno, read_consumed) = (Errno::OK, 0);
+                    let empty = EventKind::Done {
+                        errno,
+                        read_consumed,
+                        result: vec![],
+                        first_word: None,
+                        creds: None,
+                        nice: None,
+                    };
+                    return event(true, empty);
+                }
+                let done = EventKind::Done {
+                    errno: answer.errno,
+                    read_consumed: answer.read_consumed,
+                    result: std::mem::take(&mut answer.result),
+                    first_word: answer.first_word,
+                    creds: answer.creds,
+                    nice,
+                };
+                object.activity = Activity::Idle;
+                event(false, done)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether [`next_event`](Self::next_event) may have one.
     pub fn has_events(&self, guest: GuestId) -> bool {
-        let _ = guest;
-        false
+        self.guests.get(&guest).is_some_and(|guest| !guest.events.is_empty())
     }
 
     /// Guests that have events, ascending.
     pub fn guests_with_events(&self) -> Vec<GuestId> {
-        Vec::new()
+        self.guests.iter().filter(|(_, guest)| !guest.events.is_empty()).map(|(id, _)| *id).collect()
     }
 
     /// Which CONTINUE the core waits for from a thread: how the lists in it are to be decoded.
     pub fn expects(&self, guest: GuestId, proc: u32, tid: Tid) -> Expects {
-        let _ = (guest, proc, tid);
-        Expects::Nothing
+        let proc = ProcId(proc);
+        let owned = self.procs.get(&proc).is_some_and(|proc| proc.guest == guest);
+        let thread = self.find_thread(proc, tid).filter(|_| owned).and_then(|id| self.threads.get(id));
+        match thread.map(|thread| &thread.activity) {
+            Some(Activity::WriteMore(_) | Activity::ReadMore(_)) => Expects::More,
+            Some(Activity::Suspended { needs, .. }) => Expects::Needs(needs.iter().map(Need::kind).collect()),
+            Some(Activity::Installing { transaction, .. }) => {
+                Expects::Install(self.transactions.get(*transaction).map_or(0, |t| t.files.len()))
+            }
+            _ => Expects::Nothing,
+        }
     }
 
-    /// The opener's thread group of a process, for traces.
+    /// The opener's thread group of a process.
     pub fn pid(&self, proc: ProcId) -> Option<Pid> {
-        let _ = proc;
-        None
+        self.procs.get(&proc).map(|proc| proc.pid)
     }
 
     /// Releases every process of a guest without touching its memory (device reset).
     pub fn reset(&mut self, guest: GuestId, sink: &mut dyn TraceSink) {
-        let _ = (guest, sink);
+        let mut cx = Cx { pages: &NoPages, sink };
+        let procs = self.procs.iter().filter(|(_, proc)| proc.guest == guest);
+        let procs: Vec<ProcId> = procs.map(|(id, _)| *id).collect();
+        for proc in procs {
+            self.release_proc(&mut cx, proc);
+        }
+        self.settle(&mut cx);
+        if let Some(state) = self.guests.get_mut(&guest) {
+            // The shim drops its files with the epoch.
+            state.fputs.clear();
+            state.events.clear();
+        }
     }
 
     /// Counts a guest's objects.
     pub fn census(&self, guest: GuestId) -> Census {
-        let _ = guest;
-        Census::default()
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let of = |id: &ProcId| self.procs.get(id).is_some_and(|proc| proc.guest == guest);
+        let waits = |thread: &&Thread| {
+            thread.guest == guest
+                && matches!(
+                    thread.activity,
+                    Activity::Suspended { .. }
+                        | Activity::WriteMore(_)
+                        | Activity::ReadMore(_)
+                        | Activity::Installing { .. }
+                )
+        };
+        let state = self.guests.get(&guest);
+        let deaths = self.deaths.iter().filter(|death| death.guest == guest).count();
+        let freezes = self.freezes.iter().filter(|freeze| freeze.guest == guest).count();
+        Census {
+            procs: count(self.procs.keys().filter(|id| of(id)).count()),
+            threads: count(self.threads.iter().filter(|thread| thread.guest == guest).count()),
+            nodes: count(self.nodes.iter().filter(|node| node.guest == guest).count()),
+            refs: count(self.refs.iter().filter(|entry| entry.guest == guest).count()),
+            transactions: count(self.transactions.iter().filter(|t| t.guest == guest).count()),
+            buffers: count(self.buffers.iter().filter(|buffer| of(&buffer.proc)).count()),
+            deaths: count(deaths + freezes),
+            suspended: count(self.threads.iter().filter(waits).count()),
+            tokens: state.map_or(0, |guest| guest.tokens),
+            idle_pages: state.map_or(0, |guest| guest.idle_pages),
+            events: state.map_or(0, |guest| count(guest.events.len())),
+        }
+    }
+
+    pub(crate) fn next_debug_id(&mut self) -> DebugId {
+        self.last_debug_id = DebugId(self.last_debug_id.0.wrapping_add(1));
+        self.last_debug_id
+    }
+
+    pub(crate) fn thread_proc(&self, thread: ThreadId) -> Option<ProcId> {
+        self.threads.get(thread).map(|thread| thread.proc)
+    }
+
+    /// The guest of a live thread.
+    pub(crate) fn thread_guest(&self, thread: ThreadId) -> GuestId {
+        self.threads.get(thread).map(|thread| thread.guest).unwrap_or_default()
+    }
+
+    pub(crate) fn find_thread(&self, proc: ProcId, tid: Tid) -> Option<ThreadId> {
+        self.procs.get(&proc)?.threads.get(&tid).copied()
+    }
+
+    pub(crate) fn party(&self, thread: ThreadId) -> Party {
+        let Some(thread) = self.threads.get(thread) else { return Party::default() };
+        Party { proc: thread.proc, pid: self.pid(thread.proc).unwrap_or_default(), tid: thread.tid }
+    }
+
+    pub(crate) fn user_error(&self, cx: &mut Cx<'_>, thread: ThreadId, error: UserError) {
+        let thread = self.party(thread);
+        cx.trace(|| TraceEvent::UserError { thread, error });
+    }
+}
+
+fn message_kind(body: &Body) -> MessageKind {
+    match body {
+        Body::Open(_) => MessageKind::Open,
+        Body::Ioctl(_) => MessageKind::Ioctl,
+        Body::Continue(_) => MessageKind::Continue,
+        Body::Cancel => MessageKind::Cancel,
+        Body::Timeout => MessageKind::Timeout,
+        Body::Fetch => MessageKind::Fetch,
+        Body::Poll => MessageKind::Poll,
+        Body::Trim { .. } => MessageKind::Trim,
+        Body::ReadFault { .. } => MessageKind::ReadFault,
+        Body::Mmap { .. } => MessageKind::Mmap,
+        Body::Unmap => MessageKind::Unmap,
+        Body::Flush => MessageKind::Flush,
+        Body::Release => MessageKind::Release,
+    }
+}
+
+fn status_kind(status: &Status) -> StatusKind {
+    match status {
+        Status::Done => StatusKind::Done,
+        Status::More => StatusKind::More,
+        Status::Needs(_) => StatusKind::Needs,
+        Status::Install(_) => StatusKind::Install,
+        Status::Parked { .. } => StatusKind::Parked,
+        Status::TooLate => StatusKind::TooLate,
     }
 }

@@ -327,6 +327,13 @@ pub struct Answer {
     pub idle_pages: u32,
 }
 
+impl Answer {
+    /// An answer that is nothing but an error.
+    pub fn error(errno: Errno) -> Answer {
+        Answer { errno, ..Answer::default() }
+    }
+}
+
 /// `vb_answer.status`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Status {

@@ -1,0 +1,160 @@
+//! The process object: one open of a device.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::arena::{NodeId, RefId, ThreadId};
+use crate::buffer::Mapping;
+use crate::errno::Errno;
+use crate::ids::{GuestId, Kuid, Pid, Tid};
+use crate::message::LsmQuestion;
+use crate::work::WorkQueue;
+
+/// Index of a [`Context`] in its domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct ContextId(pub u32);
+
+/// One device ("binder"): a world of handles with one manager (B006).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Context {
+    pub name: Vec<u8>,
+    pub manager: Option<NodeId>,
+    /// Pinned by the first successful check (B048).
+    pub manager_uid: Option<Kuid>,
+}
+
+/// An open file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Proc {
+    pub guest: GuestId,
+    pub pid: Pid,
+    pub context: ContextId,
+    pub default_nice: i32,
+    pub secctx: Vec<u8>,
+    pub secctx_error: Errno,
+    pub threads: BTreeMap<Tid, ThreadId>,
+    /// By the owner's pointer.
+    pub nodes: BTreeMap<u64, NodeId>,
+    pub refs: HandleTable,
+    pub todo: WorkQueue,
+    /// Parked threads that may take process work.
+    pub waiting: WaitingList,
+    pub delivered_deaths: WorkQueue,
+    pub delivered_freezes: WorkQueue,
+    pub max_threads: u32,
+    pub requested_threads: u32,
+    pub started_threads: u32,
+    pub mapping: Option<Mapping>,
+    pub frozen: bool,
+    pub sync_received: bool,
+    pub async_received: bool,
+    /// B370.
+    pub outstanding: u32,
+    pub spam_detection: bool,
+    /// The LSM's answers about this sender, in mode cache.
+    pub lsm: BTreeMap<(u32, LsmQuestion), bool>,
+    /// Threads that wait in `BINDER_FREEZE` for this process.
+    pub freezers: BTreeSet<ThreadId>,
+}
+
+/// Parked threads; the most recently parked one is taken first (B083).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct WaitingList {
+    threads: BTreeMap<u64, ThreadId>,
+    next: u64,
+}
+
+impl WaitingList {
+    /// The ticket takes the thread off again.
+    pub(crate) fn push(&mut self, thread: ThreadId) -> u64 {
+        let ticket = self.next;
+        self.next += 1;
+        self.threads.insert(ticket, thread);
+        ticket
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<ThreadId> {
+        self.threads.pop_last().map(|(_, thread)| thread)
+    }
+
+    pub(crate) fn remove(&mut self, ticket: u64) {
+        self.threads.remove(&ticket);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.threads.is_empty()
+    }
+}
+
+/// Numbers and the refs behind them (B249, B250).
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct HandleTable {
+    by_handle: BTreeMap<u32, RefId>,
+    by_node: BTreeMap<NodeId, RefId>,
+    /// Unused numbers from 1 to `highest`.
+    unused: BTreeSet<u32>,
+    /// The highest number ever given.
+    highest: u32,
+}
+
+impl HandleTable {
+    pub(crate) fn get(&self, handle: u32) -> Option<RefId> {
+        self.by_handle.get(&handle).copied()
+    }
+
+    pub(crate) fn find(&self, node: NodeId) -> Option<RefId> {
+        self.by_node.get(&node).copied()
+    }
+
+    /// The number for a new ref: 0 for the manager if it is free, else the lowest free one.
+    pub(crate) fn reserve(&mut self, manager: bool) -> Option<u32> {
+        if manager && !self.by_handle.contains_key(&0) {
+            return Some(0);
+        }
+        if let Some(handle) = self.unused.pop_first() {
+            return Some(handle);
+        }
+        self.highest = self.highest.checked_add(1)?;
+        Some(self.highest)
+    }
+
+    pub(crate) fn insert(&mut self, handle: u32, node: NodeId, id: RefId) {
+        self.by_handle.insert(handle, id);
+        self.by_node.insert(node, id);
+    }
+
+    pub(crate) fn remove(&mut self, handle: u32, node: NodeId) {
+        self.by_handle.remove(&handle);
+        self.by_node.remove(&node);
+        if handle != 0 {
+            self.unused.insert(handle);
+        }
+    }
+
+    /// The ref with the lowest number.
+    pub(crate) fn first(&self) -> Option<RefId> {
+        self.by_handle.first_key_value().map(|(_, id)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arena::ArenaId;
+
+    /// covers: B249, B250
+    #[test]
+    fn the_lowest_free_number_is_given() {
+        let mut table = HandleTable::default();
+        for index in 0..3 {
+            let handle = table.reserve(false).unwrap();
+            table.insert(handle, NodeId::new(index, 0), RefId::new(index, 0));
+            assert_eq!(handle, index + 1);
+        }
+        table.remove(2, NodeId::new(1, 0));
+        assert_eq!(table.reserve(true), Some(0));
+        assert_eq!(table.reserve(false), Some(2));
+        assert_eq!(table.reserve(false), Some(4));
+    }
+}

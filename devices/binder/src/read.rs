@@ -1,0 +1,398 @@
+//! The read half of BINDER_WRITE_READ (BINDER.md 2.2 to 2.6).
+
+use crate::arena::{DeathId, FreezeId, ThreadId, TransactionId};
+use crate::death::DeathState;
+use crate::domain::{Cx, Domain};
+use crate::errno::Errno;
+use crate::message::{Action, Creds, MAX_RESULT};
+use crate::protocol::{Return, SENDER_PID_OFFSET, TransactionData, br};
+use crate::thread::{Call, Delivery, Read, ReadPhase};
+use crate::trace::{TraceEvent, UserError};
+use crate::work::{Completion, Queue, Work};
+
+/// Room that must be free before an item is taken: the longest one and a word (B072).
+const ROOM: u64 = 76;
+
+/// How far a read got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadFlow {
+    /// It is over; an error leaves read_consumed as it was (B077).
+    Done(Errno),
+    /// Nothing to do, and it may wait.
+    Park,
+    /// The answer is full.
+    More,
+    /// The transaction's descriptors are to be made.
+    Install(TransactionId),
+}
+
+/// What an item does to the read.
+enum Taken {
+    /// The read goes on.
+    Next,
+    /// It ends (B090).
+    End,
+    Install(TransactionId),
+}
+
+impl Read {
+    fn push(&mut self, item: Return) {
+        let before = self.bytes.len();
+        item.encode(&mut self.bytes);
+        self.position += (self.bytes.len() - before) as u64;
+        self.returns.push(item);
+    }
+
+    /// Only BR_NOOP was written (B088).
+    fn is_empty(&self) -> bool {
+        self.position == 4
+    }
+}
+
+impl Call {
+    /// Sets the caller's nice with the next answer, unless it has that nice already.
+    pub(crate) fn set_nice(&mut self, nice: i32) {
+        // Out of range: the kernel's set_user_nice does nothing.
+        if self.nice.is_none_or(|now| now == nice) || !(-20..=19).contains(&nice) {
+            return;
+        }
+        self.nice = Some(nice);
+        self.actions.retain(|action| !action.is_nice());
+        self.actions.push(Action::NiceSet(nice));
+    }
+
+    /// Raises the caller to a node's minimum (B321). What was set in this ioctl is known exactly.
+    fn raise_nice(&mut self, nice: i32) {
+        if self.nice.is_none_or(|now| now <= nice) || !(-20..=19).contains(&nice) {
+            return;
+        }
+        if self.actions.iter().any(|action| action.is_nice()) {
+            return self.set_nice(nice);
+        }
+        self.nice = Some(nice);
+        self.actions.push(Action::NiceRaise(nice));
+    }
+
+    /// B323.
+    pub(crate) fn restore_nice(&mut self, saved: Option<i32>) {
+        if let Some(nice) = saved {
+            self.set_nice(nice);
+        }
+    }
+}
+
+impl Domain {
+    /// Runs the read until it ends or waits.
+    pub(crate) fn run_read(&mut self, cx: &mut Cx<'_>, call: &mut Call) -> ReadFlow {
+        if call.read.phase == ReadPhase::Start {
+            if call.header.read_bad {
+                return ReadFlow::Done(Errno::EFAULT);
+            }
+            if call.read.start == 0 {
+                if call.read.size < 4 {
+                    // B074: no room even for BR_NOOP.
+                    return ReadFlow::Done(Errno::OK);
+                }
+                call.read.push(Return::Noop);
+            }
+            call.read.phase = ReadPhase::Enter;
+        }
+        loop {
+            if call.read.phase == ReadPhase::Enter {
+                self.enter_read(cx, call);
+            }
+            if call.read.phase == ReadPhase::Wait {
+                if !self.has_work(call.thread, call.read.wait_for_proc) {
+                    let nonblock = call.header.nonblock;
+                    return if nonblock { ReadFlow::Done(Errno::EAGAIN) } else { ReadFlow::Park };
+                }
+                call.read.phase = ReadPhase::Take;
+            }
+            if let Some(flow) = self.take_work(cx, call) {
+                return flow;
+            }
+            call.read.phase = ReadPhase::Enter;
+        }
+    }
+
+    fn enter_read(&mut self, cx: &mut Cx<'_>, call: &mut Call) {
+        let Some(thread) = self.threads.get(call.thread) else { return };
+        let (proc, looper) = (thread.proc, thread.is_looper());
+        call.read.wait_for_proc = thread.available_for_proc_work();
+        if call.read.wait_for_proc {
+            if !looper {
+                self.user_error(cx, call.thread, UserError::NotALooper);
+            }
+            // B324.
+            if let Some(proc) = self.procs.get(&proc) {
+                call.set_nice(proc.default_nice);
+            }
+        }
+        call.read.phase = ReadPhase::Wait;
+    }
+
+    /// Takes items until the read ends; `None`: nothing was produced, wait again.
+    fn take_work(&mut self, cx: &mut Cx<'_>, call: &mut Call) -> Option<ReadFlow> {
+        loop {
+            let Some(thread) = self.threads.get(call.thread) else {
+                return Some(ReadFlow::Done(Errno::EINTR));
+            };
+            let proc_work = self.procs.get(&thread.proc).is_some_and(|proc| !proc.todo.is_empty());
+            let queue = if !thread.todo.is_empty() {
+                Queue::Thread(call.thread)
+            } else if proc_work && call.read.wait_for_proc {
+                Queue::Proc(thread.proc)
+            } else if call.read.is_empty() && !thread.need_return {
+                return None;
+            } else {
+                return Some(self.end_read(call));
+            };
+            if call.read.size.saturating_sub(call.read.position) < ROOM {
+                return Some(self.end_read(call));
+            }
+            if call.read.bytes.len() + ROOM as usize > MAX_RESULT {
+                return Some(ReadFlow::More);
+            }
+            let Some(work) = self.dequeue(queue) else { return Some(self.end_read(call)) };
+            match self.take(cx, call, work) {
+                Taken::Next => {}
+                Taken::End => return Some(self.end_read(call)),
+                Taken::Install(id) => return Some(ReadFlow::Install(id)),
+            }
+        }
+    }
+
+    /// B097: the reading thread is asked to make another one.
+    fn end_read(&mut self, call: &mut Call) -> ReadFlow {
+        let Some(thread) = self.threads.get(call.thread) else { return ReadFlow::Done(Errno::OK) };
+        let is_looper = thread.is_looper();
+        if let Some(proc) = self.procs.get_mut(&thread.proc)
+            && proc.requested_threads == 0
+            && proc.waiting.is_empty()
+            && proc.started_threads < proc.max_threads
+            && is_looper
+        {
+            proc.requested_threads = 1;
+            match call.read.returns.first_mut() {
+                Some(first) if call.read.start == 0 => *first = Return::SpawnLooper,
+                _ => call.read.returns.push(Return::SpawnLooper),
+            }
+            call.read.spawn = true;
+        }
+        ReadFlow::Done(Errno::OK)
+    }
+
+    fn take(&mut self, cx: &mut Cx<'_>, call: &mut Call, work: Work) -> Taken {
+        match work {
+            Work::Transaction(id) => return self.take_transaction(cx, call, id),
+            Work::ReturnError => {
+                let code = self.threads.get_mut(call.thread).and_then(|thread| thread.return_error.take());
+                call.read.push(error_return(code));
+            }
+            Work::ReplyError => {
+                let code = self.threads.get_mut(call.thread).and_then(|thread| thread.reply_error.take());
+                call.read.push(error_return(code));
+            }
+            Work::Complete(completion) => {
+                let proc = self.thread_proc(call.thread).and_then(|proc| self.procs.get(&proc));
+                let detects = proc.is_some_and(|proc| proc.spam_detection);
+                call.read.push(match completion {
+                    Completion::SpamSuspect if detects => Return::OnewaySpamSuspect,
+                    Completion::PendingFrozen => Return::TransactionPendingFrozen,
+                    Completion::Sent | Completion::SpamSuspect => Return::TransactionComplete,
+                });
+            }
+            Work::Node(id) => {
+                for item in self.tell_owner(cx, id) {
+                    call.read.push(item);
+                }
+            }
+            Work::Death(id) => return self.take_death(call, id),
+            Work::Freeze(id) => return self.take_freeze(call, id),
+        }
+        Taken::Next
+    }
+
+    fn take_death(&mut self, call: &mut Call, id: DeathId) -> Taken {
+        let Some(death) = self.deaths.get(id).copied() else { return Taken::Next };
+        if death.state == DeathState::Cleared {
+            self.deaths.remove(id);
+            call.read.push(Return::ClearDeathNotificationDone { cookie: death.cookie });
+            return Taken::Next;
+        }
+        self.enqueue(Queue::DeliveredDeaths(death.proc), Work::Death(id));
+        call.read.push(Return::DeadBinder { cookie: death.cookie });
+        Taken::End
+    }
+
+    fn take_freeze(&mut self, call: &mut Call, id: FreezeId) -> Taken {
+        let Some(freeze) = self.freezes.get(id).copied() else { return Taken::Next };
+        if freeze.cleared {
+            self.freezes.remove(id);
+            call.read.push(Return::ClearFreezeNotificationDone { cookie: freeze.cookie });
+            return Taken::Next;
+        }
+        if let Some(freeze) = self.freezes.get_mut(id) {
+            freeze.sent = true;
+        }
+        self.enqueue(Queue::DeliveredFreezes(freeze.proc), Work::Freeze(id));
+        call.read.push(Return::FrozenBinder { cookie: freeze.cookie, is_frozen: freeze.is_frozen });
+        Taken::End
+    }
+
+    fn take_transaction(&mut self, cx: &mut Cx<'_>, call: &mut Call, id: TransactionId) -> Taken {
+        self.inherit_nice(call, id);
+        let Some(transaction) = self.transactions.get(id) else { return Taken::Next };
+        if !transaction.files.is_empty() {
+            return Taken::Install(id);
+        }
+        self.deliver(cx, call, id)
+    }
+
+    /// B320 to B322. The caller's own nice is remembered for the reply.
+    fn inherit_nice(&mut self, call: &mut Call, id: TransactionId) {
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        if transaction.is_reply {
+            return;
+        }
+        transaction.saved_nice = call.nice;
+        let least = transaction.node.and_then(|node| self.nodes.get(node)).map_or(0, |node| node.min_nice);
+        if transaction.is_oneway() {
+            call.raise_nice(least);
+        } else {
+            call.set_nice(transaction.nice.min(least));
+        }
+    }
+
+    /// Hands a transaction to its reader. Its descriptors are in place.
+    fn deliver(&mut self, cx: &mut Cx<'_>, call: &mut Call, id: TransactionId) -> Taken {
+        let Some(transaction) = self.transactions.get(id) else { return Taken::Next };
+        let Some((buffer_id, buffer)) = transaction.buffer.and_then(|id| Some((id, self.buffers.get(id)?)))
+        else {
+            self.free_transaction(cx, id);
+            return Taken::Next;
+        };
+        let mapping = self.procs.get(&buffer.proc).and_then(|proc| proc.mapping.as_ref());
+        let address = mapping.map_or(0, |mapping| mapping.address.wrapping_add(buffer.offset));
+        let node = transaction.node.and_then(|node| self.nodes.get(node));
+        let from = transaction.from.and_then(|from| self.threads.get(from));
+        let reader_guest = self.thread_guest(call.thread);
+        let sender = from.filter(|from| from.guest == reader_guest).map(|from| from.proc);
+        let data = TransactionData {
+            target: node.map_or(0, |node| node.ptr),
+            cookie: node.map_or(0, |node| node.cookie),
+            code: transaction.code,
+            flags: transaction.flags,
+            sender_pid: sender.and_then(|proc| self.pid(proc)).unwrap_or_default(),
+            sender_euid: transaction.sender_euid,
+            data_size: buffer.data_size,
+            offsets_size: buffer.offsets_size,
+            data: address,
+            offsets: address.wrapping_add(crate::buffer::align8(buffer.data_size)),
+        };
+        let offset = (call.read.bytes.len() + 4 + SENDER_PID_OFFSET) as u32;
+        call.read.creds = Some(Creds { offset, proc: sender });
+        call.read.push(match (transaction.is_reply, transaction.secctx) {
+            (true, _) => Return::Reply(data),
+            (false, Some(secctx)) => Return::TransactionSecCtx(data, secctx),
+            (false, None) => Return::Transaction(data),
+        });
+        let stays = !transaction.is_reply && !transaction.is_oneway();
+        let (debug_id, seq) = (transaction.debug_id, call.header.seq);
+        let to = self.party(call.thread);
+        cx.trace(|| TraceEvent::TransactionDelivered { id: debug_id, to, address });
+        if let Some(buffer) = self.buffers.get_mut(buffer_id) {
+            buffer.user_free = true;
+        }
+        if let Some(thread) = self.threads.get_mut(call.thread) {
+            let transaction = stays.then_some(id);
+            thread.last_delivery = Some(Delivery { seq, transaction, buffer: buffer_id });
+            if let (true, Some(transaction)) = (stays, self.transactions.get_mut(id)) {
+                transaction.to_parent = thread.stack.replace(id);
+                transaction.to_thread = Some(call.thread);
+            }
+        }
+        if !stays {
+            self.free_transaction(cx, id);
+        }
+        Taken::End
+    }
+
+    /// INSTALL was answered: the read goes on, with the transaction or without it (B198 to B200).
+    pub(crate) fn installed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        call: &mut Call,
+        id: TransactionId,
+        fds: Option<&[u32]>,
+    ) -> Option<ReadFlow> {
+        let transaction = self.transactions.get(id)?;
+        let (is_reply, buffer, files) = (transaction.is_reply, transaction.buffer, transaction.files.len());
+        let fds = fds.filter(|fds| fds.len() == files);
+        if fds.is_some_and(|fds| self.write_fds(cx, id, fds)) {
+            return match self.deliver(cx, call, id) {
+                Taken::End => Some(self.end_read(call)),
+                _ => None,
+            };
+        }
+        self.cleanup_transaction(cx, id, br::FAILED_REPLY);
+        if let Some(buffer) = buffer {
+            self.free_buffer(cx, buffer, None);
+        }
+        if is_reply {
+            call.read.push(Return::FailedReply);
+            return Some(self.end_read(call));
+        }
+        None
+    }
+
+    /// Writes the numbers into the buffer; the files are the receiver's now.
+    fn write_fds(&mut self, cx: &mut Cx<'_>, id: TransactionId, fds: &[u32]) -> bool {
+        let Some(transaction) = self.transactions.get_mut(id) else { return false };
+        let Some(buffer) = transaction.buffer.and_then(|id| self.buffers.get_mut(id)) else { return false };
+        let Some(mapping) = self.procs.get(&buffer.proc).and_then(|proc| proc.mapping.as_ref()) else {
+            return false;
+        };
+        for (file, fd) in transaction.files.iter().zip(fds) {
+            if mapping.write(cx.pages, buffer.offset + file.offset, &fd.to_le_bytes()).is_err() {
+                return false;
+            }
+            if file.close {
+                buffer.close.push(*fd);
+            }
+        }
+        let count = transaction.files.len() as u32;
+        transaction.files.clear();
+        if let Some(guest) = self.guests.get_mut(&transaction.guest) {
+            guest.tokens = guest.tokens.saturating_sub(count);
+        }
+        true
+    }
+
+    /// The last result could not be copied out: what it delivered is lost (B075).
+    pub(crate) fn read_fault(&mut self, cx: &mut Cx<'_>, thread: ThreadId, seq: crate::ids::Seq) {
+        let Some(object) = self.threads.get_mut(thread) else { return };
+        let Some(delivery) = object.last_delivery.take().filter(|delivery| delivery.seq == seq) else {
+            return;
+        };
+        if let Some(id) = delivery.transaction
+            && object.stack == Some(id)
+            && let Some(transaction) = self.transactions.get_mut(id)
+        {
+            object.stack = transaction.to_parent;
+            transaction.to_thread = None;
+            self.cleanup_transaction(cx, id, br::FAILED_REPLY);
+        }
+        self.free_buffer(cx, delivery.buffer, None);
+    }
+}
+
+fn error_return(code: Option<u32>) -> Return {
+    match code {
+        Some(br::TRANSACTION_COMPLETE) => Return::TransactionComplete,
+        Some(br::DEAD_REPLY) => Return::DeadReply,
+        Some(br::FROZEN_REPLY) => Return::FrozenReply,
+        Some(br::ERROR) => Return::Error,
+        _ => Return::FailedReply,
+    }
+}

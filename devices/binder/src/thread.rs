@@ -1,0 +1,224 @@
+//! The thread object: its queue, its stack of transactions, and what its present ioctl does.
+
+use serde::{Deserialize, Serialize};
+
+use crate::arena::{ThreadId, TransactionId};
+use crate::errno::Errno;
+use crate::ids::{DebugId, GuestId, ProcId, Seq, Tid};
+use crate::message::{Action, Answer, Chunk, ChunkEnd, Creds, Header, Need, Range};
+use crate::protocol::{Return, br};
+use crate::transaction::Sending;
+use crate::work::WorkQueue;
+
+/// Looper bits as the state dump shows them (B094).
+pub(crate) mod looper {
+    pub(crate) const REGISTERED: u8 = 0x01;
+    pub(crate) const ENTERED: u8 = 0x02;
+    pub(crate) const EXITED: u8 = 0x04;
+    pub(crate) const INVALID: u8 = 0x08;
+    pub(crate) const POLL: u8 = 0x20;
+}
+
+/// What `BINDER_GET_EXTENDED_ERROR` returns (B058).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ExtendedError {
+    pub id: DebugId,
+    pub command: u32,
+    pub param: Errno,
+}
+
+impl Default for ExtendedError {
+    fn default() -> Self {
+        ExtendedError { id: DebugId(0), command: br::OK, param: Errno::OK }
+    }
+}
+
+/// A thread of a process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Thread {
+    pub proc: ProcId,
+    pub guest: GuestId,
+    pub tid: Tid,
+    /// [`looper`] bits.
+    pub looper: u8,
+    /// The next read returns at once (B036, B089).
+    pub need_return: bool,
+    /// Top of the stack of calls that it sent or has to answer.
+    pub stack: Option<TransactionId>,
+    pub todo: WorkQueue,
+    /// `todo` has more than deferred work (B082).
+    pub todo_ready: bool,
+    /// The failure of an own command that is not read yet (B065).
+    pub return_error: Option<u32>,
+    /// The failure of a call that is not read yet (B135).
+    pub reply_error: Option<u32>,
+    pub extended_error: ExtendedError,
+    /// The next readiness sends a POLL event.
+    pub poll_armed: bool,
+    /// Number of the present or last ioctl.
+    pub seq: Seq,
+    pub activity: Activity,
+    /// Its place on the process's waiting list.
+    pub waiting: Option<u64>,
+    /// It is going to read at the end of this message.
+    pub runnable: bool,
+    /// What the last read delivered, for READ_FAULT.
+    pub last_delivery: Option<Delivery>,
+}
+
+impl Thread {
+    pub(crate) fn new(proc: ProcId, guest: GuestId, tid: Tid) -> Thread {
+        Thread {
+            proc,
+            guest,
+            tid,
+            looper: 0,
+            need_return: true,
+            stack: None,
+            todo: WorkQueue::default(),
+            todo_ready: false,
+            return_error: None,
+            reply_error: None,
+            extended_error: ExtendedError::default(),
+            poll_armed: false,
+            seq: Seq(0),
+            activity: Activity::Idle,
+            waiting: None,
+            runnable: false,
+            last_delivery: None,
+        }
+    }
+
+    pub(crate) fn is_looper(&self) -> bool {
+        self.looper & (looper::ENTERED | looper::REGISTERED) != 0
+    }
+
+    /// B078.
+    pub(crate) fn available_for_proc_work(&self) -> bool {
+        self.stack.is_none() && self.todo.is_empty()
+    }
+}
+
+/// Where a thread is in its ioctl.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) enum Activity {
+    /// In no ioctl.
+    #[default]
+    Idle,
+    /// A command waits for what only the guest can supply.
+    Suspended { call: Box<Call>, sending: Box<Sending>, needs: Vec<Need> },
+    /// The next chunk is due.
+    WriteMore(Box<Call>),
+    /// The caller takes a page of results away.
+    ReadMore(Box<Call>),
+    /// Asleep in a read.
+    Parked(Box<Call>),
+    /// A transaction is read whose descriptors are being made; `announced`: FETCH may ask for the tokens.
+    Installing { call: Box<Call>, transaction: TransactionId, announced: bool },
+    /// Asleep in `BINDER_FREEZE`.
+    Freezing(Box<FreezeWait>),
+    /// Ended by an event that waits for a buffer, or for FETCH. `then`: the read that goes on.
+    Completed { answer: Box<Answer>, fetch: bool, then: Option<Box<Call>> },
+}
+
+/// A `BINDER_FREEZE` that waits (B368).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct FreezeWait {
+    pub target: ProcId,
+    /// Processes of the same pid that are to be frozen after it.
+    pub rest: Vec<ProcId>,
+    pub timeout_ms: u32,
+    pub header: Header,
+}
+
+/// A delivered transaction that READ_FAULT takes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Delivery {
+    pub seq: Seq,
+    /// Present while the call is to be answered.
+    pub transaction: Option<TransactionId>,
+    pub buffer: crate::arena::BufferId,
+}
+
+/// A `BINDER_WRITE_READ` under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Call {
+    pub thread: ThreadId,
+    /// Of the latest message of the ioctl.
+    pub header: Header,
+    pub write: Write,
+    pub read: Read,
+    /// What the caller is to do with the next answer.
+    pub actions: Vec<Action>,
+    /// The caller's nice as far as the core knows; `None` for real-time callers.
+    pub nice: Option<i32>,
+}
+
+/// The write half.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Write {
+    pub size: u64,
+    /// write_consumed of `bytes[0]`.
+    pub position: u64,
+    pub bytes: Vec<u8>,
+    /// Executed bytes of `bytes`.
+    pub cursor: usize,
+    /// Length of the command that is suspended.
+    pub current: usize,
+    pub end: ChunkEnd,
+    pub user: Vec<Range>,
+}
+
+impl Write {
+    pub(crate) fn consumed(&self) -> u64 {
+        self.position + self.cursor as u64
+    }
+
+    /// Takes the next chunk; false where it does not continue the stream.
+    pub(crate) fn feed(&mut self, chunk: Chunk) -> bool {
+        if chunk.position != self.consumed() {
+            return false;
+        }
+        let room = self.size.saturating_sub(chunk.position);
+        self.position = chunk.position;
+        self.bytes = chunk.bytes;
+        self.bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        self.cursor = 0;
+        self.end = chunk.end;
+        self.user = chunk.ranges;
+        true
+    }
+}
+
+/// The phases of a read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ReadPhase {
+    /// Nothing done.
+    #[default]
+    Start,
+    /// It is to be decided which work the thread may take (B078).
+    Enter,
+    /// Until there is work.
+    Wait,
+    /// Taking work.
+    Take,
+}
+
+/// The read half.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Read {
+    pub size: u64,
+    /// read_consumed on entry.
+    pub start: u64,
+    /// Offset of the next byte.
+    pub position: u64,
+    /// Bytes that are not handed out yet; they end at `position`.
+    pub bytes: Vec<u8>,
+    /// Everything written, for the trace.
+    pub returns: Vec<Return>,
+    pub creds: Option<Creds>,
+    pub phase: ReadPhase,
+    pub wait_for_proc: bool,
+    /// BR_SPAWN_LOOPER replaces the first word (B097).
+    pub spawn: bool,
+}

@@ -1,0 +1,138 @@
+//! Transactions: calls, oneways and replies, and the stacks that calls form (BINDER.md 3, 6).
+//!
+//! A call is on two stacks once it was read: on its sender's (linked by `from_parent`) and on its
+//! receiver's (linked by `to_parent`). [`send`] makes transactions, [`objects`] judges what they
+//! carry, [`copy`] moves it, [`cleanup`] ends them.
+
+pub(crate) mod cleanup;
+pub(crate) mod copy;
+pub(crate) mod objects;
+pub(crate) mod send;
+
+use serde::{Deserialize, Serialize};
+
+use crate::arena::{BufferId, NodeId, ThreadId, TransactionId};
+use crate::errno::Errno;
+use crate::ids::{DebugId, GuestId, Kuid, ProcId, Token};
+use crate::message::Range;
+use crate::protocol::{TransactionData, tf};
+use crate::trace::Party;
+use crate::work::Place;
+
+/// A file on its way, and where its number is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileFixup {
+    /// In the buffer.
+    pub offset: u64,
+    pub token: Token,
+    /// Of an FDA: freeing the buffer closes the number.
+    pub close: bool,
+}
+
+/// A transaction that was sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Transaction {
+    pub debug_id: DebugId,
+    /// Whose quota it counts against.
+    pub guest: GuestId,
+    pub is_reply: bool,
+    /// The waiting sender; `None` for oneways and replies, and when the thread is gone.
+    pub from: Option<ThreadId>,
+    /// As it was when it was sent, for traces and TF_UPDATE_TXN.
+    pub sender: Party,
+    pub from_parent: Option<TransactionId>,
+    /// The target; `None` once it died.
+    pub to_proc: Option<ProcId>,
+    pub to_thread: Option<ThreadId>,
+    pub to_parent: Option<TransactionId>,
+    pub buffer: Option<BufferId>,
+    pub node: Option<NodeId>,
+    pub code: u32,
+    pub flags: u32,
+    pub sender_euid: Kuid,
+    /// The sender's nice.
+    pub nice: i32,
+    /// The receiver's nice before it read this.
+    pub saved_nice: Option<i32>,
+    /// User address of the security context.
+    pub secctx: Option<u64>,
+    pub files: Vec<FileFixup>,
+    pub place: Option<Place>,
+}
+
+impl Transaction {
+    pub(crate) fn is_oneway(&self) -> bool {
+        !self.is_reply && self.flags & tf::ONE_WAY != 0
+    }
+}
+
+/// How far a send is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Stage {
+    /// The target is known; may the sender call it?
+    Permission,
+    /// Queue head, stack, security context, space.
+    Admission,
+    /// Getting offsets, data, pages, files.
+    Gathering,
+}
+
+/// A transaction that is not yet successful. Every end of it goes through `commit` or `fail_send`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Sending {
+    pub debug_id: DebugId,
+    pub thread: ThreadId,
+    pub reply: bool,
+    pub data: TransactionData,
+    pub buffers_size: u64,
+    pub euid: Kuid,
+    pub nice: i32,
+    pub stage: Stage,
+    /// The call that a reply answers; popped from the replier's stack.
+    pub in_reply_to: Option<TransactionId>,
+    pub target_proc: Option<ProcId>,
+    pub target_thread: Option<ThreadId>,
+    /// Holds a local strong count, which goes over to the buffer.
+    pub target_node: Option<NodeId>,
+    pub buffer: Option<BufferId>,
+    /// NUL included.
+    pub secctx: Option<Vec<u8>>,
+    /// What NEEDS brought.
+    pub fetched: Vec<Range>,
+    /// The offsets array, fetched once.
+    pub offsets: Option<Vec<u64>>,
+    pub plan: Option<objects::Plan>,
+    /// Answers of the LSM.
+    pub call_allowed: Option<bool>,
+    pub transfer_allowed: Option<bool>,
+    /// Files got for the plan's descriptors, in order.
+    pub tokens: Vec<Token>,
+    /// Why there are no more.
+    pub file_error: Option<Errno>,
+    /// The mapping lost its pages or the guest has none.
+    pub page_error: Option<Errno>,
+}
+
+/// What a failed send is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SendError {
+    /// A `BR_*` word.
+    pub code: u32,
+    /// The extended error's param.
+    pub errno: Errno,
+}
+
+impl SendError {
+    pub(crate) fn failed(errno: Errno) -> SendError {
+        SendError { code: crate::protocol::br::FAILED_REPLY, errno }
+    }
+
+    pub(crate) fn dead(errno: Errno) -> SendError {
+        SendError { code: crate::protocol::br::DEAD_REPLY, errno }
+    }
+}
+
+/// An error of a send, as `BINDER_GET_EXTENDED_ERROR` says it.
+pub(crate) fn extended(id: DebugId, command: u32, param: Errno) -> crate::thread::ExtendedError {
+    crate::thread::ExtendedError { id, command, param }
+}
