@@ -85,7 +85,6 @@ pub struct Cpu {
     pub shadow: bool,
     /// The next instruction overwrites its own block.
     pub alone: bool,
-    pub trace: std::collections::VecDeque<u64>,
     pub cr0: u64,
     pub cr2: u64,
     pub cr3: u64,
@@ -128,7 +127,6 @@ impl Cpu {
             interrupt_pending: false,
             shadow: false,
             alone: false,
-            trace: Default::default(),
             cr0: CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG,
             cr2: 0,
             cr3: 0,

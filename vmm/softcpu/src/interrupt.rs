@@ -85,7 +85,6 @@ impl Cpu {
     /// Delivers an exception of the instruction at RIP, and what delivering it causes.
     pub fn deliver_exception(&mut self, exception: Exception) -> Result<(), TripleFault> {
         let mut current = exception;
-        if std::env::var("DBGX").is_ok() { eprintln!("EXC {exception:x?} rip {:#x} insn {} gpr {:x?} trace {:x?}", self.rip, self.clock.instructions(self.remaining), &self.gpr[..16], self.trace); }
         loop {
             if let Exception::PageFault { address, .. } = current {
                 self.cr2 = address;

@@ -44,7 +44,6 @@ impl Cpu {
                 }
                 return Flow::Sync;
             }
-            while self.trace.len()>180 { self.trace.pop_front(); } self.trace.push_back(self.rip); self.trace.push_back(self.gpr[12]);self.trace.push_back(self.gpr[4]);
             self.remaining -= instructions;
             self.block_instructions = instructions as u32;
             self.block_physical = block.physical;
