@@ -31,6 +31,7 @@ mount -t devtmpfs dev /dev
 mount -t debugfs debug /sys/kernel/debug
 insmod /binder_linux.ko devices=binder,hwbinder,vndbinder || poweroff -f
 chmod 666 /dev/*binder
+dmesg -n 1
 echo "@@begin"
 echo "kernel $(uname -r) $(uname -v)"
 conformance $(cat /arguments) 2>&1

@@ -1,246 +1,472 @@
-//! Processes and threads that do what the coordinator says, one system call at a time.
+//! One thread of one process, as a case sees it: its memory, its system calls, its binder device.
 //!
-//! An actor is a thread that serves one end of a socket: it reads a [`Request`], makes that system call, and
-//! writes the result back. Everything a case does, opening the device, mapping it, filling memory, calling ioctl,
-//! is a request, so cases are written as straight lines in one place, and every hand-off between actors is
-//! explicit. A request that blocks in the kernel blocks only its actor; the coordinator can go on, wait for the
-//! answer with a time limit, or interrupt the call with a signal.
-//!
-//! Bytes travel through one memory file that all processes inherit: the actor copies between it and its own
-//! memory with `pread` and `pwrite`, so an address that is not accessible gives EFAULT and kills nobody.
+//! BINDER_WRITE_READ has a file of its own, `write_read.rs`.
 
-use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::cell::{Cell, RefCell};
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// The number an actor's first channel has in its process; below it, descriptor numbers are the case's own.
-const CHANNEL_BASE: RawFd = 200;
-/// The number of the memory file in every actor process.
-pub const MEMORY_FILE: RawFd = CHANNEL_BASE - 1;
-/// How many actors one process can have, forked children included.
-pub const CHANNELS: usize = 8;
+use crate::channel::{self, Channel, FORK, LEAVE, MEMORY_FILE, NoAnswer, SPAWN, TOUCH};
+use crate::object::Object;
+use crate::transcript;
+use crate::uapi::ioctl;
+use crate::world::{LIMIT, Result, Stop, World, unexpected};
+use crate::write_read::Pending;
 
-/// Start a thread that serves the channel in the first argument.
-pub const SPAWN: i64 = -1;
-/// Fork; the child serves the channel in the first argument.
-pub const FORK: i64 = -2;
-/// Read one byte at the address in the first argument, with an ordinary load.
-pub const TOUCH: i64 = -3;
-/// End this thread without telling the binder driver.
-pub const LEAVE: i64 = -4;
+/// The memory an actor fills and reads: the argument and the commands of a step ...
+pub const MEM_WRITE: u64 = 0x100;
+/// ... the argument of any other call ...
+pub const MEM_ARGUMENT: u64 = 0x8000;
+/// ... the read buffer ...
+pub const MEM_READ: u64 = 0x1_0000;
+/// ... what the commands of a step point to ...
+pub const MEM_ARENA: u64 = 0x2_0000;
+/// ... and what a case places for longer.
+pub const MEM_STATIC: u64 = 0x30_0000;
+const MEM_SIZE: u64 = 0x40_0000;
 
-/// A system call, or one of the negative numbers above.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct Request {
-    number: i64,
-    arguments: [u64; 6],
-}
-
-const REQUEST_SIZE: usize = size_of::<Request>();
-
-/// Why no answer came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoAnswer {
-    /// The time limit passed.
-    Timeout,
-    /// The actor's process is gone.
-    Gone,
-}
-
-fn last_errno() -> i64 {
-    -i64::from(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO))
-}
-
-fn system_call(number: i64, a: [u64; 6]) -> i64 {
-    // SAFETY: this process exists to make the calls its coordinator asks for, in memory that the coordinator
-    // mapped by earlier requests; it keeps nothing of its own that such a call could reach except its stack.
-    let result = unsafe { libc::syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]) };
-    if result == -1 { last_errno() } else { result }
-}
-
-/// Reads requests from `channel` and answers them until the other end closes.
-fn serve(channel: RawFd) {
-    loop {
-        let mut request = Request { number: 0, arguments: [0; 6] };
-        // SAFETY: the buffer is a local of exactly this size, and any bytes make a valid `Request`.
-        let got = unsafe { libc::read(channel, (&raw mut request).cast(), REQUEST_SIZE) };
-        if got == -1 && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted {
-            continue;
-        }
-        if got != REQUEST_SIZE as isize {
-            return;
-        }
-        let [first, ..] = request.arguments;
-        let answer: i64 = match request.number {
-            SPAWN => {
-                let channel = CHANNEL_BASE + first as RawFd;
-                match std::thread::Builder::new().stack_size(64 << 10).spawn(move || serve(channel)) {
-                    Ok(_) => 0,
-                    Err(_) => -i64::from(libc::EAGAIN),
-                }
-            }
-            // SAFETY: the child runs only this loop, which allocates nothing unless asked to spawn.
-            FORK => match unsafe { libc::fork() } {
-                0 => {
-                    serve(CHANNEL_BASE + first as RawFd);
-                    // SAFETY: ends this process without running anything else.
-                    unsafe { libc::_exit(0) }
-                }
-                -1 => last_errno(),
-                pid => pid.into(),
-            },
-            // SAFETY: not safe at all, and meant so: a bad address kills this process, which the case wants to see.
-            TOUCH => unsafe { std::ptr::read_volatile(first as *const u8) }.into(),
-            LEAVE => 0,
-            number => system_call(number, request.arguments),
-        };
-        // SAFETY: the buffer is a local of eight bytes.
-        let sent = unsafe { libc::write(channel, (&raw const answer).cast(), 8) };
-        if sent != 8 || request.number == LEAVE {
-            return;
-        }
-    }
-}
-
-extern "C" fn on_signal(_: libc::c_int) {}
-
-/// Prepares the process that `fork` has just made, and serves its first channel until the end.
-fn live(ends: &[OwnedFd], memory: RawFd) -> ! {
-    // SAFETY: plain calls on our own descriptors and signal dispositions; the handler does nothing.
-    unsafe {
-        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-        libc::dup2(memory, MEMORY_FILE);
-        for (index, end) in ends.iter().enumerate() {
-            libc::dup2(end.as_raw_fd(), CHANNEL_BASE + index as RawFd);
-        }
-        libc::syscall(libc::SYS_close_range, 3, MEMORY_FILE - 1, 0);
-        libc::syscall(libc::SYS_close_range, CHANNEL_BASE + ends.len() as RawFd, u32::MAX, 0);
-        // No SA_RESTART: the signal's only use is to interrupt a blocked call.
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = on_signal as *const () as usize;
-        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
-        // Children of actors are not waited for by their parent.
-        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
-    }
-    serve(CHANNEL_BASE);
-    // SAFETY: ends this process without running the coordinator's exit handlers.
-    unsafe { libc::_exit(0) }
-}
-
-/// The coordinator's end of an actor's channel.
+/// One thread of one process.
 #[derive(Debug)]
-pub struct Channel(OwnedFd);
+pub struct Actor<'w> {
+    pub world: &'w World,
+    /// Index into the world's processes.
+    pub process: usize,
+    name: String,
+    pub channel: Channel,
+    tid: i32,
+    /// Where its memory begins.
+    pub mem: u64,
+    placed: Cell<u64>,
+    /// The binder descriptor that the steps use.
+    device: Cell<i64>,
+    /// A BINDER_WRITE_READ that was sent and has not been completed.
+    pub pending: RefCell<Option<Pending>>,
+}
 
-impl Channel {
-    /// Asks the actor to make a call.
-    pub fn send(&self, number: i64, arguments: [u64; 6]) -> Result<(), NoAnswer> {
-        let request = Request { number, arguments };
-        // SAFETY: the buffer is a local of exactly this size. MSG_NOSIGNAL: a dead actor is an error, not a signal.
-        let sent = unsafe {
-            libc::send(self.0.as_raw_fd(), (&raw const request).cast(), REQUEST_SIZE, libc::MSG_NOSIGNAL)
+impl<'w> Actor<'w> {
+    /// The actor that serves this channel.
+    pub fn new(world: &'w World, process: usize, name: String, channel: Channel) -> Result<Self> {
+        let mut actor = Self {
+            world,
+            process,
+            name,
+            channel,
+            tid: 0,
+            mem: 0,
+            placed: Cell::new(MEM_STATIC),
+            device: Cell::new(-1),
+            pending: RefCell::new(None),
         };
-        if sent == REQUEST_SIZE as isize { Ok(()) } else { Err(NoAnswer::Gone) }
+        actor.tid = actor.ask(libc::SYS_gettid, &[])? as i32;
+        actor.mem = actor.alloc(MEM_SIZE)?;
+        Ok(actor)
     }
 
-    /// True once an answer, or the end of the actor, can be received without waiting.
-    pub fn ready(&self, limit: Duration) -> bool {
-        let mut entry = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let deadline = Instant::now() + limit;
+    /// Another thread of the same process, using the same descriptor, past its first ioctl.
+    pub fn thread(&self, name: &str) -> Result<Actor<'w>> {
+        let thread = self.fresh_thread(name)?;
+        thread.settle_first()?;
+        Ok(thread)
+    }
+
+    /// Another thread of the same process that has not used the driver.
+    pub fn fresh_thread(&self, name: &str) -> Result<Actor<'w>> {
+        let (channel, index) = self.take_channel()?;
+        if self.ask(SPAWN, &[index])? != 0 {
+            return unexpected("cannot start a thread");
+        }
+        let thread = Actor::new(self.world, self.process, name.into(), channel)?;
+        thread.device.set(self.device.get());
+        Ok(thread)
+    }
+
+    /// A forked child, which inherits the descriptors and not the mapping.
+    pub fn fork(&self, name: &str) -> Result<Actor<'w>> {
+        let (channel, index) = self.take_channel()?;
+        let pid = self.ask(FORK, &[index])?;
+        if pid <= 0 {
+            return unexpected(format!("fork: {}", transcript::result(pid)));
+        }
+        let child = self.world.add(name, pid as i32, true, vec![Some(channel)])?;
+        child.device.set(self.device.get());
+        // The parent's mapping has its name in the child's lines too: there may be work that points into it.
+        let mut areas = self.world.processes.borrow()[self.process].areas.clone();
+        areas.retain(|(name, ..)| name == "map");
+        self.world.processes.borrow_mut()[child.process].areas.splice(0..0, areas);
+        Ok(child)
+    }
+
+    fn take_channel(&self) -> Result<(Channel, u64)> {
+        let mut processes = self.world.processes.borrow_mut();
+        let channels = &mut processes[self.process].channels;
+        match channels.iter().position(Option::is_some) {
+            Some(index) => Ok((channels[index].take().expect("just found"), index as u64)),
+            None => unexpected("no channel left in this process"),
+        }
+    }
+
+    fn add_area(&self, name: &str, start: u64, length: u64) {
+        let areas = &mut self.world.processes.borrow_mut()[self.process].areas;
+        let same =
+            areas.iter().filter(|(other, ..)| other.trim_end_matches(char::is_numeric) == name).count();
+        let name = if same == 0 { name.to_string() } else { format!("{name}{}", same + 1) };
+        areas.push((name, start, length));
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> i32 {
+        self.world.processes.borrow()[self.process].pid
+    }
+
+    /// Prints a line about this actor.
+    pub fn say(&self, what: &str) {
+        self.world.line(&self.name, what);
+    }
+
+    // System calls.
+
+    /// Sends a system call.
+    pub fn send(&self, number: i64, arguments: &[u64]) -> Result {
+        if self.pending.borrow().is_some() {
+            return unexpected(format!("{} is still in its last call", self.name));
+        }
+        let mut six = [0; 6];
+        six[..arguments.len()].copy_from_slice(arguments);
+        self.channel.send(number, six).or_else(|error| self.gone(error))
+    }
+
+    /// Waits for the result of a system call.
+    pub fn receive(&self) -> Result<i64> {
+        self.channel.receive(LIMIT).or_else(|error| self.gone(error))
+    }
+
+    /// Turns the lack of an answer into the end of the case.
+    pub fn gone<T>(&self, error: NoAnswer) -> Result<T> {
+        match error {
+            NoAnswer::Gone => Err(Stop::Died(format!("{}: {}", self.name, self.world.reap(self.process)))),
+            NoAnswer::Timeout => {
+                self.say("TIMEOUT");
+                Err(Stop::Timeout)
+            }
+        }
+    }
+
+    /// Makes a system call without printing it; the result or minus an errno.
+    pub fn ask(&self, number: i64, arguments: &[u64]) -> Result<i64> {
+        self.send(number, arguments)?;
+        self.receive()
+    }
+
+    /// Makes a system call and prints its result after `label`.
+    pub fn sys(&self, label: &str, number: i64, arguments: &[u64]) -> Result<i64> {
+        let result = self.ask(number, arguments)?;
+        self.say(&format!("{label} -> {}", transcript::result(result)));
+        Ok(result)
+    }
+
+    /// Writes bytes into the process's memory; false if the address is not accessible.
+    pub fn poke(&self, address: u64, bytes: &[u8]) -> Result<bool> {
+        if let Err(error) = self.world.memory.write_all_at(bytes, 0) {
+            return unexpected(format!("memory file: {error}"));
+        }
+        let size = bytes.len() as u64;
+        Ok(self.ask(libc::SYS_pread64, &[MEMORY_FILE as u64, address, size, 0])? == size as i64)
+    }
+
+    /// Reads the process's memory; the bytes up to the first inaccessible one.
+    pub fn peek(&self, address: u64, size: u64) -> Result<Vec<u8>> {
+        let size = size.min(MEM_SIZE);
+        let got = self.ask(libc::SYS_pwrite64, &[MEMORY_FILE as u64, address, size, 0])?;
+        let mut bytes = vec![0; got.max(0) as usize];
+        match self.world.memory.read_exact_at(&mut bytes, 0) {
+            Ok(()) => Ok(bytes),
+            Err(error) => unexpected(format!("memory file: {error}")),
+        }
+    }
+
+    /// Puts bytes where they stay for the rest of the case, and gives their address.
+    pub fn place(&self, bytes: &[u8]) -> Result<u64> {
+        let address = self.mem + self.placed.get();
+        self.placed.set(self.placed.get() + (bytes.len() as u64).next_multiple_of(16).max(16));
+        self.poke(address, bytes)?;
+        Ok(address)
+    }
+
+    /// Fresh zeroed memory of any size.
+    pub fn alloc(&self, size: u64) -> Result<u64> {
+        let protection = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let address = self.ask(libc::SYS_mmap, &[0, size, protection, flags, u64::MAX, 0])?;
+        if address < 0 {
+            return unexpected("no memory");
+        }
+        self.add_area("alloc", address as u64, size);
+        Ok(address as u64)
+    }
+
+    /// Loads one byte of the mapping and prints it, or how the process died of it.
+    pub fn touch(&self, address: u64) -> Result {
+        let name = self.world.names(self.process).address(address);
+        match self.ask(TOUCH, &[address]) {
+            Ok(byte) => self.say(&format!("load {name} -> {byte:#04x}")),
+            Err(Stop::Died(how)) => self.say(&format!("load {name} -> killed ({how})")),
+            Err(other) => return Err(other),
+        }
+        Ok(())
+    }
+
+    /// Ends the process with SIGKILL and lets the driver notice.
+    pub fn kill(&self) -> Result {
+        self.say("killed");
+        self.world.end(self.process);
+        self.world.settle();
+        Ok(())
+    }
+
+    /// Ends this thread without BINDER_THREAD_EXIT.
+    pub fn leave(&self) -> Result {
+        self.ask(LEAVE, &[])?;
+        self.say("thread ends");
+        Ok(())
+    }
+
+    // The device.
+
+    /// Opens a binder device, which the next steps use.
+    pub fn open(&self, device: &str) -> Result<i64> {
+        let fd = self.open_device(device)?;
+        self.say(&format!("open /dev/{device} -> {}", transcript::result(fd)));
+        if fd < 0 { unexpected("cannot open the device") } else { Ok(fd) }
+    }
+
+    fn open_device(&self, device: &str) -> Result<i64> {
+        self.poke(self.mem + MEM_ARGUMENT, format!("/dev/{device}\0").as_bytes())?;
+        let flags = (libc::O_RDWR | libc::O_CLOEXEC) as u64;
+        let fd = self.ask(libc::SYS_openat, &[libc::AT_FDCWD as u64, self.mem + MEM_ARGUMENT, flags, 0])?;
+        self.device.set(fd);
+        Ok(fd)
+    }
+
+    /// Opens and maps a device and makes the first ioctl, as one line.
+    pub fn use_device(&self, device: &str, size: u64) -> Result<i64> {
+        let fd = self.open_device(device)?;
+        if fd < 0 || self.map_device(size, libc::PROT_READ, libc::MAP_PRIVATE, 0)? < 0 {
+            return unexpected("cannot open and map the device");
+        }
+        self.settle_first()?;
+        self.say(&format!("uses /dev/{device} as {fd} with {size:#x} mapped"));
+        Ok(fd)
+    }
+
+    /// Lets the next steps use another descriptor.
+    pub fn on(&self, fd: i64) -> &Self {
+        self.device.set(fd);
+        self
+    }
+
+    /// The descriptor that the steps use.
+    pub fn device(&self) -> i64 {
+        self.device.get()
+    }
+
+    /// Maps the device for reading, which has to succeed.
+    pub fn map(&self, size: u64) -> Result<u64> {
+        let address = self.mmap(size, libc::PROT_READ, libc::MAP_PRIVATE, 0)?;
+        if address < 0 { unexpected("cannot map the device") } else { Ok(address as u64) }
+    }
+
+    /// Maps the device in any way.
+    pub fn mmap(&self, size: u64, protection: i32, flags: i32, offset: u64) -> Result<i64> {
+        let address = self.map_device(size, protection, flags, offset)?;
+        let shown = if address < 0 { transcript::result(address) } else { "mapped".into() };
+        self.say(&format!(
+            "mmap size={size:#x} prot={protection} flags={flags} offset={offset:#x} -> {shown}"
+        ));
+        Ok(address)
+    }
+
+    fn map_device(&self, size: u64, protection: i32, flags: i32, offset: u64) -> Result<i64> {
+        let arguments = [0, size, protection as u64, flags as u64, self.device.get() as u64, offset];
+        let address = self.ask(libc::SYS_mmap, &arguments)?;
+        if address >= 0 {
+            self.add_area("map", address as u64, size);
+        }
+        Ok(address)
+    }
+
+    /// The start of the process's first mapping of the device.
+    pub fn map_start(&self) -> u64 {
+        let processes = self.world.processes.borrow();
+        processes[self.process]
+            .areas
+            .iter()
+            .find(|(name, ..)| name == "map")
+            .map_or(0, |(_, start, _)| *start)
+    }
+
+    /// Any ioctl with an argument of bytes, printed with its result and the bytes afterwards.
+    pub fn ioctl(&self, label: &str, number: u32, argument: &[u8]) -> Result<(i64, Vec<u8>)> {
+        let (result, after) = self.ioctl_quiet(number, argument)?;
+        let shown: Vec<String> = after
+            .chunks(4)
+            .map(|word| format!("{:x}", word.iter().rev().fold(0u32, |n, b| n << 8 | u32::from(*b))))
+            .collect();
+        self.say(&format!("{label} -> {} [{}]", transcript::result(result), shown.join(" ")));
+        Ok((result, after))
+    }
+
+    fn ioctl_quiet(&self, number: u32, argument: &[u8]) -> Result<(i64, Vec<u8>)> {
+        let address = self.mem + MEM_ARGUMENT;
+        self.poke(address, argument)?;
+        let result = self.ask(libc::SYS_ioctl, &[self.device.get() as u64, number.into(), address])?;
+        Ok((result, self.peek(address, argument.len() as u64)?))
+    }
+
+    /// Any ioctl whose argument is a number or a bad address.
+    pub fn ioctl_at(&self, label: &str, number: u32, address: u64) -> Result<i64> {
+        self.sys(label, libc::SYS_ioctl, &[self.device.get() as u64, number.into(), address])
+    }
+
+    /// Spends the early return of a thread's first ioctl (B036).
+    fn settle_first(&self) -> Result {
+        match self.ioctl_quiet(ioctl::VERSION, &[0; 4])?.0 {
+            0 => Ok(()),
+            error => unexpected(format!("BINDER_VERSION: {}", transcript::result(error))),
+        }
+    }
+
+    /// Becomes the context manager.
+    pub fn become_manager(&self) -> Result {
+        self.register(ioctl::SET_CONTEXT_MGR, &[0; 4])?;
+        self.say("context manager");
+        Ok(())
+    }
+
+    /// Registers; a manager of an earlier case may take a moment to disappear.
+    fn register(&self, number: u32, argument: &[u8]) -> Result {
+        let deadline = Instant::now() + LIMIT;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now()).as_millis() as i32;
-            // SAFETY: one entry, which lives through the call.
-            match unsafe { libc::poll(&mut entry, 1, left) } {
-                -1 if io::Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
-                count => return count > 0,
+            match self.ioctl_quiet(number, argument)?.0 {
+                0 => return Ok(()),
+                busy if busy == -i64::from(libc::EBUSY) && Instant::now() < deadline => self.world.settle(),
+                error => return unexpected(format!("SET_CONTEXT_MGR: {}", transcript::result(error))),
             }
         }
     }
 
-    /// The answer to the oldest unanswered request: a result, or minus an errno.
-    pub fn receive(&self, limit: Duration) -> Result<i64, NoAnswer> {
-        if !self.ready(limit) {
-            return Err(NoAnswer::Timeout);
+    /// Becomes the context manager with a node of these numbers and flags, by the EXT form.
+    pub fn become_manager_ext(&self, ptr: u64, cookie: u64, flags: u32) -> Result {
+        let argument = Object::binder_with(ptr, cookie, flags).encode();
+        self.register(ioctl::SET_CONTEXT_MGR_EXT, &argument)?;
+        self.say(&format!("context manager ptr={ptr:#x} cookie={cookie:#x} flags={flags:#x}"));
+        Ok(())
+    }
+
+    /// BINDER_THREAD_EXIT.
+    pub fn thread_exit(&self) -> Result<i64> {
+        self.ioctl_at("THREAD_EXIT", ioctl::THREAD_EXIT, 0)
+    }
+
+    /// BINDER_GET_EXTENDED_ERROR, printed.
+    pub fn extended_error(&self) -> Result {
+        let shown = self.read_extended_error()?;
+        self.say(&shown);
+        Ok(())
+    }
+
+    /// BINDER_GET_EXTENDED_ERROR as text.
+    pub fn read_extended_error(&self) -> Result<String> {
+        let (result, bytes) = self.ioctl_quiet(ioctl::GET_EXTENDED_ERROR, &[0; 12])?;
+        if result != 0 || bytes.len() != 12 {
+            return Ok(format!("EE({})", transcript::result(result)));
         }
-        let mut answer = 0i64;
-        // SAFETY: the buffer is a local of eight bytes.
-        let got = unsafe { libc::recv(self.0.as_raw_fd(), (&raw mut answer).cast(), 8, 0) };
-        if got == 8 { Ok(answer) } else { Err(NoAnswer::Gone) }
+        let half = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        Ok(transcript::extended_error(half(4), half(8) as i32))
     }
-}
 
-/// A forked process and the channels on which its actors will be served.
-#[derive(Debug)]
-pub struct Spawned {
-    pub pid: i32,
-    pub channels: Vec<Channel>,
-}
+    // Calls that may sleep.
 
-fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: `ends` has room for the two descriptors, which are owned from here on.
-    unsafe {
-        let kind = libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC;
-        if libc::socketpair(libc::AF_UNIX, kind, 0, ends.as_mut_ptr()) != 0 {
-            return Err(io::Error::last_os_error());
+    /// Makes a system call that is expected to sleep, and waits until it does.
+    pub fn start_sys(&self, label: &str, number: i64, arguments: &[u64]) -> Result {
+        self.send(number, arguments)?;
+        if self.wait_asleep(number)? {
+            self.say(&format!("{label} -> parked"));
         }
-        Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
+        Ok(())
     }
-}
 
-/// Forks a process whose first actor serves the first channel. The caller must have no other threads.
-pub fn spawn(memory: &impl AsRawFd) -> io::Result<Spawned> {
-    let pairs = (0..CHANNELS).map(|_| pair()).collect::<io::Result<Vec<_>>>()?;
-    let (ours, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    // SAFETY: the coordinator is single-threaded, so the child may use everything it inherits.
-    match unsafe { libc::fork() } {
-        0 => live(&theirs, memory.as_raw_fd()),
-        -1 => Err(io::Error::last_os_error()),
-        pid => Ok(Spawned { pid, channels: ours.into_iter().map(Channel).collect() }),
+    /// Waits for the result of the call that was started.
+    pub fn finish_sys(&self) -> Result<i64> {
+        let result = self.receive()?;
+        self.say(&format!("returns -> {}", transcript::result(result)));
+        Ok(result)
     }
-}
 
-/// The file through which bytes go to and from the actors' memory.
-pub fn memory_file() -> io::Result<OwnedFd> {
-    // SAFETY: a constant name; the descriptor is owned from here on.
-    unsafe {
-        match libc::memfd_create(c"conformance".as_ptr(), libc::MFD_CLOEXEC) {
-            -1 => Err(io::Error::last_os_error()),
-            fd => Ok(OwnedFd::from_raw_fd(fd)),
+    /// Waits until the call that was sent sleeps (true) or has returned (false).
+    pub fn wait_asleep(&self, number: i64) -> Result<bool> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.channel.ready(Duration::ZERO) {
+            if channel::sleeps_in(self.pid(), self.tid, number) {
+                return Ok(true);
+            }
+            if Instant::now() > deadline {
+                return self.gone(NoAnswer::Timeout);
+            }
+            std::thread::sleep(Duration::from_micros(500));
         }
+        Ok(false)
     }
-}
 
-/// True if the thread sleeps interruptibly inside system call `number`.
-pub fn sleeps_in(pid: i32, tid: i32, number: i64) -> bool {
-    let task = format!("/proc/{pid}/task/{tid}");
-    let stat = std::fs::read_to_string(format!("{task}/stat")).unwrap_or_default();
-    let state = stat.rsplit(')').next().and_then(|rest| rest.trim_start().chars().next());
-    let call = std::fs::read_to_string(format!("{task}/syscall")).unwrap_or_default();
-    state == Some('S') && call.split(' ').next() == Some(number.to_string().as_str())
-}
+    /// Says whether the call that was started still sleeps.
+    pub fn still_parked(&self) -> Result {
+        self.world.settle();
+        self.say(if self.channel.ready(Duration::ZERO) { "no longer parked" } else { "still parked" });
+        Ok(())
+    }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+    /// Sends the signal that interrupts a sleeping call.
+    pub fn interrupt(&self) -> Result {
+        self.say("signal");
+        // SAFETY: a thread of a process of ours, with a handler installed for this signal.
+        unsafe { libc::syscall(libc::SYS_tgkill, self.pid(), self.tid, libc::SIGUSR1) };
+        Ok(())
+    }
 
-    const LIMIT: Duration = Duration::from_secs(60);
+    fn poll_arguments(&self, milliseconds: u64) -> Result<[u64; 3]> {
+        let mut entry = (self.device.get() as i32).to_le_bytes().to_vec();
+        entry.extend((libc::POLLIN | libc::POLLOUT).to_le_bytes());
+        entry.extend([0; 2]);
+        let address = self.mem + MEM_ARGUMENT;
+        self.poke(address, &entry)?;
+        Ok([address, 1, milliseconds])
+    }
 
-    /// One process with one actor, without any other thread in the way of `fork`: the child only serves.
-    #[test]
-    fn an_actor_makes_calls_moves_bytes_and_reports_its_end() {
-        let memory = memory_file().unwrap();
-        let actor = spawn(&memory).unwrap();
-        let ask = |number, arguments| {
-            actor.channels[0].send(number, arguments).unwrap();
-            actor.channels[0].receive(LIMIT)
-        };
-        assert_eq!(ask(libc::SYS_getpid, [0; 6]), Ok(actor.pid.into()));
-        assert_eq!(ask(libc::SYS_close, [77, 0, 0, 0, 0, 0]), Ok(-i64::from(libc::EBADF)));
-        let fault = ask(libc::SYS_pwrite64, [MEMORY_FILE as u64, 8, 4, 0, 0, 0]);
-        assert_eq!(fault, Ok(-i64::from(libc::EFAULT)));
-        assert_eq!(ask(TOUCH, [8, 0, 0, 0, 0, 0]), Err(NoAnswer::Gone));
-        // SAFETY: reaps our own child.
-        unsafe { libc::waitpid(actor.pid, std::ptr::null_mut(), 0) };
+    fn poll_events(&self) -> Result<String> {
+        let events = self.peek(self.mem + MEM_ARGUMENT + 6, 2)?;
+        let events = i16::from_le_bytes([events[0], events[1]]);
+        let names =
+            [(libc::POLLIN, "IN"), (libc::POLLOUT, "OUT"), (libc::POLLERR, "ERR"), (libc::POLLHUP, "HUP")];
+        let shown: Vec<&str> =
+            names.iter().filter(|(bit, _)| events & bit != 0).map(|(_, name)| *name).collect();
+        Ok(format!("[{}]", shown.join("|")))
+    }
+
+    /// Polls the device for reading and writing without waiting.
+    pub fn poll(&self) -> Result {
+        let result = self.ask(libc::SYS_poll, &self.poll_arguments(0)?)?;
+        self.say(&format!("poll -> {} {}", transcript::result(result), self.poll_events()?));
+        Ok(())
+    }
+
+    /// Starts a poll that is expected to sleep.
+    pub fn start_poll(&self) -> Result {
+        self.start_sys("poll", libc::SYS_poll, &self.poll_arguments(15_000)?)
+    }
+
+    /// Waits for the poll that was started.
+    pub fn finish_poll(&self) -> Result {
+        let result = self.receive()?;
+        self.say(&format!("poll returns -> {} {}", transcript::result(result), self.poll_events()?));
+        Ok(())
     }
 }

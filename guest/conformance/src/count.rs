@@ -5,9 +5,7 @@
 
 use crate::commands;
 use crate::object::Object;
-use crate::stream::{
-    acquire, acquire_done, call, dead_done, enter_looper, free, increfs_done, release, reply, watch,
-};
+use crate::stream::{acquire, acquire_done, call, dead_done, free, increfs_done, release, reply, watch};
 use crate::world::{Result, World};
 
 const CALLS: usize = 10;
@@ -16,10 +14,8 @@ const NODE: (u64, u64) = (0x1000, 0x2000);
 
 fn workload(world: &World) -> Result {
     let manager = world.manager("manager")?;
-    let server = world.process("server")?;
+    let server = world.server("server")?;
     let client = world.process("client")?;
-    manager.w(commands![enter_looper()])?;
-    server.w(commands![enter_looper()])?;
 
     // The server registers its node; the manager keeps a strong reference.
     server.start(commands![call(0, 1).object(Object::binder(NODE.0, NODE.1))])?;

@@ -8,6 +8,7 @@
 mod actor;
 mod bench;
 mod cases;
+mod channel;
 mod child;
 mod count;
 mod device;
@@ -17,6 +18,7 @@ mod stress;
 mod transcript;
 mod uapi;
 mod world;
+mod write_read;
 
 use std::process::ExitCode;
 

@@ -1,11 +1,33 @@
 //! The cases, by topic, and the loop that plays them.
 
+mod buffers;
 mod calls;
+mod commands;
+mod death;
+mod fds;
+mod freeze;
+mod handles;
+mod identity;
+mod mapping;
+mod nested;
+mod nodes;
+mod offsets;
+mod oneway;
+mod poll;
+mod quirks;
 mod registration;
+mod scatter;
+mod sleep;
+mod threads;
 
 use std::io::Write;
 
+use crate::actor::Actor;
+use crate::commands;
+use crate::object::Object;
+use crate::stream::{acquire, call, free, reply};
 use crate::world::{Result, World};
+use crate::write_read::Received;
 
 /// One case.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +40,28 @@ pub struct Case {
 
 /// Every case, in the order in which they are played.
 fn all() -> impl Iterator<Item = &'static Case> {
-    [registration::CASES, calls::CASES].into_iter().flatten()
+    let topics = [
+        registration::CASES,
+        calls::CASES,
+        commands::CASES,
+        nodes::CASES,
+        handles::CASES,
+        death::CASES,
+        oneway::CASES,
+        nested::CASES,
+        threads::CASES,
+        fds::CASES,
+        poll::CASES,
+        sleep::CASES,
+        mapping::CASES,
+        buffers::CASES,
+        offsets::CASES,
+        scatter::CASES,
+        identity::CASES,
+        freeze::CASES,
+        quirks::CASES,
+    ];
+    topics.into_iter().flatten()
 }
 
 /// Prints the names of all cases with the numbers they cover.
@@ -50,6 +93,30 @@ pub fn run(names: &[&str]) -> std::io::Result<()> {
             Err(std::io::Error::other(format!("{} cases did not end: {}", stopped.len(), stopped.join(", "))))
         }
     }
+}
+
+/// Sends an object to the manager in a oneway; what the manager received, its buffer not yet freed.
+fn give(from: &Actor<'_>, manager: &Actor<'_>, object: Object) -> Result<Received> {
+    from.wr(commands![call(0, 1).oneway().object(object)])?;
+    manager.r()?.received()
+}
+
+/// Asks the manager, who answers with an object; what was received, its buffer not yet freed.
+fn fetch(to: &Actor<'_>, manager: &Actor<'_>, object: Object) -> Result<Received> {
+    to.start(commands![call(0, 2)])?;
+    let request = manager.r()?.received()?;
+    manager.wr(commands![free(request.buffer()), reply().object(object)])?;
+    to.finish()?.received()
+}
+
+/// Passes a node of `owner` through the manager to `user`, who keeps one strong count; the user's handle.
+fn publish(owner: &Actor<'_>, manager: &Actor<'_>, user: &Actor<'_>, node: Object) -> Result<u32> {
+    let given = give(owner, manager, node)?;
+    let fetched = fetch(user, manager, Object::handle(given.handle(0)?))?;
+    let handle = fetched.handle(0)?;
+    user.w(commands![acquire(handle), free(fetched.buffer())])?;
+    manager.w(commands![free(given.buffer())])?;
+    Ok(handle)
 }
 
 #[cfg(test)]
