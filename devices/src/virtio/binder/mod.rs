@@ -31,6 +31,8 @@ use super::{ActivateError, ActiveQueues, DeviceError, Interrupt, VirtioDevice};
 mod decode;
 mod encode;
 mod late;
+#[cfg(test)]
+mod tests;
 pub mod wire;
 
 /// Where a device gets guest time from, and where its trace goes.

@@ -1,0 +1,268 @@
+//! The device against a driver that posts bytes: what the shim would never send included.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use binder::ids::GuestId;
+use binder::trace::TraceEvent;
+use binder::{Domain, Limits, Profile};
+use vm_memory::{Bytes, GuestAddress};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use super::{BinderDevice, Counters, Recorder, Timing, wire};
+use crate::testing::{Driver, WRITE};
+use crate::virtio::mmio::status::DEVICE_NEEDS_RESET;
+
+/// Where the test's pages are: out, in, and event buffers behind them.
+const OUT: u64 = 0x8_0000;
+const IN: u64 = 0x8_1000;
+const EVENTS: u64 = 0x9_0000;
+
+const EPROTO: i32 = -71;
+const EIO: i32 = -5;
+
+struct Deaf;
+
+impl Recorder for Deaf {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn record(&mut self, _at: Duration, _guest: GuestId, _event: TraceEvent) {}
+}
+
+struct Guest {
+    driver: Driver,
+    counters: Arc<Mutex<Counters>>,
+    wakes: Arc<Mutex<u32>>,
+}
+
+impl Guest {
+    fn inline() -> Guest {
+        Guest::start(|_| Timing::Inline, 1 << wire::F_INLINE)
+    }
+
+    fn late() -> Guest {
+        let timing = |wakes: Arc<Mutex<u32>>| Timing::Late {
+            seed: 3,
+            waker: Box::new(move || *wakes.lock().unwrap() += 1),
+        };
+        Guest::start(timing, 0)
+    }
+
+    fn start(timing: impl FnOnce(Arc<Mutex<u32>>) -> Timing, features: u64) -> Guest {
+        let limits = Limits::default();
+        let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+        let wakes = Arc::default();
+        let timing = timing(Arc::clone(&wakes));
+        let device = BinderDevice::new(domain, GuestId(0), &limits, timing, Box::new(Deaf));
+        let counters = device.counters();
+        Guest { driver: Driver::start(Box::new(device), features), counters, wakes }
+    }
+
+    fn epoch(&self) -> u32 {
+        self.driver.read(0x100 + 4)
+    }
+
+    /// A message of `kind` without a body.
+    fn header(&self, kind: u16) -> wire::Header {
+        let mut header = wire::Header::new_zeroed();
+        header.kind = kind.into();
+        header.epoch = self.epoch().into();
+        header.length = (size_of::<wire::Header>() as u32).into();
+        header
+    }
+
+    fn put(&mut self, page: &[u8]) {
+        self.driver.ram.write_slice(page, GuestAddress(OUT)).unwrap();
+        self.driver.add(wire::REQUEST_QUEUE, &[(OUT, 4096, 0), (IN, 4096, WRITE)]);
+    }
+
+    fn answer(&self) -> wire::Answer {
+        let bytes = self.driver.bytes(IN, size_of::<wire::Answer>());
+        wire::Answer::read_from_bytes(&bytes).unwrap()
+    }
+
+    /// Posts a message, kicks, and gives the answer that must be there then.
+    fn send(&mut self, page: &[u8]) -> wire::Answer {
+        self.put(page);
+        self.driver.kick(wire::REQUEST_QUEUE);
+        assert_eq!(self.driver.used(wire::REQUEST_QUEUE).len(), 1);
+        self.answer()
+    }
+
+    fn malformed(&self) -> u64 {
+        self.counters.lock().unwrap().malformed
+    }
+}
+
+/// Opens the context "binder" for process 100.
+fn open_page(header: wire::Header) -> Vec<u8> {
+    let name = b"binder";
+    let offset = size_of::<wire::Header>() + size_of::<wire::Open>();
+    let mut open = wire::Open::new_zeroed();
+    open.tgid = 100.into();
+    open.name_offset = (offset as u32).into();
+    open.name_length = (name.len() as u32).into();
+    let mut header = header;
+    header.kind = wire::kind::OPEN.into();
+    header.tid = 100.into();
+    header.length = ((offset + name.len()) as u32).into();
+    [header.as_bytes(), open.as_bytes(), name].concat()
+}
+
+#[test]
+fn the_config_space_names_version_and_epoch() {
+    let guest = Guest::inline();
+    assert_eq!(guest.driver.read(0x100), wire::VERSION);
+    assert_eq!(guest.driver.read(0x104), 2, "one reset by the driver's start");
+    assert_eq!(guest.driver.read(0x100 + 24), 0, "behind the end");
+}
+
+#[test]
+fn open_is_answered_inside_the_doorbell_without_an_interrupt() {
+    let mut guest = Guest::inline();
+    let page = open_page(guest.header(0));
+    let answer = guest.send(&page);
+    assert_eq!((answer.status.get(), answer.error.get()), (wire::status::DONE, 0));
+    assert_ne!(answer.proc.get(), 0);
+    assert_eq!(guest.driver.pulses(), 0);
+}
+
+#[test]
+fn an_unknown_kind_is_a_protocol_error() {
+    let mut guest = Guest::inline();
+    // Never defined, reserved for binderfs and logs, reserved notes.
+    for kind in [0, 10, 11, 12, 13, 14, 35, 99, u16::MAX] {
+        let page = guest.header(kind);
+        let answer = guest.send(page.as_bytes());
+        assert_eq!((answer.status.get(), answer.error.get()), (wire::status::DONE, EPROTO), "kind {kind}");
+    }
+    assert_eq!(guest.malformed(), 9);
+    assert_eq!(guest.driver.status() & DEVICE_NEEDS_RESET, 0);
+}
+
+#[test]
+fn offsets_and_counts_that_lead_out_of_the_message_are_protocol_errors() {
+    let mut guest = Guest::inline();
+    let whole = open_page(guest.header(0));
+    let break_at = |at: usize, value: u32| {
+        let mut page = whole.clone();
+        page[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        page
+    };
+    let length_field = 40;
+    let name_offset = 64 + 8;
+    let name_length = 64 + 12;
+    for page in [
+        break_at(length_field, 0),
+        break_at(length_field, 63),
+        break_at(length_field, 70),
+        break_at(length_field, 4097),
+        break_at(length_field, u32::MAX),
+        break_at(name_offset, 4096),
+        break_at(name_offset, u32::MAX),
+        break_at(name_length, u32::MAX),
+        break_at(name_length, 7),
+    ] {
+        assert_eq!(guest.send(&page).error.get(), EPROTO);
+    }
+    assert_eq!(guest.send(&whole).error.get(), 0, "and the device goes on");
+}
+
+#[test]
+fn a_continue_that_nobody_waits_for_is_a_protocol_error() {
+    let mut guest = Guest::inline();
+    for reason in [wire::reason::MORE, wire::reason::NEEDS, wire::reason::INSTALL, 77] {
+        let mut header = guest.header(wire::kind::CONTINUE);
+        header.length = ((size_of::<wire::Header>() + size_of::<wire::Continue>()) as u32).into();
+        let mut body = wire::Continue::new_zeroed();
+        body.reason = reason.into();
+        let page = [header.as_bytes(), body.as_bytes()].concat();
+        assert_eq!(guest.send(&page).error.get(), EPROTO, "reason {reason}");
+    }
+}
+
+#[test]
+fn a_message_of_an_older_epoch_gets_eio() {
+    let mut guest = Guest::inline();
+    let page = open_page(guest.header(0));
+    let stale = guest.epoch();
+    guest.driver.restart(1 << wire::F_INLINE);
+    assert_eq!(guest.epoch(), stale + 1);
+    assert_eq!(guest.send(&page).error.get(), EIO);
+}
+
+#[test]
+fn pages_that_are_no_pages_cost_the_guest_its_answer_only() {
+    let mut guest = Guest::inline();
+    let page = open_page(guest.header(0));
+    guest.driver.ram.write_slice(&page, GuestAddress(OUT)).unwrap();
+    let outside = 1 << 30;
+    for chain in [
+        vec![(OUT, 4096, 0)],
+        vec![(IN, 4096, WRITE)],
+        vec![(IN, 4096, WRITE), (OUT, 4096, 0)],
+        vec![(outside, 4096, 0), (IN, 4096, WRITE)],
+        vec![(OUT, 4096, 0), (outside, 4096, WRITE)],
+        vec![(OUT, 4096, 0), (IN, 8, WRITE)],
+        vec![(OUT, 0, 0), (IN, 4096, WRITE)],
+    ] {
+        guest.driver.add(wire::REQUEST_QUEUE, &chain);
+        guest.driver.kick(wire::REQUEST_QUEUE);
+        assert_eq!(guest.driver.used(wire::REQUEST_QUEUE).len(), 1, "{chain:x?}");
+    }
+    assert_eq!(guest.driver.status() & DEVICE_NEEDS_RESET, 0);
+    assert_eq!(guest.send(&page).error.get(), 0);
+}
+
+#[test]
+fn an_impossible_ring_takes_the_device_out_of_order_until_its_reset() {
+    let mut guest = Guest::inline();
+    guest.driver.set_available(wire::REQUEST_QUEUE, 5000);
+    guest.driver.kick(wire::REQUEST_QUEUE);
+    assert_ne!(guest.driver.status() & DEVICE_NEEDS_RESET, 0);
+    guest.driver.restart(1 << wire::F_INLINE);
+    let page = open_page(guest.header(0));
+    assert_eq!(guest.send(&page).error.get(), 0);
+}
+
+#[test]
+fn a_late_device_answers_at_its_turns_with_interrupts_and_in_order() {
+    let mut guest = Guest::late();
+    for n in 0..6 {
+        let page = open_page(guest.header(0));
+        let at = EVENTS + n * 0x2000;
+        guest.driver.ram.write_slice(&page, GuestAddress(at)).unwrap();
+        guest.driver.add(wire::REQUEST_QUEUE, &[(at, 4096, 0), (at + 0x1000, 4096, WRITE)]);
+    }
+    guest.driver.kick(wire::REQUEST_QUEUE);
+    assert!(guest.driver.used(wire::REQUEST_QUEUE).is_empty(), "not inside the doorbell");
+    assert_eq!(*guest.wakes.lock().unwrap(), 1);
+
+    let mut heads = Vec::new();
+    for _ in 0..50 {
+        guest.driver.transport.service();
+        heads.extend(guest.driver.used(wire::REQUEST_QUEUE).into_iter().map(|(head, _)| head));
+    }
+    assert_eq!(heads, [0, 2, 4, 6, 8, 10]);
+    assert!(guest.driver.pulses() > 1, "several turns, each with its interrupt");
+}
+
+#[test]
+fn a_driver_without_inline_is_refused_by_an_inline_device() {
+    let limits = Limits::default();
+    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf));
+    let mut driver = Driver::cold(Box::new(device));
+    driver.negotiate(0);
+    for queue in 0..2 {
+        driver.place_queue(queue, GuestAddress(0x1_0000 + u64::from(queue) * 0x2000));
+    }
+    driver.write(0x070, driver.status() | 4);
+    assert_ne!(driver.status() & DEVICE_NEEDS_RESET, 0);
+}
