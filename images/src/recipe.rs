@@ -3,6 +3,8 @@
 //! Relative paths in a recipe count from the recipe's own folder.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -318,10 +320,12 @@ impl Recipe {
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
         let path = if path.is_dir() { path.join("recipe.toml") } else { path.to_owned() };
         let read = |source| RecipeError::Read { path: path.clone(), source };
-        if std::fs::metadata(&path).map_err(read)?.len() > MAX_RECIPE {
+        // Bounded by what is read, not by what the file says of itself: it may be a device.
+        let mut bytes = Vec::new();
+        File::open(&path).and_then(|file| file.take(MAX_RECIPE + 1).read_to_end(&mut bytes)).map_err(read)?;
+        if bytes.len() as u64 > MAX_RECIPE {
             return Err(RecipeError::Invalid { path, reason: "larger than 1 MiB".into() });
         }
-        let bytes = std::fs::read(&path).map_err(read)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let folder = std::path::absolute(folder).map_err(read)?;
         let Ok(text) = String::from_utf8(bytes) else {
@@ -524,6 +528,12 @@ command_line = ["quiet"]
             let said = complaint(&MINIMAL.replace("\"tiny\"", &format!("\"{name}\"")));
             assert!(said.contains("may only have"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_device_is_not_read_to_its_end() {
+        let error = Recipe::read(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().contains("larger than 1 MiB"), "{error}");
     }
 
     #[test]
