@@ -68,6 +68,8 @@ pub fn load_module(module: &Module) -> Result<(), String> {
     let flags = if compressed { MODULE_INIT_COMPRESSED_FILE } else { 0 };
     match rustix::system::finit_module(&file, &module.params, flags) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
+        // The file was opened, so it is a symbol that is not there.
+        Err(Errno::NOENT) => Err(format!("module {name}: needs a module that is not loaded before it")),
         Err(error) => Err(format!("module {name} ({}): {error}", module.params.to_string_lossy())),
     }
 }
