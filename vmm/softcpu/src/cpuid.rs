@@ -29,10 +29,8 @@ const LEAF1_EDX: u32 = 1
     | 1 << 25
     | 1 << 26;
 
-/// Leaf 1, ECX: SSE3, SSSE3, CX16, SSE4.1, SSE4.2, POPCNT, TSC deadline, RDRAND. Not the
-/// hypervisor bit: with it Linux clears the branch history at every system call, whatever
-/// IA32_ARCH_CAPABILITIES says.
-const LEAF1_ECX: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 30;
+/// Leaf 1, ECX: SSE3, SSSE3, CX16, SSE4.1, SSE4.2, POPCNT, TSC deadline, RDRAND, hypervisor.
+const LEAF1_ECX: u32 = 1 | 1 << 9 | 1 << 13 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 30 | 1 << 31;
 
 /// Family 6, model 0x8f (Sapphire Rapids), stepping 8.
 const SIGNATURE: u32 = 0x000_806f8;
