@@ -1,5 +1,6 @@
 //! Boots a kernel with its consoles (ttyS0, hvc0) on stdout and a virtio-rng beside them: `boot KERNEL [INITRD] [-- WORDS OF THE COMMAND LINE]`.
-//! The environment variable ENGINE is `auto` (default), `kvm` or `soft`; TIMEOUT is in seconds.
+//! Environment: ENGINE is `auto` (default), `kvm` or `soft`; CLOCK is `virtual` (default) or `host`;
+//! MEMORY is in MiB (default 256); TIMEOUT is in seconds.
 
 use std::env;
 use std::os::fd::AsFd;
@@ -20,17 +21,22 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let kernel = files.first().ok_or("usage: boot KERNEL [INITRD] [-- COMMAND LINE]")?;
     let kind: Kind = env::var("ENGINE").map_or(Ok(Kind::Auto), |name| name.parse())?;
     let timeout = env::var("TIMEOUT").ok().map(|seconds| seconds.parse()).transpose()?;
+    let memory: u64 = env::var("MEMORY").map_or(Ok(256), |mib| mib.parse())?;
+    let clock = match env::var("CLOCK").as_deref() {
+        Ok("host") => ClockMode::Host,
+        _ => ClockMode::Virtual,
+    };
     let choice = choose(kind)?;
     eprintln!("engine {}", choice.reason);
 
     let log = ConsoleLog::new();
     let mut machine = Machine::new(MachineConfig {
-        memory_bytes: 256 << 20,
+        memory_bytes: memory << 20,
         kernel: kernel.into(),
         initrd: files.get(1).map(Into::into),
         cmdline: format!("console=ttyS0 panic=-1 {}", words.join(" ")),
         engine: choice.kind,
-        clock: ClockMode::Virtual,
+        clock,
         seed: 0,
         timeout: timeout.map(Duration::from_secs),
         rtc_base: Duration::from_secs(1_700_000_000),

@@ -36,7 +36,7 @@ pub struct MachineConfig {
     pub kernel: PathBuf,
     /// An initramfs.
     pub initrd: Option<PathBuf>,
-    /// The kernel command line, complete: nothing is added to it.
+    /// The kernel command line. [`boot::BOARD_WORDS`] is put before it, and nothing else.
     pub cmdline: String,
     /// What executes the guest.
     pub engine: Kind,
@@ -84,10 +84,11 @@ impl Machine {
     pub fn new(mut config: MachineConfig) -> Result<Machine, MachineError> {
         let size = MemorySize::new(config.memory_bytes)?;
         let ram = Arc::new(guest_ram::allocate(&size.ranges())?);
+        let cmdline = boot::command_line(&config.cmdline);
         let source = BootSource {
             kernel: &config.kernel,
             initrd: config.initrd.as_deref(),
-            cmdline: &config.cmdline,
+            cmdline: &cmdline,
             rsdp: ACPI_TABLES,
         };
         let entry = boot::load(&ram, size, &source)?;

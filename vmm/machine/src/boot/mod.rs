@@ -19,6 +19,21 @@ use crate::layout::{self, MemorySize};
 
 pub use kernel::{Initrd, Kernel};
 
+/// What the kernel has to be told about this board beside its tables: reset through the ACPI reset
+/// register. On a hardware-reduced board 6.1 tries EFI, and then leaves 64-bit mode to call the
+/// BIOS (`arch/x86/kernel/reboot.c`), and neither is here.
+pub const BOARD_WORDS: &str = "reboot=acpi";
+
+/// The command line as the kernel gets it: `words`, and [`BOARD_WORDS`] where they say nothing
+/// about it themselves.
+pub fn command_line(words: &str) -> String {
+    if words.split_whitespace().any(|word| word.starts_with("reboot=")) {
+        words.to_owned()
+    } else {
+        format!("{BOARD_WORDS} {words}")
+    }
+}
+
 /// What is booted, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct BootSource<'a> {
@@ -46,4 +61,16 @@ pub fn load(ram: &GuestRam, size: MemorySize, source: &BootSource) -> Result<Ent
         gdt: layout::GDT,
         gdt_limit: initial::GDT_LIMIT,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_user_may_choose_how_to_reboot() {
+        assert_eq!(command_line("quiet ro"), "reboot=acpi quiet ro");
+        assert_eq!(command_line("quiet reboot=t ro"), "quiet reboot=t ro");
+        assert_eq!(command_line("noreboot=1"), "reboot=acpi noreboot=1");
+    }
 }
