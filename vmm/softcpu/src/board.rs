@@ -8,11 +8,6 @@ use crate::remote::{LINES, Remote};
 
 /// Where the I/O APIC's registers are.
 pub const IO_APIC: u64 = 0xfec0_0000;
-/// Where the local APIC's registers are after reset.
-pub const LOCAL_APIC: u64 = 0xfee0_0000;
-
-/// IA32_APIC_BASE: the local APIC is enabled.
-const BASE_ENABLED: u64 = 1 << 11;
 
 pub struct Board {
     pub apic: LocalApic,
@@ -28,9 +23,7 @@ impl Board {
     }
 
     fn apic_offset(&self, physical: u64) -> Option<u16> {
-        let base = self.apic.base();
-        (base & BASE_ENABLED != 0 && physical & !(PAGE - 1) == base & !(PAGE - 1) & 0xff_ffff_ffff)
-            .then_some((physical % PAGE) as u16)
+        (self.apic.page()? == physical & !(PAGE - 1)).then_some((physical % PAGE) as u16)
     }
 
     /// Reads a register, if there is a controller at this guest-physical address.

@@ -35,7 +35,6 @@ pub const CR0_AM: u64 = 1 << 18;
 pub const CR0_PG: u64 = 1 << 31;
 /// CR4 bits.
 pub const CR4_PAE: u64 = 1 << 5;
-pub const CR4_PGE: u64 = 1 << 7;
 pub const CR4_TSD: u64 = 1 << 2;
 /// EFER bits.
 pub const EFER_SCE: u64 = 1;

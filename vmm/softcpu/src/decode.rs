@@ -281,7 +281,7 @@ impl<'a> Builder<'a> {
             Cmpsb | Cmpsw | Cmpsd | Cmpsq => string::handler(StringOp::Cmps, size),
             Insb | Insw | Insd => string::ins,
             Outsb | Outsw | Outsd => string::outs,
-            _ => control::invalid,
+            _ => return self.end(uop),
         };
         uop.r0 = size as u8;
         uop.extra = if insn.has_repne_prefix() {
@@ -299,9 +299,6 @@ impl<'a> Builder<'a> {
             Register::GS => GS_BASE,
             _ => ZERO,
         };
-        if uop.handler as usize == control::invalid as usize {
-            return self.end(uop);
-        }
         self.uops.push(uop);
     }
 

@@ -53,23 +53,17 @@ impl HostPage {
         unsafe { self.0.add(offset as usize).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) }
     }
 
-    /// Copies bytes into the page.
-    pub fn copy_from(self, offset: u64, bytes: &[u8]) {
-        assert!(offset + bytes.len() as u64 <= PAGE);
-        // SAFETY: in the page by the assertion; `bytes` is host memory outside guest RAM.
-        unsafe { self.0.add(offset as usize).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
-    }
-
-    /// `rep movs` within one page each, ascending, byte by byte as seen by the program: where the
-    /// destination lies `distance` bytes after the source and they overlap, the bytes repeat.
-    pub fn move_forward(self, offset: u64, source: HostPage, source_offset: u64, len: u64) {
+    /// `rep movs` of `len` bytes within one page each, ascending, element after element: where the
+    /// destination lies a little behind the source, what was written is read again.
+    pub fn move_forward<W: Word>(self, offset: u64, source: HostPage, source_offset: u64, len: u64) {
         assert!(offset + len <= PAGE && source_offset + len <= PAGE);
         let (to, from) = (self.0 as usize + offset as usize, source.0 as usize + source_offset as usize);
-        let overlap = to.wrapping_sub(from);
-        let chunk = if overlap != 0 && overlap < len as usize { overlap } else { len as usize };
+        let (distance, element, len) = (to.wrapping_sub(from), W::BYTES as usize, len as usize);
+        // Elements that do not reach what the ones before them wrote may move together.
+        let chunk = if distance < len { (distance / element * element).max(element) } else { len };
         let mut done = 0;
-        while done < len as usize {
-            let n = chunk.min(len as usize - done);
+        while done < len {
+            let n = chunk.min(len - done);
             // SAFETY: both ranges are in their pages by the assertion; `copy` allows overlap.
             unsafe { std::ptr::copy((from + done) as *const u8, (to + done) as *mut u8, n) }
             done += n;

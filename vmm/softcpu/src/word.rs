@@ -13,8 +13,6 @@ pub trait Word: Copy + Eq + Ord + Default + 'static {
     fn zero(self) -> u64;
     /// Sign-extended.
     fn sign(self) -> u64;
-    fn wrapping_add(self, other: Self) -> Self;
-    fn wrapping_sub(self, other: Self) -> Self;
 
     /// Writes general register `register` the way a result of this size does: 32 bits clear the
     /// upper half, 8 and 16 bits keep the rest. Byte registers 32..=35 are AH, CH, DH, BH.
@@ -41,14 +39,6 @@ macro_rules! word {
         #[inline(always)]
         fn sign(self) -> u64 {
             self as $signed as i64 as u64
-        }
-        #[inline(always)]
-        fn wrapping_add(self, other: Self) -> Self {
-            <$type>::wrapping_add(self, other)
-        }
-        #[inline(always)]
-        fn wrapping_sub(self, other: Self) -> Self {
-            <$type>::wrapping_sub(self, other)
         }
     };
 }

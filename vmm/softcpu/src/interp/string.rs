@@ -106,7 +106,7 @@ fn move_run<W: Word>(cpu: &mut Cpu, from: u64, to: u64, count: u64) -> Result<u6
     let physical = cpu.translate(cpu.mode, from, Access::Read)?;
     let Some(to_page) = plain_destination(cpu, to)? else { return Ok(0) };
     let Some(from_page) = cpu.ram.page(physical) else { return Ok(0) };
-    to_page.move_forward(to % PAGE, from_page, from % PAGE, n * W::BYTES);
+    to_page.move_forward::<W>(to % PAGE, from_page, from % PAGE, n * W::BYTES);
     Ok(n)
 }
 
