@@ -50,10 +50,15 @@ void vb_device_bug(struct vb_device *dev, const char *what)
 	pr_err_ratelimited("protocol error: %s\n", what);
 }
 
-/* The device does not work any more: ends it soon. Any context. */
+/*
+ * The device does not work any more: ends it soon. Callers are sections that
+ * cannot be preempted, or the config interrupt: so either vb_device_end() waits
+ * for them, and its caller cancels the work, or they see that it is dead.
+ */
 void vb_device_lost(struct vb_device *dev)
 {
-	schedule_work(&dev->end_work);
+	if (!vb_device_dead(dev))
+		schedule_work(&dev->end_work);
 }
 
 /*

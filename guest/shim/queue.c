@@ -116,7 +116,8 @@ static int vb_try_post(struct vb_device *dev, struct vb_message *msg)
 		kick = virtqueue_kick_prepare(dev->requests);
 	}
 	spin_unlock_irqrestore(&dev->lock, flags);
-	if (kick && !virtqueue_notify(dev->requests))
+	if ((error && error != -ENOSPC) ||
+	    (kick && !virtqueue_notify(dev->requests)))
 		vb_device_lost(dev);
 	vb_drain(dev, true);
 	preempt_enable();
@@ -146,7 +147,6 @@ int vb_post(struct vb_device *dev, struct vb_message *msg)
 	}
 	if (error) {
 		msg->posted = false;
-		vb_device_lost(dev);
 		/*
 		 * The device may still hold the addresses of earlier messages:
 		 * let nobody free a page before it was reset.
