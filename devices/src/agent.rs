@@ -13,6 +13,10 @@ impl PortHandler for AgentLink {
         self.receive(bytes);
     }
 
+    fn service(&mut self) {
+        AgentLink::service(self);
+    }
+
     fn input(&mut self, buffer: &mut [u8]) -> usize {
         self.send_into(buffer)
     }

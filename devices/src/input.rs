@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A bounded queue of host input. Clones share it: one end is kept by the host's reader, the other
-/// by a device.
+/// The host's end: a bounded queue that any thread may push to. Clones share it; one is given to a
+/// device.
 #[derive(Clone, Debug, Default)]
 pub struct InputQueue {
     bytes: Arc<Mutex<VecDeque<u8>>>,
@@ -28,29 +28,41 @@ impl InputQueue {
         taken
     }
 
-    /// How many bytes wait.
-    pub fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Takes the oldest bytes, as many as `buffer` holds or as wait.
-    pub(crate) fn take(&self, buffer: &mut [u8]) -> usize {
-        let mut queue = self.lock();
-        let taken = buffer.len().min(queue.len());
-        for (to, from) in buffer.iter_mut().zip(queue.drain(..taken)) {
-            *to = from;
-        }
-        taken
-    }
-
     fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
         // A queue of bytes is valid whatever panicked while it was held.
         self.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The device's end. What the host pushed becomes the guest's to see at [`GuestInput::service`]
+/// and at no other time: a register access that looked at the host's queue would make a run depend
+/// on how fast somebody types.
+#[derive(Debug)]
+pub(crate) struct GuestInput {
+    host: InputQueue,
+    visible: VecDeque<u8>,
+}
+
+impl GuestInput {
+    pub fn new(host: InputQueue) -> Self {
+        GuestInput { host, visible: VecDeque::new() }
+    }
+
+    /// Takes over what the host pushed, as far as the guest keeps up.
+    pub fn service(&mut self) {
+        let mut queue = self.host.lock();
+        let room = InputQueue::CAPACITY.saturating_sub(self.visible.len());
+        let taken = queue.len().min(room);
+        self.visible.extend(queue.drain(..taken));
+    }
+
+    /// Takes the oldest visible bytes, as many as `buffer` holds or as there are.
+    pub fn take(&mut self, buffer: &mut [u8]) -> usize {
+        let taken = buffer.len().min(self.visible.len());
+        for (to, from) in buffer.iter_mut().zip(self.visible.drain(..taken)) {
+            *to = from;
+        }
+        taken
     }
 }
 
@@ -60,15 +72,39 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let queue = InputQueue::new();
-        let host = queue.clone();
+        let host = InputQueue::new();
+        let mut guest = GuestInput::new(host.clone());
         assert_eq!(host.push(&vec![7; InputQueue::CAPACITY - 2]), InputQueue::CAPACITY - 2);
         assert_eq!(host.push(b"abc"), 2);
         assert_eq!(host.push(b"c"), 0);
 
         let mut buffer = vec![0; InputQueue::CAPACITY];
-        assert_eq!(queue.take(&mut buffer), InputQueue::CAPACITY);
+        guest.service();
+        assert_eq!(guest.take(&mut buffer), InputQueue::CAPACITY);
         assert_eq!(&buffer[InputQueue::CAPACITY - 2..], b"ab");
-        assert!(host.is_empty());
+    }
+
+    #[test]
+    fn a_guest_that_takes_nothing_stops_the_host() {
+        let host = InputQueue::new();
+        let mut guest = GuestInput::new(host.clone());
+        let much = vec![0; InputQueue::CAPACITY];
+        for _ in 0..2 {
+            assert_eq!(host.push(&much), much.len());
+            guest.service();
+        }
+        assert_eq!(host.push(&much), 0);
+    }
+
+    #[test]
+    fn input_is_seen_when_serviced_and_not_before() {
+        let host = InputQueue::new();
+        let mut guest = GuestInput::new(host.clone());
+        let mut buffer = [0; 8];
+        host.push(b"a");
+        assert_eq!(guest.take(&mut buffer), 0);
+        guest.service();
+        host.push(b"b");
+        assert_eq!(guest.take(&mut buffer), 1);
     }
 }

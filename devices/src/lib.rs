@@ -7,8 +7,8 @@
 //! no file: what it needs of the host (a sink for bytes, wall time, entropy) is given to it as a
 //! small trait when it is made. Calls arrive on the vCPU's own thread, so what a guest asks for is
 //! done when its register write returns; that is what makes a run on the software CPU repeatable.
-//! Host input waits in a bounded queue of the device until [`virtio::VirtioDevice::service`] or a
-//! register access moves it into the guest.
+//! What other threads of the host have for a guest waits in bounded queues until the machine services
+//! the device ([`virtio::VirtioDevice::service`]) at a moment of its choice.
 //!
 //! Two kinds of front:
 //!

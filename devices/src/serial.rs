@@ -7,7 +7,7 @@ use std::sync::Arc;
 use vm_superio::Trigger;
 use vm_superio::serial::{NoEvents, Serial};
 
-use crate::input::InputQueue;
+use crate::input::{GuestInput, InputQueue};
 use crate::irq::IrqLine;
 use crate::port::PortDevice;
 
@@ -22,17 +22,22 @@ pub const PORTS: u16 = 8;
 /// byte, as an unplugged cable would.
 pub struct SerialPort {
     uart: Serial<Line, NoEvents, Sink>,
-    input: InputQueue,
+    input: GuestInput,
 }
 
 impl SerialPort {
     /// A port whose interrupts arrive on `line`, whose output goes to `sink`, and whose input is `input`.
     pub fn new(line: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>, input: InputQueue) -> Self {
-        SerialPort { uart: Serial::new(Line(line), Sink(sink)), input }
+        SerialPort { uart: Serial::new(Line(line), Sink(sink)), input: GuestInput::new(input) }
     }
 
-    /// Moves waiting input into the receive FIFO, as far as there is room.
+    /// Makes what the host pushed visible to the guest.
     pub fn service(&mut self) {
+        self.input.service();
+        self.fill_fifo();
+    }
+
+    fn fill_fifo(&mut self) {
         let mut fifo = [0; 64];
         let room = self.uart.fifo_capacity().min(fifo.len());
         let taken = self.input.take(&mut fifo[..room]);
@@ -49,8 +54,8 @@ impl PortDevice for SerialPort {
         if let Some(byte) = data.first_mut() {
             *byte = self.uart.read(offset as u8);
             // The driver may just have made room.
-            if offset == 0 && !self.input.is_empty() {
-                self.service();
+            if offset == 0 {
+                self.fill_fifo();
             }
         }
     }

@@ -83,6 +83,7 @@ impl Agent {
     fn run_until(&mut self, mut done: impl FnMut(&Heard) -> bool) {
         let mut buffer = [0; 8192];
         loop {
+            self.link.service();
             loop {
                 let length = self.link.send_into(&mut buffer);
                 if length == 0 {

@@ -237,6 +237,7 @@ impl VirtioDevice for Console {
     }
 
     fn service(&mut self) -> Result<(), DeviceError> {
+        self.ports.iter_mut().for_each(|port| port.handler.service());
         self.deliver()
     }
 

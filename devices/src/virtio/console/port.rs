@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use crate::input::InputQueue;
+use crate::input::{GuestInput, InputQueue};
 
 /// What the host does with one port. Called on the vCPU's thread, from inside the guest's doorbell.
 pub trait PortHandler: Send {
@@ -12,6 +12,10 @@ pub trait PortHandler: Send {
     /// The guest wrote `bytes`. They have to be taken; who cannot must tell the guest beforehand.
     fn output(&mut self, bytes: &[u8]);
 
+    /// What other threads of the host have for the guest may become visible to it. This is the only
+    /// time: what `input` gives must not depend on the host's clock.
+    fn service(&mut self);
+
     /// Fills `buffer` with what waits for the guest and returns how much that was. What the guest
     /// has no buffer for stays with the handler: it is only asked when there is room.
     fn input(&mut self, buffer: &mut [u8]) -> usize;
@@ -20,13 +24,13 @@ pub trait PortHandler: Send {
 /// A port that is a plain pair of streams.
 pub struct StreamPort {
     sink: Box<dyn Write + Send>,
-    input: InputQueue,
+    input: GuestInput,
 }
 
 impl StreamPort {
     /// Guest output goes to `sink` (a failing sink loses it), `input` goes to the guest.
     pub fn new(sink: Box<dyn Write + Send>, input: InputQueue) -> Self {
-        StreamPort { sink, input }
+        StreamPort { sink, input: GuestInput::new(input) }
     }
 }
 
@@ -36,6 +40,10 @@ impl PortHandler for StreamPort {
     fn output(&mut self, bytes: &[u8]) {
         // Console output is for a person to see; a closed terminal must not stop the guest.
         let _ = self.sink.write_all(bytes).and_then(|()| self.sink.flush());
+    }
+
+    fn service(&mut self) {
+        self.input.service();
     }
 
     fn input(&mut self, buffer: &mut [u8]) -> usize {

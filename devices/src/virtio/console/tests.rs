@@ -30,6 +30,8 @@ impl PortHandler for Echo {
         waiting.push_back(b'>');
     }
 
+    fn service(&mut self) {}
+
     fn input(&mut self, buffer: &mut [u8]) -> usize {
         let mut waiting = self.waiting.lock().unwrap();
         let length = buffer.len().min(waiting.len());
@@ -171,7 +173,8 @@ fn the_console_port_is_a_pair_of_streams() {
     assert_eq!(guest.console.bytes(), b"login: ");
     guest.post(0, 0xa000, 64, 1);
     guest.typed.push(b"root\n");
-    assert!(guest.driver.used(0).is_empty());
+    guest.driver.kick(0);
+    assert!(guest.driver.used(0).is_empty(), "not before the device is serviced");
     guest.driver.transport.service();
     assert_eq!(guest.driver.used(0), [(0, 5)]);
     assert_eq!(guest.driver.bytes(0xa000, 5), b"root\n");
@@ -184,7 +187,7 @@ fn without_multiport_the_console_is_open_at_once() {
     let mut driver = Driver::start(Box::new(Console::new(Box::new(port), Box::new(agent))), 0);
     typed.push(b"x");
     driver.add(0, &[(0xa000, 8, WRITE)]);
-    driver.kick(0);
+    driver.transport.service();
     assert_eq!(driver.used(0), [(0, 1)]);
 }
 

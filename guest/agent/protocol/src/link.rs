@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 
 use crate::frame::{Decoder, FrameError, HEADER, MAX_PAYLOAD};
 use crate::message::{
@@ -78,7 +79,8 @@ pub enum AgentEvent<'a> {
     Ready,
     /// A command runs under this process id.
     Started(ExecId, u32),
-    /// A command's stdin has room for this many bytes in all.
+    /// A command's stdin has room for this many bytes in all: told after Started, and again
+    /// when the command took much of what was sent.
     StdinRoom(ExecId, usize),
     /// A command ended; all its output was delivered before.
     Exited(ExecId, ExitStatus),
@@ -108,7 +110,9 @@ pub trait AgentEvents: Send {
 /// A handle on the agent of one guest. Clones reach the same agent.
 ///
 /// What is asked for before the agent is ready waits and is sent in the same doorbell that brought
-/// the Ready. After a call from outside the vCPU's thread, the console device must be serviced.
+/// the Ready, and what a listener asks for from inside an event is sent in the doorbell that brought
+/// the event. What any other thread asks for later is sent when the console device is next serviced,
+/// so that the moment is the machine's to choose and not the host scheduler's.
 #[derive(Clone)]
 pub struct AgentLink {
     shared: Arc<Shared>,
@@ -129,7 +133,12 @@ struct State {
     phase: LinkState,
     next_id: u32,
     commands: BTreeMap<ExecId, Command>,
+    /// The agent's to take.
     outbox: VecDeque<u8>,
+    /// Asked for by other threads since the last service.
+    asked: Vec<u8>,
+    /// The thread that is delivering the guest's bytes to the listener.
+    listening: Option<ThreadId>,
 }
 
 struct Command {
@@ -147,6 +156,8 @@ impl AgentLink {
             next_id: 1,
             commands: BTreeMap::new(),
             outbox: VecDeque::new(),
+            asked: Vec::new(),
+            listening: None,
         };
         let ear = Ear { decoder: Decoder::new(), events };
         AgentLink { shared: Arc::new(Shared { state: Mutex::new(state), ear: Mutex::new(ear) }) }
@@ -239,6 +250,7 @@ impl AgentLink {
         }
         let Ear { decoder, events } = &mut *ear;
         decoder.push(bytes);
+        self.lock().listening = Some(thread::current().id());
         let outcome = loop {
             match GuestMessage::decode(decoder) {
                 Ok(Some(message)) => {
@@ -253,6 +265,14 @@ impl AgentLink {
         if let Err(reason) = outcome {
             self.lose(&mut ear, reason);
         }
+        self.lock().listening = None;
+    }
+
+    /// What other threads asked for may be taken from now on.
+    pub fn service(&self) {
+        let mut state = self.lock();
+        let asked = std::mem::take(&mut state.asked);
+        state.outbox.extend(asked);
     }
 
     /// Fills `buffer` with what is to be sent to the agent, and returns how much that is: nothing
@@ -296,7 +316,13 @@ impl AgentLink {
                     if std::mem::replace(&mut command.started, true) {
                         return Err(LostReason::OutOfOrder("a second Started"));
                     }
-                    AgentEvent::Started(*id, *pid)
+                    let room = command.stdin.as_ref().map(SendWindow::room);
+                    drop(state);
+                    events.event(self, AgentEvent::Started(*id, *pid));
+                    match room {
+                        Some(room) => AgentEvent::StdinRoom(*id, room),
+                        None => return Ok(()),
+                    }
                 }
                 GuestMessage::StdinCredit { id, bytes } => match &mut state.command(*id)?.stdin {
                     Some(window) => {
@@ -345,6 +371,7 @@ impl AgentLink {
             state.phase = LinkState::Lost;
             state.commands.clear();
             state.outbox.clear();
+            state.asked.clear();
         }
         ear.events.event(self, AgentEvent::Lost(&reason));
     }
@@ -395,10 +422,15 @@ impl State {
         if frame.len() > HEADER + MAX_PAYLOAD {
             return Err(LinkError::TooLong);
         }
-        if self.outbox.len() + frame.len() > MAX_OUTBOX {
+        if self.outbox.len() + self.asked.len() + frame.len() > MAX_OUTBOX {
             return Err(LinkError::Busy);
         }
-        self.outbox.extend(frame);
+        // Nothing is taken before Ready, so until then the order alone matters.
+        if self.phase == LinkState::Ready && self.listening != Some(thread::current().id()) {
+            self.asked.extend(frame);
+        } else {
+            self.outbox.extend(frame);
+        }
         Ok(())
     }
 

@@ -47,8 +47,14 @@ fn ready(link: &AgentLink) {
     say(link, GuestMessage::Ready);
 }
 
-/// What the agent would receive now.
+/// What the agent would receive when the device is serviced.
 fn heard(link: &AgentLink) -> Vec<String> {
+    link.service();
+    taken(link)
+}
+
+/// What the agent would receive now.
+fn taken(link: &AgentLink) -> Vec<String> {
     let mut decoder = Decoder::new();
     let mut buffer = vec![0; MAX_OUTBOX];
     let length = link.send_into(&mut buffer);
@@ -85,6 +91,7 @@ fn a_command_waits_for_the_agent() {
     say(&link, GuestMessage::Started { id, pid: 77 });
     say(&link, GuestMessage::Output { id, stream: Stream::Stderr, bytes: b"oops" });
     say(&link, GuestMessage::Exited { id, status: ExitStatus::Code(2) });
+    // Its stdin was closed before it started, so there is no room to tell of.
     assert_eq!(diary.take(), ["Started(ExecId(1), 77)", "1 Stderr 4", "Exited(ExecId(1), Code(2))"]);
     assert_eq!(link.signal(id, 15), Err(LinkError::NotRunning));
     assert_eq!(link.stdin(id, b"x"), Err(LinkError::NotRunning));
@@ -101,6 +108,8 @@ fn stdin_stops_at_its_window() {
     assert_eq!(link.stdin(id, &much), Ok(0));
     assert_eq!(heard(&link)[1..], ["Stdin 1 16384"; 4]);
 
+    say(&link, GuestMessage::Started { id, pid: 3 });
+    assert_eq!(diary.take().last().unwrap(), "StdinRoom(ExecId(1), 0)");
     say(&link, GuestMessage::StdinCredit { id, bytes: 500 });
     assert_eq!(diary.take().last().unwrap(), "StdinRoom(ExecId(1), 500)");
     assert_eq!(link.stdin(id, &much), Ok(500));
@@ -184,4 +193,33 @@ fn a_closed_port_is_the_end() {
     link.opened(false);
     assert_eq!(diary.take().last().unwrap(), "Lost(Closed)");
     assert_eq!(heard(&link), Vec::<String>::new());
+}
+
+/// Asks for a sync at every event, and again from a thread of its own.
+struct Eager;
+
+impl AgentEvents for Eager {
+    fn event(&mut self, link: &AgentLink, event: AgentEvent<'_>) {
+        if let AgentEvent::Log(_) = event {
+            link.sync(1).unwrap();
+            let link = link.clone();
+            thread::spawn(move || link.sync(2)).join().unwrap().unwrap();
+        }
+    }
+
+    fn output(&mut self, _id: ExecId, _stream: Stream, bytes: &[u8]) -> usize {
+        bytes.len()
+    }
+}
+
+#[test]
+fn only_the_listener_is_sent_at_once() {
+    let link = AgentLink::new(Box::new(Eager));
+    ready(&link);
+    say(&link, GuestMessage::Log("x".into()));
+    assert_eq!(taken(&link), ["Sync { token: 1 }"]);
+    link.sync(3).unwrap();
+    assert!(taken(&link).is_empty());
+    link.service();
+    assert_eq!(taken(&link), ["Sync { token: 2 }", "Sync { token: 3 }"]);
 }
