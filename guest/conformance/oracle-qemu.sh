@@ -6,7 +6,8 @@
 # KERNEL_DIR holds `bzImage` and `modules/` (the unpacked lib/modules/VERSION of the same kernel package). The guest
 # is busybox, binder_linux.ko and the binary; the default command is `run`. What the command prints goes to stdout
 # after a line with the kernel's version; the exit status is the command's. Needs qemu-system-x86_64, cpio and a
-# static busybox (package busybox-static). ORACLE_TIMEOUT is the limit in seconds (default 580).
+# static busybox (package busybox-static). ORACLE_TIMEOUT is the limit in seconds (default 580), ORACLE_CPUS the number
+# of vCPUs (default 1, as transcripts are made); KEEP=1 keeps the work folder.
 set -eu
 [ $# -ge 2 ] || { sed -n '2,10p' "$0" >&2; exit 2; }
 kernel=$1 binary=$2
@@ -42,7 +43,7 @@ INIT
 chmod 755 "$root/init"
 (cd "$root" && find . | cpio -o -H newc --quiet) > "$work/initrd"
 
-timeout "${ORACLE_TIMEOUT:-580}" qemu-system-x86_64 -accel tcg -cpu max -m 512 -smp 1 -no-reboot -nographic -nodefaults \
+timeout "${ORACLE_TIMEOUT:-580}" qemu-system-x86_64 -accel tcg -cpu max -m 512 -smp "${ORACLE_CPUS:-1}" -no-reboot -nographic -nodefaults \
     -serial file:"$work/console" -kernel "$kernel/bzImage" -initrd "$work/initrd" \
     -append "security=selinux selinux=1 enforcing=0 console=ttyS0 quiet panic=-1" < /dev/null >&2 || true
 

@@ -87,7 +87,7 @@ impl<'w> Actor<'w> {
         if pid <= 0 {
             return unexpected(format!("fork: {}", transcript::result(pid)));
         }
-        let child = self.world.add(name, pid as i32, true, vec![Some(channel)])?;
+        let child = self.world.add(name, pid as i32, vec![Some(channel)])?;
         child.device.set(self.device.get());
         // The parent's mapping has its name in the child's lines too: there may be work that points into it.
         let mut areas = self.world.processes.borrow()[self.process].areas.clone();
@@ -256,12 +256,6 @@ impl<'w> Actor<'w> {
         self.settle_first()?;
         self.say(&format!("uses /dev/{device} as {fd} with {size:#x} mapped"));
         Ok(fd)
-    }
-
-    /// Lets the next steps use another descriptor.
-    pub fn on(&self, fd: i64) -> &Self {
-        self.device.set(fd);
-        self
     }
 
     /// The descriptor that the steps use.

@@ -80,16 +80,7 @@ fn serve(channel: RawFd) {
                     Err(_) => -i64::from(libc::EAGAIN),
                 }
             }
-            // SAFETY: the child runs only this loop, which allocates nothing unless asked to spawn.
-            FORK => match unsafe { libc::fork() } {
-                0 => {
-                    serve(CHANNEL_BASE + first as RawFd);
-                    // SAFETY: ends this process without running anything else.
-                    unsafe { libc::_exit(0) }
-                }
-                -1 => last_errno(),
-                pid => pid.into(),
-            },
+            FORK => fork_actor(CHANNEL_BASE + first as RawFd),
             // SAFETY: not safe at all, and meant so: a bad address kills this process, which the case wants to see.
             TOUCH => unsafe { std::ptr::read_volatile(first as *const u8) }.into(),
             LEAVE => 0,
@@ -99,6 +90,29 @@ fn serve(channel: RawFd) {
         let sent = unsafe { libc::write(channel, (&raw const answer).cast(), 8) };
         if sent != 8 || request.number == LEAVE {
             return;
+        }
+    }
+}
+
+/// Forks an actor that serves `channel` and is a child of the coordinator, not of this process.
+fn fork_actor(channel: RawFd) -> i64 {
+    // SAFETY: a plain fork by another name. The child runs only the serving loop, which allocates nothing unless it
+    // is asked to spawn a thread, and keeps none of its parent's channels, so that each end is noticed.
+    unsafe {
+        let pid = libc::syscall(libc::SYS_clone, libc::CLONE_PARENT | libc::SIGCHLD, 0, 0, 0, 0);
+        match pid {
+            0 => {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                libc::syscall(libc::SYS_close_range, CHANNEL_BASE, channel - 1, 0);
+                libc::syscall(libc::SYS_close_range, channel + 1, u32::MAX, 0);
+                serve(channel);
+                libc::_exit(0)
+            }
+            -1 => last_errno(),
+            pid => {
+                libc::close(channel);
+                pid
+            }
         }
     }
 }
@@ -120,8 +134,6 @@ fn live(ends: &[OwnedFd], memory: RawFd) -> ! {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_signal as *const () as usize;
         libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
-        // Children of actors are not waited for by their parent.
-        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
     }
     serve(CHANNEL_BASE);
     // SAFETY: ends this process without running the coordinator's exit handlers.

@@ -7,7 +7,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 #[derive(Debug)]
 pub struct Child {
     pid: i32,
-    waited: bool,
+    /// The wait status, once it has been collected.
+    status: Option<libc::c_int>,
 }
 
 impl Child {
@@ -30,27 +31,36 @@ impl Child {
                     libc::_exit(status)
                 }
             }
-            pid => Ok(Self { pid, waited: false }),
+            pid => Ok(Self { pid, status: None }),
         }
     }
 
     /// Sends SIGKILL.
     pub fn kill(&self) {
-        if !self.waited {
+        if self.status.is_none() {
             // SAFETY: our child, not yet waited for.
             unsafe { libc::kill(self.pid, libc::SIGKILL) };
         }
     }
 
+    /// True once the child has ended, without waiting.
+    pub fn ended(&mut self) -> bool {
+        self.collect(libc::WNOHANG);
+        self.status.is_some()
+    }
+
     /// Waits for the end; true if it exited with status 0.
     pub fn wait(&mut self) -> bool {
+        self.collect(0);
+        self.status.is_some_and(|status| libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0)
+    }
+
+    fn collect(&mut self, flags: libc::c_int) {
         let mut status = 0;
-        if !self.waited {
-            // SAFETY: our child, waited for once.
-            unsafe { libc::waitpid(self.pid, &mut status, 0) };
-            self.waited = true;
+        // SAFETY: our child, whose end is collected once.
+        if self.status.is_none() && unsafe { libc::waitpid(self.pid, &mut status, flags) } == self.pid {
+            self.status = Some(status);
         }
-        libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
     }
 }
 

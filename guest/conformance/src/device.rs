@@ -61,14 +61,6 @@ impl Device {
         Err(io::Error::other("there is a context manager already"))
     }
 
-    /// BINDER_SET_MAX_THREADS.
-    pub fn set_max_threads(&self, count: u32) -> io::Result<()> {
-        // SAFETY: a pointer to a local of the ioctl's size.
-        let result =
-            unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::SET_MAX_THREADS as _, &raw const count) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    }
-
     /// Writes commands and reads into `read`, unless that is empty: (bytes of commands done, bytes read).
     pub fn write_read(&self, write: &[u8], read: &mut [u8]) -> io::Result<(usize, usize)> {
         let mut argument = WriteRead {

@@ -49,8 +49,6 @@ pub struct Process {
     pub name: String,
     pub pid: i32,
     alive: bool,
-    /// Forked by an actor, so that actor's kernel reaps it.
-    grandchild: bool,
     pub channels: Vec<Option<Channel>>,
     pub areas: Vec<Area>,
     pub counts: Counts,
@@ -69,8 +67,6 @@ pub struct World {
 impl World {
     /// A world without processes, whose lines begin with the case's name.
     pub fn new(case: &str, quiet: bool) -> std::io::Result<Self> {
-        // SAFETY: makes orphaned grandchildren ours to wait for; no other effect.
-        unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) };
         Ok(Self {
             case: case.into(),
             quiet,
@@ -97,17 +93,11 @@ impl World {
             Ok(spawned) => spawned,
             Err(error) => return unexpected(format!("fork: {error}")),
         };
-        self.add(name, spawned.pid, false, spawned.channels.into_iter().map(Some).collect())
+        self.add(name, spawned.pid, spawned.channels.into_iter().map(Some).collect())
     }
 
     /// Takes in a process that exists.
-    pub fn add(
-        &self,
-        name: &str,
-        pid: i32,
-        grandchild: bool,
-        mut channels: Vec<Option<Channel>>,
-    ) -> Result<Actor<'_>> {
+    pub fn add(&self, name: &str, pid: i32, mut channels: Vec<Option<Channel>>) -> Result<Actor<'_>> {
         let channel = channels[0].take().expect("the first channel of a new process");
         let process = self.processes.borrow().len();
         let areas = Vec::new();
@@ -116,7 +106,6 @@ impl World {
             name: name.into(),
             pid,
             alive: true,
-            grandchild,
             channels,
             areas,
             counts,
@@ -179,20 +168,16 @@ impl World {
 
     /// Waits for a process that is ending, and says how it ended.
     pub fn reap(&self, process: usize) -> String {
-        let (pid, grandchild) = {
+        let pid = {
             let mut processes = self.processes.borrow_mut();
             processes[process].alive = false;
-            (processes[process].pid, processes[process].grandchild)
+            processes[process].pid
         };
         let deadline = Instant::now() + LIMIT;
         let mut status = 0;
         while Instant::now() < deadline {
-            // SAFETY: a child of ours or nobody's; kill with signal 0 only asks.
-            let done = unsafe {
-                libc::waitpid(pid, &mut status, libc::WNOHANG) == pid
-                    || (grandchild && libc::kill(pid, 0) == -1)
-            };
-            if done {
+            // SAFETY: a child of ours that has not been waited for.
+            if unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } == pid {
                 return match libc::WIFSIGNALED(status) {
                     true if libc::WTERMSIG(status) == libc::SIGBUS => "SIGBUS".into(),
                     true if libc::WTERMSIG(status) == libc::SIGSEGV => "SIGSEGV".into(),
@@ -221,7 +206,6 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
-        // Forked grandchildren first: their parents' end would otherwise leave them to somebody else.
         let count = self.processes.borrow().len();
         for process in (0..count).rev() {
             self.end(process);

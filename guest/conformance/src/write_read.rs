@@ -101,7 +101,6 @@ impl Received {
 /// What a BINDER_WRITE_READ gave.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    pub result: i64,
     pub items: Vec<(Return, Option<Contents>)>,
 }
 
@@ -256,7 +255,7 @@ impl Actor<'_> {
             line += &format!(" rc={read_consumed}");
         }
         let names = self.world.names(self.process);
-        let mut outcome = Outcome { result, items: Vec::new() };
+        let mut outcome = Outcome { items: Vec::new() };
         let mut shown = Vec::new();
         for item in items {
             let contents = match &item {

@@ -102,7 +102,7 @@ fn nonblocking_call(world: &World) -> Result {
 }
 
 fn completions(world: &World) -> Result {
-    let m = world.manager("M")?;
+    let _m = world.manager("M")?;
     let c = world.process("C")?;
     let oneway = || call(0, 1).oneway();
     c.w(commands![oneway(), oneway(), oneway(), oneway(), oneway()])?;

@@ -70,7 +70,8 @@ fn clamped(world: &World) -> Result {
 
 /// A forked child inherits the descriptor, not the mapping, and may use but not map it.
 fn by_child(world: &World) -> Result {
-    let m = world.manager("M")?;
+    // So large that the child's own memory does not fill the place where its parent has the mapping.
+    let m = world.manager_on("M", "binder", 32 << 20)?;
     let c = world.process("C")?;
     c.wr(commands![call(0, 1).oneway().bytes(b"here")])?;
     let event = m.r()?.received()?;
