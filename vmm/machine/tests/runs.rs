@@ -9,7 +9,7 @@ use std::time::Duration;
 use guest::*;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use machine::{End, Kind, Machine, MachineError, Outcome};
+use machine::{ClockMode, End, Kind, Machine, MachineError, Outcome};
 
 /// Runs a guest on every engine; `check` judges each run.
 fn run(
@@ -191,6 +191,74 @@ fn the_clock_shows_the_configured_date() {
     config.rtc_base = Duration::from_secs(3 * 3600 + 2 * 60 + 1);
     Machine::new(config).unwrap().run().unwrap();
     assert_eq!(printed.text(), "DCB");
+}
+
+/// A guest that sleeps until its timer, a millisecond away, and then switches itself off.
+fn sleeper() -> tempfile::NamedTempFile {
+    const IDT: u64 = 0x20_0000;
+    const IDT_POINTER: u64 = 0x1f_0000;
+    const VECTOR: u64 = 0x42;
+    kernel(|a| {
+        let mut handler = a.create_label();
+        // One interrupt gate; fresh RAM is zero.
+        a.lea(rax, qword_ptr(handler))?;
+        a.mov(rbx, IDT + VECTOR * 16)?;
+        a.mov(word_ptr(rbx), ax)?;
+        a.mov(word_ptr(rbx + 2), 0x10)?;
+        a.mov(word_ptr(rbx + 4), 0x8e00)?;
+        a.shr(rax, 16)?;
+        a.mov(word_ptr(rbx + 6), ax)?;
+        a.mov(rbx, IDT_POINTER)?;
+        a.mov(word_ptr(rbx), 0xfff)?;
+        a.mov(dword_ptr(rbx + 2), IDT as u32)?;
+        a.lidt(ptr(rbx))?;
+        // Local APIC on; its timer in TSC-deadline mode.
+        a.mov(edi, 0xfee0_0000u32)?;
+        a.mov(dword_ptr(rdi + 0xf0), 0x1ff)?;
+        a.mov(dword_ptr(rdi + 0x320), 2 << 17 | VECTOR as u32)?;
+        a.rdtsc()?;
+        a.add(eax, 1_000_000)?;
+        a.adc(edx, 0)?;
+        a.mov(ecx, 0x6e0)?;
+        a.wrmsr()?;
+        a.sti()?;
+        a.hlt()?;
+        a.set_label(&mut handler)?;
+        power_off(a)
+    })
+}
+
+#[test]
+fn idle_time_is_skipped_while_the_guest_is_busy_and_stands_still_otherwise() {
+    let kernel = sleeper();
+    let (machine, _) = machine(Kind::Soft, &kernel, None);
+    let outcome = machine.run().unwrap();
+    assert_eq!((outcome.end, outcome.stats.exits.idle), (End::PoweredOff, 1));
+    assert!(outcome.stats.guest_time >= Duration::from_millis(1));
+
+    // Nothing to do: the timer never comes, however long the host waits.
+    let (mut config, _) = config(Kind::Soft, &kernel);
+    config.activity.set_busy(false);
+    config.timeout = Some(Duration::from_millis(20));
+    let outcome = Machine::new(config).unwrap().run().unwrap();
+    assert_eq!(outcome.end, End::Timeout);
+    assert!(outcome.stats.guest_time < Duration::from_millis(1));
+
+    // Until there is work.
+    let (config, _) = guest::config(Kind::Soft, &kernel);
+    config.activity.set_busy(false);
+    let running = Machine::new(config).unwrap().spawn().unwrap();
+    running.handle().begin_work();
+    assert_eq!(running.join().unwrap().end, End::PoweredOff);
+}
+
+#[test]
+fn on_the_host_clock_the_timer_comes_by_itself() {
+    let kernel = sleeper();
+    let (mut config, _) = config(Kind::Soft, &kernel);
+    config.clock = ClockMode::Host;
+    config.activity.set_busy(false);
+    assert_eq!(Machine::new(config).unwrap().run().unwrap().end, End::PoweredOff);
 }
 
 #[test]
