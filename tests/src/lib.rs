@@ -1,1 +1,186 @@
-//! Being written.
+//! What the end-to-end tests share: a guest run as a user runs it, by the `bindervm` command.
+//!
+//! The tests in `tests/tests` read like sentences: boot, run, compare. They need the images
+//! `minimal` and `aosp14` in the cache and a built `bindervm`; `ci/test` sees to both.
+//!
+//! `BINDERVM` names the binary (default: the release build of this workspace).
+//! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+/// Wall time that a run may take unless a test says otherwise. Far above what it takes: two
+/// guests share two busy cores.
+pub const LIMIT: Duration = Duration::from_secs(300);
+
+/// The command under test.
+pub fn bindervm() -> Command {
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/bindervm");
+    let binary = std::env::var_os("BINDERVM").map_or_else(|| PathBuf::from(default), PathBuf::from);
+    assert!(binary.exists(), "{} is not built; run ci/test, or set BINDERVM", binary.display());
+    Command::new(binary)
+}
+
+/// A run of an image: what to do in the guest, and how.
+pub struct Guest {
+    command: Command,
+    folder: tempfile::TempDir,
+    stdin: Vec<u8>,
+    limit: Duration,
+}
+
+/// A finished run.
+pub struct Ended {
+    /// Exit code of `bindervm`.
+    pub code: i32,
+    /// Its stdout.
+    pub stdout: String,
+    /// Its stderr.
+    pub stderr: String,
+    /// The file of `--status`.
+    pub status: serde_json::Value,
+    folder: tempfile::TempDir,
+}
+
+impl Guest {
+    /// A guest of `image`.
+    pub fn of(image: &str) -> Guest {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut command = bindervm();
+        command.args(["run", image, "--engine", "soft"]);
+        command.arg("--status").arg(folder.path().join("status.json"));
+        if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
+            command.args(["--binder-device", "late"]);
+        }
+        Guest { command, folder, stdin: Vec::new(), limit: LIMIT }
+    }
+
+    /// Adds options.
+    pub fn with<const N: usize>(mut self, options: [&str; N]) -> Guest {
+        self.command.args(options);
+        self
+    }
+
+    /// Records a trace; see [`Ended::trace`].
+    pub fn traced(mut self) -> Guest {
+        self.command.arg("--trace").arg(self.folder.path().join("trace"));
+        self
+    }
+
+    /// Ends the run after this time, as `--timeout` has it.
+    pub fn within(mut self, limit: Duration) -> Guest {
+        self.limit = limit;
+        self
+    }
+
+    /// Runs a program of the guest.
+    pub fn run<const N: usize>(mut self, argv: [&str; N]) -> Ended {
+        self.command.arg("--").args(argv);
+        self.finish()
+    }
+
+    /// Runs a script in the guest's shell.
+    pub fn shell(mut self, script: &str) -> Ended {
+        self.command.args(["--", "/bin/sh", "-s"]);
+        self.stdin = script.as_bytes().to_vec();
+        self.finish()
+    }
+
+    fn finish(mut self) -> Ended {
+        self.command.arg("--timeout").arg(format!("{}ms", self.limit.as_millis()));
+        // Options after `--` would be the guest's.
+        let command = options_first(&self.command);
+        // From a file: bytes of a file reach the guest at moments that guest time defines.
+        let mut stdin = tempfile::tempfile_in(self.folder.path()).expect("a temporary file");
+        stdin.write_all(&self.stdin).expect("stdin is written");
+        std::io::Seek::rewind(&mut stdin).expect("a file rewinds");
+        let output = { command }.stdin(Stdio::from(stdin)).output().expect("bindervm starts");
+        let status = std::fs::read(self.folder.path().join("status.json")).unwrap_or_default();
+        Ended {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+            status: serde_json::from_slice(&status).unwrap_or_default(),
+            folder: self.folder,
+        }
+    }
+}
+
+/// The same command with everything behind `--` at its end.
+fn options_first(command: &Command) -> Command {
+    let args: Vec<_> = command.get_args().collect();
+    let split = args.iter().position(|arg| *arg == "--").unwrap_or(args.len());
+    let behind = args[split..].iter().position(|arg| *arg == "--timeout").map_or(args.len(), |at| split + at);
+    let mut ordered = Command::new(command.get_program());
+    ordered.args(&args[..split]).args(&args[behind..]).args(&args[split..behind]);
+    ordered
+}
+
+impl Ended {
+    /// The run ended with `code`; else everything known of it is shown.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Ended {
+        assert_eq!(self.code, code, "{self}");
+        self
+    }
+
+    /// Every line of `lines` is a line of stdout, in this order.
+    #[track_caller]
+    pub fn prints(self, lines: &[&str]) -> Ended {
+        let mut printed = self.stdout.lines().map(str::trim_end);
+        for line in lines {
+            assert!(printed.any(|other| other == *line), "no line {line:?} at its place\n{self}");
+        }
+        self
+    }
+
+    /// Every process of the guest gave back everything it had in the binder core.
+    #[track_caller]
+    pub fn leaves_nothing(self) -> Ended {
+        let left = self.status["binder"]["left"].as_object().expect("the status file counts what is left");
+        let some: Vec<_> = left.iter().filter(|(_, count)| count.as_u64() != Some(0)).collect();
+        assert!(some.is_empty(), "left in the core: {some:?}\n{self}");
+        assert_eq!(self.status["binder"]["malformed"], 0, "the shim sent nonsense\n{self}");
+        self
+    }
+
+    /// Prints the recorded trace with `options`.
+    #[track_caller]
+    pub fn trace<const N: usize>(&self, options: [&str; N]) -> String {
+        let output =
+            bindervm().arg("trace").args(options).arg(self.trace_file()).output().expect("bindervm starts");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// The recorded trace.
+    pub fn trace_file(&self) -> PathBuf {
+        self.folder.path().join("trace")
+    }
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "exit code {}\n--- stdout\n{}", self.code, self.stdout)?;
+        writeln!(f, "--- stderr\n{}\n--- status\n{}", self.stderr, self.status)
+    }
+}
+
+/// Runs `bindervm` with `args`, without a guest to speak of.
+pub fn bindervm_with(args: &[&str]) -> (i32, Output) {
+    let output = bindervm().args(args).stdin(Stdio::null()).output().expect("bindervm starts");
+    (output.status.code().unwrap_or(-1), output)
+}
+
+/// Writes `bytes` to a file in `folder` and gives its path as text.
+pub fn file(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).expect("a temporary file is written");
+    path.to_str().expect("temporary paths are plain").to_owned()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use agent_protocol::{AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, Stream};
+use agent_protocol::{AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, STREAM_CHUNK, Stream};
 use machine::Activity;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -167,14 +167,20 @@ impl Listener {
         self.activity.set_busy(true);
     }
 
-    fn send_file(&mut self, link: &AgentLink, id: ExecId, room: usize) {
+    /// Fills the room that the command's stdin has, or ends it where the file ends.
+    fn send_file(&mut self, link: &AgentLink, id: ExecId, mut room: usize) {
         let Some(file) = &mut self.stdin_file else { return };
-        let mut bytes = vec![0; room];
-        let read = file.read(&mut bytes).unwrap_or(0);
-        if read == 0 {
-            let _ = link.close_stdin(id);
-        } else {
+        let mut bytes = vec![0; room.min(STREAM_CHUNK)];
+        while room > 0 {
+            let most = bytes.len().min(room);
+            let read = file.read(&mut bytes[..most]).unwrap_or(0);
+            if read == 0 {
+                let _ = link.close_stdin(id);
+                return;
+            }
+            // The link takes it all: the window has room for it.
             let _ = link.stdin(id, &bytes[..read]);
+            room -= read;
         }
     }
 }
