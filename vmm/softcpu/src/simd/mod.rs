@@ -43,6 +43,10 @@ mod op;
 mod scalar;
 mod shuffle;
 pub mod state;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod text;
 
 pub(crate) use execute::execute;

@@ -8,7 +8,8 @@ use crate::simd::context::{ArithFlags, Context};
 /// The condition codes of a comparison: C0 is less, C3 equal, all three unordered.
 const CODES: u16 = status::C0 | status::C2 | status::C3;
 
-/// Compares ST(0) with the source, which `memory` holds if it is no register, then pops.
+/// Compares ST(0) with the source, which `memory` holds if it is no register, then pops. After an
+/// unmasked exception nothing is set or popped. (SDM volume 2, FCOM; AMD sets the codes.)
 pub(super) fn compare<C: Context>(
     op: Comparison,
     source: Operand,

@@ -148,9 +148,9 @@ fn perform<C: Context>(kind: Kind, cx: &mut C) -> Result<(), Exception> {
                 frame.st1 = x87.register(1);
             }
             function.run(&mut frame);
-            // A NaN has no quotient whose bits could go to the condition codes.
-            let invalid = frame.status & status::INVALID != 0 || frame.st0.is_nan();
-            let kept = if invalid { status::C0 | status::C3 } else { 0 };
+            // Without a quotient there are no bits of it for the condition codes.
+            let stopped = frame.status & !x87.control & PRECOMPUTATION != 0;
+            let kept = if stopped || frame.st0.is_nan() { status::C0 | status::C3 } else { 0 };
             if x87.merge(&frame, function.condition_codes() & !kept) {
                 x87.set(0, frame.st0);
             }

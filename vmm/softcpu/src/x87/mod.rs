@@ -19,6 +19,8 @@ mod host;
 pub(crate) mod image;
 mod op;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use execute::execute;
 pub(crate) use op::{Op, lower};

@@ -78,6 +78,8 @@ struct Bench {
     host: Host,
     guest: Guest,
     cases: usize,
+    /// Print each case before it runs, to find the one that ends the process.
+    trace: bool,
     /// First difference by code, and how many there were.
     differences: BTreeMap<String, (usize, String)>,
     skipped: Vec<Code>,
@@ -89,6 +91,7 @@ impl Bench {
             host: Host::new(),
             guest: Guest::new(),
             cases: 0,
+            trace: std::env::var_os("SOFTCPU_NATIVE_TRACE").is_some(),
             differences: BTreeMap::new(),
             skipped: Vec::new(),
         }
@@ -96,6 +99,9 @@ impl Bench {
 
     fn run(&mut self, case: &Case) {
         self.cases += 1;
+        if self.trace {
+            eprintln!("{:?}", case.instructions);
+        }
         let native = self.host.run(case);
         let difference = match self.guest.run(case) {
             Ok(soft) => case.differences(&native, &soft),
@@ -109,6 +115,8 @@ impl Bench {
             for instruction in &case.instructions {
                 let _ = writeln!(text, "    {instruction}");
             }
+            let [rcx, rsi, rdi] = [1, 6, 7].map(|i: usize| case.before.gpr[i]);
+            let _ = writeln!(text, "    before: rcx {rcx:#x}, rsi {rsi:#x}, rdi {rdi:#x}");
             for line in &difference {
                 let _ = writeln!(text, "        {line}");
             }

@@ -73,7 +73,7 @@ impl State {
         let control = if plain {
             0x037f
         } else {
-            0x007f | random.choose(&[0u16, 2, 3, 3]) << 8 | random.below(4) as u16 * 0x400
+            0x007f | (random.choose(&[0u16, 2, 3, 3]) << 8) | (random.below(4) as u16 * 0x400)
         };
         let top = random.below(8) as u16;
         let conditions = if plain { 0 } else { random.next() as u16 & 0x473f };
@@ -109,6 +109,12 @@ impl State {
         let mut gpr = std::array::from_fn(|_| random.integer());
         gpr[4] = window::STACK;
         Self { fxsave, gpr, rflags: 2 | random.next() & 0x8d5, scratch }
+    }
+
+    /// Unmasks x87 exceptions, except those that are flagged already.
+    pub fn unmask(&mut self, exceptions: u16) {
+        let control = self.u16(0) & !(exceptions & !self.u16(2));
+        self.fxsave[..2].copy_from_slice(&control.to_le_bytes());
     }
 
     /// The bytes that the code around the instructions loads.
@@ -193,14 +199,12 @@ impl Case {
         found
     }
 
-    /// Flags that the last instruction that touches them leaves undefined.
+    /// Flags that the instructions leave undefined.
     fn undefined_flags(&self) -> u64 {
-        let mut undefined = 0;
-        for instruction in &self.instructions {
-            undefined &=
-                !instruction.rflags_written() & !instruction.rflags_cleared() & !instruction.rflags_set();
-            undefined |= instruction.rflags_undefined();
-        }
+        let undefined = self
+            .instructions
+            .iter()
+            .fold(0, |before, instruction| generate::undefined_after(instruction, before));
         let bit = |flag: u32, position: u32| u64::from(undefined & flag != 0) << position;
         bit(RflagsBits::CF, 0)
             | bit(RflagsBits::PF, 2)
