@@ -128,7 +128,7 @@ fn write_boot_params(ram: &guest_ram::GuestRam, initramfs: u64, len: u32) -> Res
 
 /// Maps the first 4 GiB onto themselves with 2 MiB pages.
 fn write_page_tables(ram: &guest_ram::GuestRam) -> Result<(), Error> {
-    ram.write_obj(PAGE_TABLES + 0x1000 | 3, GuestAddress(PAGE_TABLES))?;
+    ram.write_obj((PAGE_TABLES + 0x1000) | 3, GuestAddress(PAGE_TABLES))?;
     for gib in 0..4 {
         let directory = PAGE_TABLES + 0x2000 + 0x1000 * gib;
         ram.write_obj(directory | 3, GuestAddress(PAGE_TABLES + 0x1000 + 8 * gib))?;

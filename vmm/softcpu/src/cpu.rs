@@ -54,7 +54,8 @@ pub enum Cause {
     Exception(Exception),
     /// A non-canonical address: #SS where the stack segment is implied, else #GP.
     NonCanonical,
-    /// The instruction overwrites the block it is in: it has to be run in a block of its own.
+    /// The instruction overwrites the block it is in, or reaches a device: it has to be run in a
+    /// block of its own, where time is exact and what the device does is seen right behind it.
     Alone,
 }
 
@@ -233,10 +234,10 @@ impl Cpu {
     pub fn probe_write(&mut self, address: u64, len: u64) -> Result<(), Abort> {
         let first = self.translate(self.mode, address, Access::Write)?;
         let in_page = (PAGE - address % PAGE).min(len);
-        self.check_not_own_code(first, in_page)?;
+        self.check_alone(first, in_page)?;
         if in_page < len {
             let second = self.translate(self.mode, address.wrapping_add(in_page), Access::Write)?;
-            self.check_not_own_code(second, len - in_page)?;
+            self.check_alone(second, len - in_page)?;
         }
         Ok(())
     }
@@ -295,25 +296,27 @@ impl Cpu {
             let physical = self.translate(mode, address, Access::Read)?;
             return Ok(match self.ram.page(physical) {
                 Some(page) => page.read(physical % PAGE),
-                None => W::from(self.mmio_read(physical, W::BYTES)),
+                None => W::from(self.mmio_read(physical, W::BYTES)?),
             });
         }
         // Both halves are translated before either is read: MMIO reads have side effects.
         let low = self.translate(mode, address, Access::Read)?;
         let high = self.translate(mode, address.wrapping_add(in_page), Access::Read)?;
-        let low = self.physical_read(low, in_page);
-        let high = self.physical_read(high, W::BYTES - in_page);
+        let low = self.physical_read(low, in_page)?;
+        let high = self.physical_read(high, W::BYTES - in_page)?;
         Ok(W::from(low | high << (8 * in_page)))
     }
 
-    fn physical_read(&mut self, physical: u64, len: u64) -> u64 {
-        (0..len).fold(0, |value, i| {
+    fn physical_read(&mut self, physical: u64, len: u64) -> Result<u64, Abort> {
+        let mut value = 0;
+        for i in 0..len {
             let byte = match self.ram.page(physical + i) {
                 Some(page) => page.read::<u8>((physical + i) % PAGE) as u64,
-                None => self.mmio_read(physical + i, 1),
+                None => self.mmio_read(physical + i, 1)?,
             };
-            value | byte << (8 * i)
-        })
+            value |= byte << (8 * i);
+        }
+        Ok(value)
     }
 
     #[cold]
@@ -327,14 +330,14 @@ impl Cpu {
                     self.before_write(physical, W::BYTES)?;
                     page.write(physical % PAGE, value);
                 }
-                None => self.mmio_write(physical, W::BYTES, value.zero()),
+                None => self.mmio_write(physical, W::BYTES, value.zero())?,
             }
             return Ok(());
         }
         let low = self.translate(mode, address, Access::Write)?;
         let high = self.translate(mode, address.wrapping_add(in_page), Access::Write)?;
-        self.check_not_own_code(low, in_page)?;
-        self.check_not_own_code(high, W::BYTES - in_page)?;
+        self.check_alone(low, in_page)?;
+        self.check_alone(high, W::BYTES - in_page)?;
         self.physical_write(low, in_page, value.zero())?;
         self.physical_write(high, W::BYTES - in_page, value.zero() >> (8 * in_page))
     }
@@ -347,7 +350,7 @@ impl Cpu {
                     self.before_write(physical + i, 1)?;
                     page.write(physical % PAGE + i, byte);
                 }
-                None => self.mmio_write(physical + i, 1, byte as u64),
+                None => self.mmio_write(physical + i, 1, byte as u64)?,
             }
         }
         Ok(())
@@ -367,7 +370,7 @@ impl Cpu {
             }
         };
         if known {
-            return Ok(entry.physical & !(PAGE - 1) | address % PAGE);
+            return Ok(entry.physical & !(PAGE - 1) | (address % PAGE));
         }
         self.translate_slow(mode, address, access)
     }
@@ -402,7 +405,7 @@ impl Cpu {
     /// Translates an instruction fetch at the current privilege.
     pub fn translate_fetch(&mut self, address: u64) -> Result<(u64, HostPage), Abort> {
         if let Some(known) = self.tlb.fetch(self.mode, address) {
-            return Ok((known.physical | address % PAGE, known.host));
+            return Ok((known.physical | (address % PAGE), known.host));
         }
         if !paging::is_canonical(address) {
             return Err(self.raise(Exception::GeneralProtection(0)));
@@ -453,24 +456,45 @@ impl Cpu {
         Ok(())
     }
 
-    fn mmio_read(&mut self, physical: u64, len: u64) -> u64 {
+    /// Devices are reached from blocks of one instruction only.
+    fn check_outside_blocks(&mut self) -> Result<(), Abort> {
+        if self.block_len != 0 {
+            self.abort = Cause::Alone;
+            return Err(Abort);
+        }
+        Ok(())
+    }
+
+    /// Gives the instruction up if a store to `physical` would have to be done alone.
+    fn check_alone(&mut self, physical: u64, len: u64) -> Result<(), Abort> {
+        if self.ram.page(physical).is_none() {
+            return self.check_outside_blocks();
+        }
+        self.check_not_own_code(physical, len)
+    }
+
+    fn mmio_read(&mut self, physical: u64, len: u64) -> Result<u64, Abort> {
+        self.check_outside_blocks()?;
         let now = self.now();
         if let Some(value) = self.board.read(physical, now) {
-            return value as u64;
+            return Ok(value as u64);
         }
         let mut data = [0; 8];
         self.with_bus(|bus| bus.mmio_read(GuestAddress(physical), &mut data[..len as usize]));
-        u64::from_le_bytes(data)
+        Ok(u64::from_le_bytes(data))
     }
 
-    fn mmio_write(&mut self, physical: u64, len: u64, value: u64) {
+    fn mmio_write(&mut self, physical: u64, len: u64, value: u64) -> Result<(), Abort> {
+        self.check_outside_blocks()?;
         let now = self.now();
         if self.board.write(physical, value as u32, now) {
             self.interrupts_changed();
             self.reschedule();
-            return;
+            return Ok(());
         }
-        self.with_bus(|bus| bus.mmio_write(GuestAddress(physical), &value.to_le_bytes()[..len as usize]));
+        let data = value.to_le_bytes();
+        self.with_bus(|bus| bus.mmio_write(GuestAddress(physical), &data[..len as usize]));
+        Ok(())
     }
 
     /// Calls the devices and drops the code they overwrote.
@@ -488,7 +512,7 @@ impl Cpu {
         ram.drain_stale(|page| code.invalidate(ram, page, PAGE));
     }
 
-    /// The time in ticks, to the resolution of a block (exact at a block's end).
+    /// The time in ticks: that of the end of the block being executed.
     pub fn now(&self) -> Ticks {
         self.clock.now(self.remaining)
     }
@@ -511,8 +535,7 @@ impl Cpu {
         if self.abort == Cause::NonCanonical {
             // RSP or RBP as base imply the stack segment.
             let stack = (uop.base == 4 || uop.base == 5) && uop.segment != FS_BASE && uop.segment != GS_BASE;
-            let exception =
-                if stack { Exception::StackFault(0) } else { Exception::GeneralProtection(0) };
+            let exception = if stack { Exception::StackFault(0) } else { Exception::GeneralProtection(0) };
             self.abort = Cause::Exception(exception);
         }
         Flow::Abort

@@ -5,7 +5,8 @@
 //! RIP-relative address and branch target is an offset from the page.
 
 use iced_x86::{
-    ConditionCode, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register,
+    ConditionCode, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
+    Register,
 };
 
 use crate::interp::alu::{self, Form};

@@ -148,10 +148,10 @@ impl Flags {
         self.result = (bits & ZF == 0) as u64;
         // Result 0 has even parity and result 1 odd: PF is inverted where it differs.
         let invert_parity = (bits & PF != 0) != (bits & ZF != 0);
-        self.carries = (cf as u64) << 63
-            | ((cf ^ of) as u64) << 62
-            | (invert_parity as u64) << 8
-            | (bits & AF != 0) as u64 * 8
+        self.carries = ((cf as u64) << 63)
+            | (((cf ^ of) as u64) << 62)
+            | ((invert_parity as u64) << 8)
+            | if bits & AF != 0 { 8 } else { 0 }
             | (bits & SF != 0) as u64;
     }
 

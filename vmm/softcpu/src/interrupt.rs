@@ -391,8 +391,7 @@ impl Cpu {
     fn set_flat_segments(&mut self, code_selector: u16, cpl: u16) {
         let dpl = cpl << 5;
         let flat = Loaded { selector: 0, base: 0, limit: u32::MAX, rights: 0 };
-        self.segments[Segment::Cs] =
-            Loaded { selector: code_selector, rights: FLAT_CODE | dpl, ..flat };
+        self.segments[Segment::Cs] = Loaded { selector: code_selector, rights: FLAT_CODE | dpl, ..flat };
         self.segments[Segment::Ss] =
             Loaded { selector: code_selector.wrapping_add(8), rights: FLAT_DATA | dpl, ..flat };
     }

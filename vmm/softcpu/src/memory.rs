@@ -170,13 +170,13 @@ impl Ram {
 
     /// Reads a naturally aligned 64-bit word; all ones where there is no RAM.
     pub fn read_u64(&self, physical: u64) -> u64 {
-        self.page(physical).map_or(u64::MAX, |page| page.read(physical % PAGE & !7))
+        self.page(physical).map_or(u64::MAX, |page| page.read((physical % PAGE) & !7))
     }
 
     /// Writes a naturally aligned 64-bit word; ignored where there is no RAM.
     pub fn write_u64(&self, physical: u64, value: u64) {
         if let Some(page) = self.page(physical) {
-            page.write(physical % PAGE & !7, value);
+            page.write((physical % PAGE) & !7, value);
         }
     }
 

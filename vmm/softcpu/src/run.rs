@@ -29,20 +29,16 @@ impl Cpu {
     pub fn run_blocks(&mut self) -> Flow {
         let mut id = match self.find_block() {
             Ok(Found::Block(id)) => id,
-            Ok(Found::Straddling) => return self.run_single(1),
+            Ok(Found::Straddling) => return self.run_outside_blocks(),
             Err(Abort) => return Flow::Abort,
         };
         loop {
             let block = &self.code.blocks[id as usize];
             let instructions = block.instructions as i64;
             if self.remaining < instructions || self.board.remote.attention() {
-                // The last block before an event is cut, so that events fall between the same
-                // two instructions however the code happens to be cut into blocks.
-                if self.remaining > 0 && !self.board.remote.attention() {
-                    self.block_len = 0;
-                    return self.run_single(self.remaining as u32);
-                }
-                return Flow::Sync;
+                // The last instructions before an event are executed one by one, so that events
+                // fall between the same two however the code happens to be cut into blocks.
+                return self.run_outside_blocks();
             }
             self.remaining -= instructions;
             self.block_instructions = instructions as u32;
@@ -66,7 +62,7 @@ impl Cpu {
                     }
                     match self.find_block() {
                         Ok(Found::Block(next)) => id = next,
-                        Ok(Found::Straddling) => return self.run_straddling(),
+                        Ok(Found::Straddling) => return self.run_outside_blocks(),
                         Err(Abort) => return Flow::Abort,
                     }
                     continue;
@@ -87,18 +83,18 @@ impl Cpu {
                     }
                     id = next;
                 }
-                Ok(Found::Straddling) => return self.run_straddling(),
+                Ok(Found::Straddling) => return self.run_outside_blocks(),
                 Err(Abort) => return Flow::Abort,
             }
         }
     }
 
-    fn run_straddling(&mut self) -> Flow {
-        self.block_len = 0;
+    /// Executes one instruction that is in no block, unless an event is due before it.
+    fn run_outside_blocks(&mut self) -> Flow {
         if self.remaining <= 0 || self.board.remote.attention() {
             return Flow::Sync;
         }
-        self.run_single(1)
+        self.run_single()
     }
 
     /// The block at RIP, decoded if need be.
@@ -135,67 +131,57 @@ impl Cpu {
         Ok(Found::Block(id))
     }
 
-    /// Executes up to `limit` instructions at RIP outside the cache of blocks: all that do not
-    /// leave 15 bytes, usually one.
-    fn run_single(&mut self, limit: u32) -> Flow {
+    /// Executes the one instruction at RIP outside the cache of blocks.
+    fn run_single(&mut self) -> Flow {
         let rip = self.rip;
-        let mut bytes = [0; MAX_LEN];
-        let (physical, host) = match self.translate_fetch(rip) {
-            Ok(found) => found,
+        let uops = match self.decode_single(rip) {
+            Ok(uops) => uops,
             Err(Abort) => return Flow::Abort,
         };
-        let in_page = ((PAGE - physical % PAGE) as usize).min(MAX_LEN);
-        host.copy_to(physical % PAGE, &mut bytes[..in_page]);
-        let mut known = in_page;
-        // The second page is asked for only if the instruction reaches into it.
-        let mut second = Ok(());
-        if in_page < MAX_LEN {
-            match self.translate_fetch(rip.wrapping_add(in_page as u64)) {
-                Ok((physical, host)) => {
-                    host.copy_to(physical % PAGE, &mut bytes[in_page..]);
-                    known = MAX_LEN;
-                }
-                Err(abort) => second = Err(abort),
-            }
-        }
-        let cached = self.code.single(rip).as_ref().filter(|single| {
-            limit == 1
-                && single.rip == rip
-                && single.len <= known
-                && single.bytes[..single.len] == bytes[..single.len]
-        });
-        let (uops, instructions) = match cached {
-            Some(single) => (single.uops.clone(), 1),
-            None => {
-                let code = &mut self.code;
-                let tables = Tables { vector: &mut code.vector_ops, x87: &mut code.x87_ops };
-                let Some(decoded) =
-                    decode::decode(&bytes[..known], (rip % PAGE) as u16, limit, tables)
-                else {
-                    return match second {
-                        Err(Abort) => Flow::Abort,
-                        Ok(()) => {
-                            self.abort = Cause::Exception(Exception::GeneralProtection(0));
-                            Flow::Abort
-                        }
-                    };
-                };
-                let uops: Arc<[Uop]> = decoded.uops.into();
-                if limit == 1 {
-                    let len = decoded.len as usize;
-                    *code.single(rip) = Some(Single { rip, bytes, len, uops: uops.clone() });
-                }
-                (uops, decoded.instructions)
-            }
-        };
-        self.block_instructions = instructions as u32;
+        self.block_instructions = 1;
         self.block_len = 0;
-        self.remaining -= instructions as i64;
+        self.remaining -= 1;
         self.gpr[PAGE_BASE as usize] = rip & !(PAGE - 1);
         // SAFETY: the decoder ends the slice with a micro-operation that leaves it, and `uops`
         // keeps it.
         let start = unsafe { Cursor::start(uops.as_ptr()) };
         (start.uop().handler)(self, start)
+    }
+
+    fn decode_single(&mut self, rip: u64) -> Result<Arc<[Uop]>, Abort> {
+        let mut bytes = [0; MAX_LEN];
+        let (physical, host) = self.translate_fetch(rip)?;
+        let in_page = ((PAGE - physical % PAGE) as usize).min(MAX_LEN);
+        host.copy_to(physical % PAGE, &mut bytes[..in_page]);
+        let mut known = in_page;
+        // The second page is missed only by an instruction that reaches into it.
+        let mut second = Ok(());
+        if in_page < MAX_LEN {
+            match self.translate_fetch(rip.wrapping_add(in_page as u64)) {
+                Ok((_, host)) => {
+                    host.copy_to(0, &mut bytes[in_page..]);
+                    known = MAX_LEN;
+                }
+                Err(abort) => second = Err(abort),
+            }
+        }
+        let code = &mut self.code;
+        if let Some(single) = code.single(rip)
+            && single.rip == rip
+            && single.len <= known
+            && single.bytes[..single.len] == bytes[..single.len]
+        {
+            return Ok(single.uops.clone());
+        }
+        let tables = Tables { vector: &mut code.vector_ops, x87: &mut code.x87_ops };
+        let Some(decoded) = decode::decode(&bytes[..known], (rip % PAGE) as u16, 1, tables) else {
+            // With 15 bytes at hand something is always decoded.
+            second?;
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        };
+        let uops: Arc<[Uop]> = decoded.uops.into();
+        *code.single(rip) = Some(Single { rip, bytes, len: decoded.len as usize, uops: uops.clone() });
+        Ok(uops)
     }
 
     /// Executes one instruction alone: behind STI, with the trap flag, or because it overwrites
@@ -204,7 +190,7 @@ impl Cpu {
         self.shadow = false;
         self.alone = false;
         let trap = self.flags.system & flags::TF != 0;
-        let flow = self.run_single(1);
+        let flow = self.run_single();
         if trap && flow != Flow::Abort {
             self.dr[6] |= DR6_SINGLE_STEP;
             self.abort = Cause::Exception(Exception::Debug);

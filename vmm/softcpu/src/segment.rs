@@ -90,8 +90,7 @@ const TSS_BUSY: u16 = 11;
 /// Rights of a flat 64-bit code segment of privilege 0, as after reset into 64-bit mode.
 pub const FLAT_CODE: u16 = PRESENT | NOT_SYSTEM | CODE | WRITABLE_OR_READABLE | ACCESSED | LONG | GRANULAR;
 /// Rights of a flat data segment of privilege 0.
-pub const FLAT_DATA: u16 =
-    PRESENT | NOT_SYSTEM | WRITABLE_OR_READABLE | ACCESSED | DEFAULT_BIG | GRANULAR;
+pub const FLAT_DATA: u16 = PRESENT | NOT_SYSTEM | WRITABLE_OR_READABLE | ACCESSED | DEFAULT_BIG | GRANULAR;
 
 /// The eight bytes of a code or data descriptor, or the first eight of a system one.
 #[derive(Clone, Copy, Debug)]
@@ -189,8 +188,8 @@ impl Cpu {
         let allowed = if segment == Segment::Ss {
             writable_data && rpl == cpl && dpl == cpl
         } else {
-            let readable = descriptor.is(NOT_SYSTEM)
-                && (!descriptor.is(CODE) || descriptor.is(WRITABLE_OR_READABLE));
+            let readable =
+                descriptor.is(NOT_SYSTEM) && (!descriptor.is(CODE) || descriptor.is(WRITABLE_OR_READABLE));
             let conforming = descriptor.is(CODE | CONFORMING);
             readable && (conforming || dpl >= cpl.max(rpl))
         };
@@ -312,6 +311,10 @@ impl Descriptor {
     pub fn verified(self, write: bool) -> bool {
         let code = self.is(CODE);
         self.is(NOT_SYSTEM)
-            && if write { !code && self.is(WRITABLE_OR_READABLE) } else { !code || self.is(WRITABLE_OR_READABLE) }
+            && if write {
+                !code && self.is(WRITABLE_OR_READABLE)
+            } else {
+                !code || self.is(WRITABLE_OR_READABLE)
+            }
     }
 }

@@ -178,10 +178,9 @@ impl Vm {
             let cpu = &mut *self.cpu;
             cpu.block_len = 0;
             cpu.code.collect(&cpu.ram);
-            if cpu.remaining <= 0 || cpu.board.remote.attention() {
-                if let Some(exit) = self.events() {
-                    return exit;
-                }
+            let due = cpu.remaining <= 0 || cpu.board.remote.attention();
+            if due && let Some(exit) = self.events() {
+                return exit;
             }
             let cpu = &mut *self.cpu;
             if cpu.interrupt_pending && cpu.flags.interrupts() && !cpu.shadow {
@@ -292,8 +291,9 @@ impl Vm {
         Registers { gpr, rip: self.cpu.rip, rflags: self.cpu.flags.bits() }
     }
 
-    /// Replaces the general registers, RIP and RFLAGS.
+    /// Replaces the general registers, RIP and RFLAGS, and wakes the CPU from `hlt`.
     pub fn set_registers(&mut self, registers: &Registers) {
+        self.halted = false;
         self.cpu.gpr[..16].copy_from_slice(&registers.gpr);
         self.cpu.rip = registers.rip;
         self.cpu.flags.set_bits(registers.rflags);

@@ -19,10 +19,14 @@ fn xchg_mem<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let new = W::read(&cpu.gpr, uop.r1);
     let mut old = W::default();
     let address = cpu.address::<true>(uop);
-    attempt!(cpu, at, cpu.modify::<W>(address, |_, value| {
-        old = value;
-        new
-    }));
+    attempt!(
+        cpu,
+        at,
+        cpu.modify::<W>(address, |_, value| {
+            old = value;
+            new
+        })
+    );
     old.write(&mut cpu.gpr, uop.r1);
     at.next(cpu)
 }
@@ -46,10 +50,14 @@ fn xadd_mem<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let b = W::read(&cpu.gpr, uop.r1);
     let mut old = W::default();
     let address = cpu.address::<true>(uop);
-    attempt!(cpu, at, cpu.modify::<W>(address, |cpu, a| {
-        old = a;
-        word::add(&mut cpu.flags, a, b, false)
-    }));
+    attempt!(
+        cpu,
+        at,
+        cpu.modify::<W>(address, |cpu, a| {
+            old = a;
+            word::add(&mut cpu.flags, a, b, false)
+        })
+    );
     old.write(&mut cpu.gpr, uop.r1);
     at.next(cpu)
 }
@@ -77,11 +85,15 @@ fn cmpxchg_mem<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let mut old = W::default();
     let address = cpu.address::<true>(uop);
     // The destination is written in any case.
-    attempt!(cpu, at, cpu.modify::<W>(address, |cpu, value| {
-        old = value;
-        word::sub(&mut cpu.flags, expected, value, false);
-        if value == expected { new } else { value }
-    }));
+    attempt!(
+        cpu,
+        at,
+        cpu.modify::<W>(address, |cpu, value| {
+            old = value;
+            word::sub(&mut cpu.flags, expected, value, false);
+            if value == expected { new } else { value }
+        })
+    );
     if old != expected {
         old.write(&mut cpu.gpr, 0);
     }
@@ -114,7 +126,7 @@ instructions! {
 
     next fn cmpxchg16b(cpu, uop) {
         let address = cpu.address::<true>(uop);
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             return Err(cpu.raise(Exception::GeneralProtection(0)));
         }
         // Aligned to 16 bytes, so within one page.

@@ -242,4 +242,3 @@ instructions! {
 pub fn nop(cpu: &mut Cpu, at: Cursor) -> Flow {
     at.next(cpu)
 }
-

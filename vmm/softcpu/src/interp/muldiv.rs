@@ -141,7 +141,8 @@ impl Accumulate for Idiv {
         let divisor = operand.sign() as i64 as i128;
         let unused = if W::BITS == 8 { 112 } else { 128 - 2 * W::BITS };
         let dividend = (read_double::<W>(cpu) << unused) as i128 >> unused;
-        let (Some(quotient), Some(remainder)) = (dividend.checked_div(divisor), dividend.checked_rem(divisor))
+        let (Some(quotient), Some(remainder)) =
+            (dividend.checked_div(divisor), dividend.checked_rem(divisor))
         else {
             return Err(Exception::DivideError);
         };

@@ -179,19 +179,13 @@ fn double<W: Word, const LEFT: bool>(flags: &mut Flags, a: W, b: W, count: u8) -
             let wide = wide << bits | a.zero() as u128;
             wide << count >> (2 * bits)
         };
-        let carry = if count <= bits {
-            a.zero() >> (bits - count) & 1
-        } else {
-            b.zero() >> (2 * bits - count) & 1
-        };
+        let carry =
+            if count <= bits { a.zero() >> (bits - count) & 1 } else { b.zero() >> (2 * bits - count) & 1 };
         (W::from(shifted as u64), carry != 0)
     } else {
         let wide = (b.zero() as u128) << bits | a.zero() as u128;
-        let shifted = if count <= bits {
-            wide >> count
-        } else {
-            (wide | (a.zero() as u128) << (2 * bits)) >> count
-        };
+        let shifted =
+            if count <= bits { wide >> count } else { (wide | (a.zero() as u128) << (2 * bits)) >> count };
         (W::from(shifted as u64), wide >> (count - 1) & 1 != 0)
     };
     let of = (result.zero() ^ a.zero()) >> (bits - 1) & 1 != 0;

@@ -63,11 +63,7 @@ fn again(cpu: &mut Cpu, at: Cursor) -> Flow {
 
 /// Runs `element` once, or RCX times. It returns false to stop a REPE or REPNE.
 #[inline(always)]
-fn repeat(
-    cpu: &mut Cpu,
-    at: Cursor,
-    mut element: impl FnMut(&mut Cpu, &Uop) -> Result<bool, Abort>,
-) -> Flow {
+fn repeat(cpu: &mut Cpu, at: Cursor, mut element: impl FnMut(&mut Cpu, &Uop) -> Result<bool, Abort>) -> Flow {
     let uop = at.uop();
     if uop.extra == ONCE {
         attempt!(cpu, at, element(cpu, uop));
@@ -255,4 +251,3 @@ pub fn outs(cpu: &mut Cpu, at: Cursor) -> Flow {
         Ok(true)
     })
 }
-
