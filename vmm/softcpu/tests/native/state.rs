@@ -140,63 +140,61 @@ impl State {
     fn u16(&self, offset: usize) -> u16 {
         u16::from_le_bytes([self.fxsave[offset], self.fxsave[offset + 1]])
     }
-
-    fn mxcsr(&self) -> u32 {
-        u32::from(self.u16(24)) | u32::from(self.u16(26)) << 16
-    }
 }
 
 impl Case {
     /// Where two results differ in anything that the architecture defines.
     pub fn differences(&self, native: &State, soft: &State) -> Vec<String> {
+        let (native, soft) = (self.defined(native), self.defined(soft));
+        if native == soft {
+            return Vec::new();
+        }
+        let before = &self.before;
         let mut found = Vec::new();
-        let mut note = |what: String, native: String, soft: String, before: String| {
-            if native != soft {
-                found.push(format!("{what}: host {native}, soft {soft}, before {before}"));
+        let mut note = |what: String, show: &dyn Fn(&State) -> String| {
+            let (host, soft) = (show(&native), show(&soft));
+            if host != soft {
+                found.push(format!("{what}: host {host}, soft {soft}, before {}", show(before)));
             }
         };
-        let before = &self.before;
         let names = [
             "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
             "r14", "r15",
         ];
         for (i, name) in names.iter().enumerate() {
-            let show = |state: &State| format!("{:#x}", state.gpr[i]);
-            note((*name).into(), show(native), show(soft), show(before));
+            note((*name).into(), &|state| format!("{:#x}", state.gpr[i]));
         }
-        let flags = FLAGS & !self.undefined_flags();
-        let show = |state: &State| format!("{:#x}", state.rflags & flags);
-        note("rflags".into(), show(native), show(soft), show(before));
-        let show = |state: &State| format!("{:#x}", state.mxcsr());
-        note("mxcsr".into(), show(native), show(soft), show(before));
-        let show = |state: &State| format!("{:#x}", state.u16(0));
-        note("fcw".into(), show(native), show(soft), show(before));
-        let codes = self.undefined_codes();
-        let show = |state: &State| format!("{:#06x}", state.u16(2) & !codes);
-        note("fsw".into(), show(native), show(soft), show(before));
-        let show = |state: &State| format!("{:#x}", state.fxsave[4]);
-        note("tags".into(), show(native), show(soft), show(before));
+        note("rflags".into(), &|state| format!("{:#x}", state.rflags));
+        note("mxcsr".into(), &|state| hex(&state.fxsave[24..28]));
+        note("fcw".into(), &|state| hex(&state.fxsave[..2]));
+        note("fsw".into(), &|state| hex(&state.fxsave[2..4]));
+        note("tags".into(), &|state| hex(&state.fxsave[4..5]));
         for i in 0..8 {
-            let show = |state: &State| hex(&state.fxsave[32 + 16 * i..][..10]);
-            note(format!("st{i}"), show(native), show(soft), show(before));
+            note(format!("st{i}"), &|state| hex(&state.fxsave[32 + 16 * i..][..10]));
         }
         for i in 0..16 {
-            let show = |state: &State| hex(&state.fxsave[160 + 16 * i..][..16]);
-            note(format!("xmm{i}"), show(native), show(soft), show(before));
+            note(format!("xmm{i}"), &|state| hex(&state.fxsave[160 + 16 * i..][..16]));
         }
-        for (i, offset) in (0..window::SCRATCH_LENGTH).step_by(16).enumerate() {
-            let show = |state: &State| {
-                let mut bytes = state.scratch[offset..][..16].to_vec();
-                for (i, byte) in bytes.iter_mut().enumerate() {
-                    if self.ignored.iter().any(|range| range.contains(&(offset + i))) {
-                        *byte = 0;
-                    }
-                }
-                hex(&bytes)
-            };
-            note(format!("memory+{:#x}", 16 * i), show(native), show(soft), show(before));
+        for at in (0..window::SCRATCH_LENGTH).step_by(16) {
+            note(format!("memory+{at:#x}"), &|state| hex(&state.scratch[at..][..16]));
         }
         found
+    }
+
+    /// The result without what the architecture, or this comparison, leaves open.
+    fn defined(&self, result: &State) -> State {
+        let mut defined = result.clone();
+        defined.rflags &= FLAGS & !self.undefined_flags();
+        let status = result.u16(2) & !self.undefined_codes();
+        defined.fxsave[2..4].copy_from_slice(&status.to_le_bytes());
+        // Last instruction and operand, MXCSR_MASK, and what FXSAVE does not write.
+        for range in [5..24, 28..32, 416..FXSAVE] {
+            defined.fxsave[range].fill(0);
+        }
+        for range in &self.ignored {
+            defined.scratch[range.clone()].fill(0);
+        }
+        defined
     }
 
     /// Flags that the instructions leave undefined.
