@@ -180,17 +180,14 @@ impl Domain {
     /// After a loss: queues the owner's work item, or removes a node that nobody needs.
     pub(crate) fn settle_node(&mut self, cx: &mut Cx<'_>, id: NodeId) {
         let Some(node) = self.nodes.get(id) else { return };
-        match node.owner {
-            Some(owner) if node.told_strong || node.told_weak => {
-                if node.place.is_none() {
-                    self.enqueue(Queue::Proc(owner), Work::Node(id));
-                    self.wake_proc(cx, owner);
-                }
+        let told = node.told_strong || node.told_weak;
+        if let Some(owner) = node.owner.filter(|_| told) {
+            if node.place.is_none() {
+                self.enqueue(Queue::Proc(owner), Work::Node(id));
+                self.wake_proc(cx, owner);
             }
-            _ if node.refs.is_empty() && node.local_strong == 0 && node.local_weak == 0 => {
-                self.remove_node(cx, id);
-            }
-            _ => {}
+        } else if node.refs.is_empty() && node.local_strong == 0 && node.local_weak == 0 {
+            self.remove_node(cx, id);
         }
     }
 

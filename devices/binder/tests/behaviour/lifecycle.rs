@@ -1,1 +1,206 @@
-//! To come.
+//! Open, mmap, flush, release, reset; limits.
+
+use binder::protocol::{Command, Return, br, ioctl};
+use binder::*;
+
+use crate::world::*;
+
+/// covers: B001
+#[test]
+fn every_open_is_its_own_process() {
+    let mut w = World::new();
+    let (a, b) = (w.process(10), w.process(10));
+    assert_ne!(a.proc, b.proc);
+    assert_ne!(a.proc.0, 0);
+    w.release(a.proc);
+    let c = w.process(10);
+    assert!(c.proc > b.proc, "ids are not reused");
+    w.finish();
+}
+
+/// covers: B007, B010
+#[test]
+fn one_mapping_a_process() {
+    let mut w = World::new();
+    let proc = w.open_device("binder", 10);
+    assert_eq!(w.note(proc, Body::Mmap { address: 0x10_0001, length: PAGE }).errno, Errno::EINVAL);
+    assert_eq!(w.note(proc, Body::Mmap { address: u64::MAX - 4095, length: PAGE }).errno, Errno::EINVAL);
+    assert_eq!(w.note(proc, Body::Mmap { address: MAPPING, length: 64 << 20 }).errno, Errno::OK);
+    assert_eq!(w.note(proc, Body::Mmap { address: MAPPING, length: PAGE }).errno, Errno::EBUSY);
+    w.note(proc, Body::Unmap);
+    assert_eq!(w.note(proc, Body::Mmap { address: MAPPING, length: PAGE }).errno, Errno::EBUSY);
+    w.finish();
+}
+
+/// covers: B003, B036
+#[test]
+fn the_first_read_of_a_thread_returns_at_once() {
+    let mut w = World::new();
+    let proc = w.process(10).proc;
+    for nonblock in [false, true] {
+        w.nonblock = nonblock;
+        let th = Th { proc, tid: Tid(50 + u32::from(nonblock)) };
+        let out = w.read(th);
+        assert_eq!((out.errno, out.rc, out.returns), (0, 4, vec![Return::Noop]));
+    }
+    assert_eq!(w.census().threads, 3);
+    w.finish();
+}
+
+/// covers: B028, B029
+#[test]
+fn flush_lets_every_thread_return_once() {
+    let mut w = World::new();
+    let first = w.process(10);
+    let second = w.looper(first.proc, 11);
+    assert!(w.read(second).parked);
+    w.note(first.proc, Body::Flush);
+    w.events();
+    assert_eq!(w.woken(second).returns, [Return::Noop]);
+    assert!(w.read(second).parked);
+    assert_eq!(w.read(first).returns, [Return::Noop]);
+    assert_eq!(w.read_nonblock(first).errno, Errno::EAGAIN.0);
+    w.finish();
+}
+
+/// covers: B089
+#[test]
+fn need_return_flushes_a_withheld_completion() {
+    let Trio { mut w, client, handle, .. } = trio();
+    assert!(w.call(client, handle, b"", &[]).parked);
+    w.note(client.proc, Body::Flush);
+    w.events();
+    assert_eq!(w.woken(client).returns, [Return::Noop, Return::TransactionComplete]);
+    w.finish();
+}
+
+/// covers: B030, B031
+#[test]
+fn a_reset_releases_everything_of_the_guest() {
+    let Trio { mut w, owner, client, handle, .. } = trio();
+    assert!(w.read(owner).parked);
+    w.call(client, handle, b"x", &[]);
+    let other = w.thread(client.proc, 31);
+    w.oneway(other, handle, b"y");
+    w.domain.reset(GUEST, &mut w.trace);
+    assert_eq!(w.census(), Census::default());
+    assert!(w.domain.next_event(GUEST).is_none());
+    assert_eq!(w.ioctl(client, ioctl::VERSION, &[0; 4]).0, Errno::EBADF.0);
+}
+
+#[test]
+fn unknown_guests_and_processes_are_refused() {
+    let mut w = World::new();
+    let th = w.process(10);
+    let stranger = Th { proc: ProcId(77), ..th };
+    assert_eq!(w.ioctl(stranger, ioctl::VERSION, &[0; 4]).0, Errno::EBADF.0);
+    let rams = Rams(&w.ram);
+    let header = Header { proc: th.proc.0, tid: th.tid, ..Header::default() };
+    let message = Message { header, body: Body::Poll };
+    let mut other = |guest| w.domain.handle(&rams, guest, message.clone(), &mut NoTrace).errno;
+    assert_eq!(other(GuestId(9)), Errno::EBADF);
+    w.domain.attach(GuestId(9));
+    let rams = Rams(&w.ram);
+    assert_eq!(w.domain.handle(&rams, GuestId(9), message, &mut NoTrace).errno, Errno::EBADF);
+    w.finish();
+}
+
+#[test]
+fn quotas_end_in_enomem() {
+    let limits = Limits { max_procs: 3, max_threads: 4, ..Limits::default() };
+    let mut w = World::with(limits, Profile::default());
+    let th = w.process(10);
+    w.process(11);
+    w.process(12);
+    assert_eq!(w.open_as(Open::default()), Err(Errno::ENOMEM));
+    w.thread(th.proc, 20);
+    assert_eq!(w.ioctl(Th { proc: th.proc, tid: Tid(21) }, ioctl::VERSION, &[0; 4]).0, Errno::ENOMEM.0);
+    assert_eq!(w.send(Th { proc: th.proc, tid: Tid(21) }, Body::Poll).poll_mask, 8);
+    w.finish();
+}
+
+/// covers: B496
+#[test]
+fn quotas_of_transactions_are_failed_replies() {
+    for limits in [
+        Limits { max_transactions: 1, ..Limits::default() },
+        Limits { max_buffers: 1, ..Limits::default() },
+        Limits { max_objects: 1, ..Limits::default() },
+        Limits { max_nodes: 2, ..Limits::default() },
+    ] {
+        let mut w = World::with(limits, Profile::default());
+        let manager = w.process(10);
+        w.become_manager(manager);
+        let client = w.process(30);
+        w.nonblock = true;
+        let node = |ptr: u64| flat_object(binder::protocol::object::BINDER, 0, ptr, 0);
+        w.oneway(client, 0, b"");
+        let data = [node(1), node(2)].concat();
+        w.call(client, 0, &data, &[0, 24]);
+        assert_eq!(w.extended_error(client), (br::FAILED_REPLY, -12));
+        w.finish();
+    }
+}
+
+/// covers: B024, B101
+#[test]
+fn a_thread_that_is_no_looper_reads_process_work_too() {
+    let mut w = World::new();
+    let manager = w.process(10);
+    w.become_manager(manager);
+    let client = w.process(30);
+    w.oneway(client, 0, b"");
+    w.read(manager).data();
+    assert!(w.trace.iter().any(|event| {
+        matches!(event, TraceEvent::UserError { error: binder::trace::UserError::NotALooper, .. })
+    }));
+    w.finish();
+}
+
+/// covers: B356, B357, rule 24
+#[test]
+fn trim_gives_idle_pages_back_and_they_are_asked_for_again() {
+    let Trio { mut w, owner, client, handle, .. } = trio();
+    w.call(client, handle, &[1; 3 * PAGE as usize], &[]);
+    assert_eq!(w.asked, [NeedKind::Pages]);
+    let got = w.read(owner).data();
+    let in_use = w.note(owner.proc, Body::Trim { max: 100 });
+    assert!(in_use.slots.is_empty(), "{in_use:?}");
+    w.free(owner, got.data);
+    assert_eq!(w.idle_pages, 3);
+    w.reply_now(owner, b"", &[]);
+    w.woken(client);
+    let answer = w.note(owner.proc, Body::Trim { max: 2 });
+    assert_eq!(answer.slots, [0, 1]);
+    assert_eq!(w.note(owner.proc, Body::Trim { max: 100 }).slots, [2]);
+    assert!(w.note(owner.proc, Body::Trim { max: 100 }).slots.is_empty());
+    w.procs.get_mut(&owner.proc).unwrap().slots.clear();
+    w.asked.clear();
+    w.call(client, handle, b"again", &[]);
+    assert_eq!(w.asked, [NeedKind::Pages]);
+    let got = w.read(owner).data();
+    assert_eq!(w.look(owner.proc, got.data, 5), b"again");
+    w.finish();
+}
+
+/// The whole state is plain data: a domain restored in the middle of everything goes on as before.
+#[test]
+fn a_saved_domain_goes_on() {
+    let Trio { mut w, owner, client, handle, .. } = trio();
+    assert!(w.read(owner).parked);
+    w.hold = true;
+    w.write_read(client, &[Command::EnterLooper], 0);
+    let call = w.call_command(client, handle, 0, &[9; 3 * PAGE as usize], &[]);
+    w.write_read(client, &[call], READ_SIZE);
+    let Status::Needs(needs) = w.last.status.clone() else { panic!("{:?}", w.last) };
+    let saved = serde_json::to_vec(&w.domain).unwrap();
+    w.domain = serde_json::from_slice(&saved).unwrap();
+    assert_eq!(w.census().suspended, 1);
+    w.hold = false;
+    let results = needs.iter().map(|need| w.supply(client, need)).collect();
+    w.send(client, Body::Continue(Continue::Needs(results)));
+    w.events();
+    let got = w.woken(owner).data();
+    assert_eq!(w.look(owner.proc, got.data, 3 * PAGE), vec![9; 3 * PAGE as usize]);
+    w.finish();
+}

@@ -29,6 +29,8 @@ pub struct Out {
     pub bytes: Vec<u8>,
     pub creds: Option<ProcId>,
     pub parked: bool,
+    /// read_consumed on entry.
+    pub start: u64,
 }
 
 impl Out {
@@ -203,6 +205,15 @@ impl World {
         self.free_pages.extend(process.slots.values());
     }
 
+    /// Takes every idle page back.
+    pub fn trim(&mut self, proc: ProcId) {
+        let answer = self.note(proc, Body::Trim { max: 1024 });
+        for slot in answer.slots {
+            self.free_pages
+                .push(self.procs.get_mut(&proc).unwrap().slots.remove(&slot).expect("a filled slot"));
+        }
+    }
+
     pub fn become_manager(&mut self, th: Th) {
         assert_eq!(self.ioctl(th, ioctl::SET_CONTEXT_MGR, &[0; 4]).0, 0);
     }
@@ -298,7 +309,7 @@ impl World {
         let chunk = self.chunk(th, bytes, 0);
         let body = Ioctl { cmd: ioctl::WRITE_READ, arg, chunk, ..Ioctl::default() };
         let answer = self.send(th, Body::Ioctl(body));
-        let out = Out { bytes: vec![0; rc as usize], ..Out::default() };
+        let out = Out { bytes: vec![0; rc as usize], start: rc, ..Out::default() };
         let out = self.follow(th, bytes, answer, out);
         self.events();
         out
@@ -370,7 +381,7 @@ impl World {
                     out.errno = answer.errno.0;
                     out.rc = answer.read_consumed;
                     if out.errno == 0 {
-                        out.returns = parse(&out.bytes[..out.rc as usize]);
+                        out.returns = parse(&out.bytes[out.start as usize..out.rc as usize]);
                     }
                     return out;
                 }
@@ -680,6 +691,9 @@ pub fn trio_with(mut w: World, flags: u32) -> Trio {
     w.write(owner, &[Command::EnterLooper]);
     let client = w.process(30);
     let handle = w.publish(manager, owner, client, PTR, flags);
+    for th in [manager, owner, client] {
+        w.trim(th.proc);
+    }
     w.trace.clear();
     w.asked.clear();
     Trio { w, manager, owner, client, handle }
