@@ -3,7 +3,7 @@
 //! The tests in `tests/tests` read like sentences: boot, run, compare. They need the images
 //! `minimal` and `aosp14` in the cache and a built `bindervm`; `ci/test` sees to both.
 //!
-//! `BINDERVM` names the binary (default: the release build of this workspace).
+//! `BINDERVM` names the binary (default: the debug build of this workspace).
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
 use std::io::Write;
@@ -17,7 +17,7 @@ pub const LIMIT: Duration = Duration::from_secs(300);
 
 /// The command under test.
 pub fn bindervm() -> Command {
-    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/bindervm");
+    let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/bindervm");
     let binary = std::env::var_os("BINDERVM").map_or_else(|| PathBuf::from(default), PathBuf::from);
     assert!(binary.exists(), "{} is not built; run ci/test, or set BINDERVM", binary.display());
     Command::new(binary)
