@@ -1,8 +1,8 @@
 //! Guest time, for those who cannot reach the engine while it runs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use softcpu::Remote;
 
 /// Reads guest time, from any thread or from inside a [`Bus`](crate::Bus) callback.
 #[derive(Clone, Debug)]
@@ -10,15 +10,15 @@ pub struct GuestClock(Source);
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// Nanoseconds, as the software CPU published them last.
-    Soft(Arc<AtomicU64>),
+    /// The software CPU publishes its time.
+    Soft(Remote),
     /// KVM guests run on the host's clock since power-on.
     Kvm(Instant),
 }
 
 impl GuestClock {
-    pub(crate) fn soft(nanoseconds: Arc<AtomicU64>) -> GuestClock {
-        GuestClock(Source::Soft(nanoseconds))
+    pub(crate) fn soft(remote: Remote) -> GuestClock {
+        GuestClock(Source::Soft(remote))
     }
 
     pub(crate) fn kvm(power_on: Instant) -> GuestClock {
@@ -28,7 +28,7 @@ impl GuestClock {
     /// Guest time since power-on.
     pub fn now(&self) -> Duration {
         match &self.0 {
-            Source::Soft(nanoseconds) => Duration::from_nanos(nanoseconds.load(Ordering::Relaxed)),
+            Source::Soft(remote) => remote.now(),
             Source::Kvm(power_on) => power_on.elapsed(),
         }
     }

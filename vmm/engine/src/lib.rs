@@ -15,7 +15,7 @@
 //! lets the caller decide how time passes (see [`ClockMode`]); KVM sleeps in the kernel, so it
 //! never returns `Idle` or `Slice` and has to be [kicked](Kicker) to look at its caller.
 //!
-//! [`choose`] picks an engine for this computer and says why in one line.
+//! [`choose()`] picks an engine for this computer and says why in one line.
 //!
 //! The set of engines is closed on purpose, hence an enum and no trait.
 
@@ -73,7 +73,7 @@ enum Inner {
 impl Engine {
     /// A CPU in its reset state; [`set_entry`](Self::set_entry) makes it ready to run.
     ///
-    /// [`Kind::Auto`] is resolved by [`choose`] first.
+    /// [`Kind::Auto`] is resolved by [`choose()`] first.
     pub fn new(kind: Kind, ram: Arc<GuestRam>, config: Config) -> Result<Engine, EngineError> {
         if config.cpus != 1 {
             return Err(EngineError::Cpus(config.cpus));

@@ -1,7 +1,6 @@
 //! The software CPU behind the engine boundary.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use guest_ram::GuestRam;
@@ -14,8 +13,6 @@ use crate::{Config, EngineError, Exit};
 /// A [`softcpu::Vm`] that speaks this crate's types.
 pub(crate) struct SoftEngine {
     vm: Vm,
-    /// Guest time as of the last return from `run`, for [`GuestClock`].
-    nanoseconds: Arc<AtomicU64>,
 }
 
 impl SoftEngine {
@@ -26,7 +23,7 @@ impl SoftEngine {
             cpus: config.cpus,
             ..softcpu::Config::default()
         };
-        Ok(SoftEngine { vm: Vm::new(ram, config)?, nanoseconds: Arc::default() })
+        Ok(SoftEngine { vm: Vm::new(ram, config)? })
     }
 
     pub(crate) fn set_entry(&mut self, entry: &EntryState) -> Result<(), EngineError> {
@@ -35,9 +32,7 @@ impl SoftEngine {
     }
 
     pub(crate) fn run(&mut self, bus: &mut dyn Bus) -> Exit {
-        let exit = self.vm.run(bus);
-        self.nanoseconds.store(self.vm.now().as_nanos() as u64, Ordering::Relaxed);
-        match exit {
+        match self.vm.run(bus) {
             softcpu::Exit::Idle { until } => Exit::Idle { until },
             softcpu::Exit::Slice => Exit::Slice,
             softcpu::Exit::Stopped => Exit::Stopped,
@@ -59,7 +54,7 @@ impl SoftEngine {
     }
 
     pub(crate) fn clock(&self) -> GuestClock {
-        GuestClock::soft(self.nanoseconds.clone())
+        GuestClock::soft(self.vm.remote())
     }
 
     pub(crate) fn now(&self) -> Duration {

@@ -6,7 +6,7 @@
 //! everything that the guest can see happens on it: device registers are called inline, and host
 //! input enters the guest there. Two other parties exist:
 //!
-//! - the *event thread* ([`events`](self) inside the crate): the wall-clock limit and typed input;
+//! - the *event thread*: the wall-clock limit and typed input;
 //! - whoever holds a [`Handle`]: it may [wake](Handle::wake) the guest to take input that was put
 //!   into a device's queue, or [stop](Handle::stop) the run.
 //!

@@ -4,6 +4,7 @@
 mod guest;
 
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use guest::*;
@@ -166,10 +167,19 @@ fn typed_bytes_reach_the_guest() {
     });
     for engine in engines() {
         let (reader, mut writer) = std::io::pipe().unwrap();
-        let (machine, printed) = machine(engine, &echo, Some(reader.into()));
         writer.write_all(b"good morning\n").unwrap();
-        let outcome = machine.run().unwrap();
-        assert_eq!((outcome.end, printed.text().as_str()), (End::PoweredOff, "good morning\n"), "{engine}");
+        // A regular file cannot be waited for, and is read all the same.
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(b"good morning\n").unwrap();
+        for input in [OwnedFd::from(reader), file.reopen().unwrap().into()] {
+            let (machine, printed) = machine(engine, &echo, Some(input));
+            let outcome = machine.run().unwrap();
+            assert_eq!(
+                (outcome.end, printed.text().as_str()),
+                (End::PoweredOff, "good morning\n"),
+                "{engine}"
+            );
+        }
     }
 }
 
