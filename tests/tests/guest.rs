@@ -126,6 +126,10 @@ fn the_trace_shows_one_call_with_both_ends_and_its_reply() {
     }
     let registration = calls.lines().find(|line| line.contains("iface=android.os.IServiceManager"));
     assert!(registration.is_some_and(|line| line.contains(" handle=0 ")), "{calls}");
+    // Each call at its own guest time, to the nanosecond.
+    let mut times: Vec<_> = to_demo.iter().map(|line| line.split_whitespace().next()).collect();
+    times.dedup();
+    assert_eq!(times.len(), to_demo.len(), "{to_demo:#?}");
     // Client and server are different processes, the same two in every call.
     let ends: Vec<_> = to_demo
         .iter()

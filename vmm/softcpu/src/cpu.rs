@@ -8,7 +8,7 @@ use vm_memory::GuestAddress;
 use crate::apic::Ticks;
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::code::CodeCache;
+use crate::code::{self, BlockId, CodeCache};
 use crate::exception::Exception;
 use crate::flags::Flags;
 use crate::memory::{self, HostPage, PAGE, Ram};
@@ -73,10 +73,10 @@ pub struct Cpu {
     pub mode: Mode,
     pub tlb: Tlb,
 
-    /// Instructions of the block being executed, and where it lies in physical memory.
+    /// The block being executed, or `code::NONE`.
+    pub block: BlockId,
+    /// Its instructions.
     pub block_instructions: u32,
-    pub block_physical: u64,
-    pub block_len: u64,
 
     pub abort: Cause,
     /// An interrupt waits in the local APIC.
@@ -120,9 +120,8 @@ impl Cpu {
             remaining: 0,
             mode: Mode::Supervisor,
             tlb: Tlb::new(),
+            block: code::NONE,
             block_instructions: 0,
-            block_physical: 0,
-            block_len: 0,
             abort: Cause::Alone,
             interrupt_pending: false,
             shadow: false,
@@ -176,27 +175,58 @@ impl Cpu {
         base.wrapping_add(index).wrapping_add(self.gpr[uop.segment as usize & 31])
     }
 
+    /// Reads a word at a linear address if the TLB knows it to be plain RAM.
+    ///
+    /// Handlers that must be fast try this, and leave what else may be the matter to a function of
+    /// their own, so that they need no stack frame.
+    #[inline(always)]
+    pub fn peek<W: Word>(&self, address: u64) -> Option<W> {
+        let entry = self.tlb.entry(self.mode, address);
+        // SAFETY: the tag matches, so the page is RAM at `addend`, and the word is inside.
+        (address ^ entry.read <= PAGE - W::BYTES)
+            .then(|| unsafe { memory::read_host(address.wrapping_add(entry.addend)) })
+    }
+
+    /// Writes a word at a linear address if the TLB knows it to be plain RAM, and says so.
+    #[inline(always)]
+    pub fn poke<W: Word>(&mut self, address: u64, value: W) -> bool {
+        let entry = self.tlb.entry(self.mode, address);
+        let plain = address ^ entry.write <= PAGE - W::BYTES;
+        if plain {
+            // SAFETY: as in `peek`.
+            unsafe { memory::write_host(address.wrapping_add(entry.addend), value) };
+        }
+        plain
+    }
+
+    /// Replaces a word by what `f` makes of it if the TLB knows it to be plain RAM, and says so.
+    #[inline(always)]
+    pub fn modify_plain<W: Word>(&mut self, address: u64, f: impl FnOnce(&mut Cpu, W) -> W) -> bool {
+        let entry = self.tlb.entry(self.mode, address);
+        let plain = address ^ entry.write <= PAGE - W::BYTES;
+        if plain {
+            let host = address.wrapping_add(entry.addend);
+            // SAFETY: as in `peek`.
+            let value = f(self, unsafe { memory::read_host(host) });
+            // SAFETY: as in `peek`; `f` has no way to unmap guest RAM.
+            unsafe { memory::write_host(host, value) };
+        }
+        plain
+    }
+
     /// Reads a word at a linear address with the privilege of the running program.
     #[inline(always)]
     pub fn load<W: Word>(&mut self, address: u64) -> Result<W, Abort> {
-        let entry = self.tlb.entry(self.mode, address);
-        if address ^ entry.read <= PAGE - W::BYTES {
-            // SAFETY: the tag matches, so the page is RAM at `addend`, and the word is inside.
-            return Ok(unsafe { memory::read_host(address.wrapping_add(entry.addend)) });
+        match self.peek(address) {
+            Some(value) => Ok(value),
+            None => self.load_slow(self.mode, address),
         }
-        self.load_slow(self.mode, address)
     }
 
     /// Writes a word at a linear address with the privilege of the running program.
     #[inline(always)]
     pub fn store<W: Word>(&mut self, address: u64, value: W) -> Result<(), Abort> {
-        let entry = self.tlb.entry(self.mode, address);
-        if address ^ entry.write <= PAGE - W::BYTES {
-            // SAFETY: as in `load`.
-            unsafe { memory::write_host(address.wrapping_add(entry.addend), value) };
-            return Ok(());
-        }
-        self.store_slow(self.mode, address, value)
+        if self.poke(address, value) { Ok(()) } else { self.store_slow(self.mode, address, value) }
     }
 
     /// Writes a word with the given privilege.
@@ -213,14 +243,12 @@ impl Cpu {
 
     /// Replaces a word in memory by what `f` makes of it.
     #[inline(always)]
-    pub fn modify<W: Word>(&mut self, address: u64, f: impl FnOnce(&mut Cpu, W) -> W) -> Result<(), Abort> {
-        let entry = self.tlb.entry(self.mode, address);
-        if address ^ entry.write <= PAGE - W::BYTES {
-            let host = address.wrapping_add(entry.addend);
-            // SAFETY: as in `load`.
-            let value = f(self, unsafe { memory::read_host(host) });
-            // SAFETY: as in `load`; `f` has no way to unmap guest RAM.
-            unsafe { memory::write_host(host, value) };
+    pub fn modify<W: Word>(
+        &mut self,
+        address: u64,
+        mut f: impl FnMut(&mut Cpu, W) -> W,
+    ) -> Result<(), Abort> {
+        if self.modify_plain(address, &mut f) {
             return Ok(());
         }
         self.probe_write(address, W::BYTES)?;
@@ -449,7 +477,7 @@ impl Cpu {
     }
 
     fn check_not_own_code(&mut self, physical: u64, len: u64) -> Result<(), Abort> {
-        if physical < self.block_physical + self.block_len && self.block_physical < physical + len {
+        if self.block != code::NONE && self.code.overlaps(self.block, physical, len) {
             self.abort = Cause::Alone;
             return Err(Abort);
         }
@@ -458,7 +486,7 @@ impl Cpu {
 
     /// Devices are reached from blocks of one instruction only.
     fn check_outside_blocks(&mut self) -> Result<(), Abort> {
-        if self.block_len != 0 {
+        if self.block != code::NONE {
             self.abort = Cause::Alone;
             return Err(Abort);
         }
@@ -500,10 +528,16 @@ impl Cpu {
     /// Calls the devices and drops the code they overwrote.
     pub fn with_bus(&mut self, f: impl FnOnce(&mut dyn Bus)) {
         let Some(mut bus) = self.bus else { return };
+        self.publish_time();
         // SAFETY: `Vm::run` set it from the exclusive reference that it holds while it runs, and
         // no other reference is made from it while `f` runs, for `f` cannot reach the CPU.
         f(unsafe { bus.as_mut() });
         self.drain_stale();
+    }
+
+    /// Lets devices and other threads see what time it is.
+    pub fn publish_time(&self) {
+        self.board.remote.publish(self.clock.duration(self.now()));
     }
 
     /// Drops the decoded code of pages that devices overwrote.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Interrupt lines of the I/O APIC (global system interrupts 0..24).
 pub const LINES: u32 = 24;
@@ -24,6 +25,8 @@ struct Shared {
     pulses: AtomicU64,
     /// The present level of each line.
     levels: AtomicU64,
+    /// Guest time in nanoseconds, as published last.
+    now: AtomicU64,
 }
 
 impl Remote {
@@ -52,6 +55,17 @@ impl Remote {
     pub fn kick(&self) {
         self.shared.kicked.store(true, Ordering::SeqCst);
         self.shared.attention.store(true, Ordering::SeqCst);
+    }
+
+    /// Guest time since power-on: exact inside a [`Bus`](crate::Bus) callback and while the CPU does
+    /// not run, else that of the last callback or return.
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.shared.now.load(Ordering::Relaxed))
+    }
+
+    /// Publishes guest time.
+    pub(crate) fn publish(&self, now: Duration) {
+        self.shared.now.store(now.as_nanos() as u64, Ordering::Relaxed);
     }
 
     /// Makes the run loop look at its interrupts before the next block.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use guest_ram::GuestRam;
 use vm_memory::GuestAddress;
 
+use crate::code;
 use crate::cpu::{Cause, Cpu};
 use crate::flags;
 use crate::interrupt::{Source, TripleFault};
@@ -167,6 +168,7 @@ impl Vm {
             Some(unsafe { std::mem::transmute::<NonNull<dyn Bus + '_>, NonNull<dyn Bus + 'static>>(bus) });
         let exit = self.run_with_bus();
         self.cpu.bus = None;
+        self.cpu.publish_time();
         exit
     }
 
@@ -176,7 +178,7 @@ impl Vm {
         }
         loop {
             let cpu = &mut *self.cpu;
-            cpu.block_len = 0;
+            cpu.block = code::NONE;
             cpu.code.collect(&cpu.ram);
             let due = cpu.remaining <= 0 || cpu.board.remote.attention();
             if due && let Some(exit) = self.events() {
@@ -265,6 +267,7 @@ impl Vm {
     /// Virtual mode: guest time jumps forward to `until` (a time that [`Exit::Idle`] named).
     pub fn skip_to(&mut self, until: Duration) {
         self.cpu.clock.skip_to(self.cpu.remaining, until);
+        self.cpu.publish_time();
     }
 
     /// Counters.
