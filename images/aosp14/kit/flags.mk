@@ -11,8 +11,10 @@ DEF  := -DNDEBUG -UDEBUG -fno-strict-aliasing -DXP_UNIX -DBINDER_WITH_KERNEL_IPC
 INC  := -Igen/include -Igen/ndkinclude -I$(AOSP)/gen/include -I$(B)/include -I$(B)/ndk/include_cpp -I$(B)/ndk/include_ndk -I$(B)/ndk/include_platform -I$(B)/include_rpc_unstable \
         -I$(SRC)/system/libbase/include -I$(SRC)/system/logging/liblog/include -I$(C)/libcutils/include -I$(C)/libutils/include \
         -I$(C)/libsystem/include -I$(C)/libprocessgroup/include -I$(C)/include -I$(SRC)/external/fmtlib/include -I$(SRC)/libnativehelper/include_jni -I$(KIT)/shim -idirafter /usr/include/android
+# No path of the machine that builds gets into the programs: equal sources make equal images.
+MAP      := -ffile-prefix-map=$(SRC)=aosp -ffile-prefix-map=$(KIT)=kit -ffile-prefix-map=$(HERE)=demo
 # Sections let the linker drop what a program does not use: the programs live in the guest's RAM.
-COMMON   := $(OPT) -w -ffunction-sections -fdata-sections $(DEF) $(INC)
+COMMON   := $(OPT) -w $(MAP) -ffunction-sections -fdata-sections $(DEF) $(INC)
 CFLAGS   := $(COMMON) -include $(KIT)/compat.h
 CXXFLAGS := $(COMMON) -std=gnu++20
 LDFLAGS  := -static -Wl,--gc-sections -s
