@@ -4,6 +4,7 @@
 mod payload;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use engine::{Exit, Kind};
 use iced_x86::IcedError;
@@ -575,6 +576,50 @@ fn hlt_without_interrupts_is_the_end() {
             over.store(true, Ordering::Relaxed);
             assert_eq!(exit, Some(Exit::DeadHalt), "{kind}");
         });
+    }
+}
+
+#[test]
+fn devices_see_guest_time_pass_between_two_accesses() {
+    let payload = Payload::new(|a| {
+        a.out(0x80, al)?;
+        a.mov(ecx, 1000)?;
+        let mut again = a.create_label();
+        a.set_label(&mut again)?;
+        a.dec(ecx)?;
+        a.jnz(again)?;
+        a.out(0x80, al)?;
+        let mut forever = a.create_label();
+        a.set_label(&mut forever)?;
+        a.jmp(forever)
+    });
+    for kind in engines() {
+        let mut engine = prepare(kind, &payload);
+        let mut bus = Stamps { clock: engine.clock(), kicker: engine.kicker(), times: Vec::new() };
+        while bus.times.len() < 2 {
+            engine.run(&mut bus);
+        }
+        // Two thousand instructions of a nanosecond each on the soft engine.
+        let passed = bus.times[1] - bus.times[0];
+        assert!(passed >= Duration::from_micros(if kind == Kind::Soft { 2 } else { 0 }), "{kind} {passed:?}");
+        assert!(engine.now() >= bus.times[1], "{kind}");
+    }
+}
+
+/// Notes the guest time of each port write.
+struct Stamps {
+    clock: engine::GuestClock,
+    kicker: engine::Kicker,
+    times: Vec<Duration>,
+}
+
+impl engine::Bus for Stamps {
+    fn mmio_read(&mut self, _: vm_memory::GuestAddress, _: &mut [u8]) {}
+    fn mmio_write(&mut self, _: vm_memory::GuestAddress, _: &[u8]) {}
+    fn port_in(&mut self, _: u16, _: &mut [u8]) {}
+    fn port_out(&mut self, _: u16, _: &[u8]) {
+        self.times.push(self.clock.now());
+        self.kicker.kick();
     }
 }
 
