@@ -110,17 +110,28 @@ void vb_install_undo(struct vb_call *call)
 	call->install = NULL;
 }
 
-/* The read is done: the numbers become descriptors, and their tokens end. */
+/*
+ * The read is done: the numbers become descriptors, and their tokens end. A token
+ * that is gone by now was let go with this very answer (FPUT), because the core
+ * dropped the transaction after all: then its number opens nothing.
+ */
 void vb_install_commit(struct vb_call *call)
 {
 	struct vb_install *install = call->install;
+	struct file *token_file;
 	u32 i;
 
 	if (!install)
 		return;
 	for (i = 0; i < install->count; i++) {
-		fd_install(install->entries[i].fd, install->entries[i].file);
-		vb_token_put(call->dev, install->entries[i].token);
+		token_file = xa_erase(&call->dev->tokens, install->entries[i].token);
+		if (token_file) {
+			fd_install(install->entries[i].fd, install->entries[i].file);
+			fput(token_file);
+		} else {
+			put_unused_fd(install->entries[i].fd);
+			fput(install->entries[i].file);
+		}
 	}
 	kvfree(install);
 	call->install = NULL;
