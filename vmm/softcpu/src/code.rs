@@ -210,6 +210,12 @@ impl CodeCache {
         ram.page_number(physical).is_some_and(|number| self.pages[number] != 0)
     }
 
+    /// True if the block overlaps the given bytes.
+    pub fn overlaps(&self, id: BlockId, physical: u64, len: u64) -> bool {
+        let block = &self.blocks[id as usize];
+        physical < block.physical.saturating_add(block.len as u64) && block.physical < physical + len
+    }
+
     /// Drops the blocks that overlap the given bytes (which lie in one page).
     pub fn invalidate(&mut self, ram: &Ram, physical: u64, len: u64) {
         let Some(number) = ram.page_number(physical) else { return };

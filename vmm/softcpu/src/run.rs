@@ -41,9 +41,8 @@ impl Cpu {
                 return self.run_outside_blocks();
             }
             self.remaining -= instructions;
+            self.block = id;
             self.block_instructions = instructions as u32;
-            self.block_physical = block.physical;
-            self.block_len = block.len as u64;
             self.gpr[PAGE_BASE as usize] = self.rip & !(PAGE - 1);
             let tag = self.code.tag();
             let uops = Arc::as_ptr(&block.uops).cast::<Uop>();
@@ -139,7 +138,7 @@ impl Cpu {
             Err(Abort) => return Flow::Abort,
         };
         self.block_instructions = 1;
-        self.block_len = 0;
+        self.block = NONE;
         self.remaining -= 1;
         self.gpr[PAGE_BASE as usize] = rip & !(PAGE - 1);
         // SAFETY: the decoder ends the slice with a micro-operation that leaves it, and `uops`

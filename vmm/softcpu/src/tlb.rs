@@ -45,7 +45,7 @@ pub enum Mode {
 
 /// The tables.
 pub struct Tlb {
-    data: Box<[Entry; 2 * ENTRIES]>,
+    data: [Entry; 2 * ENTRIES],
     fetch: Box<[Option<Fetch>; 2 * FETCH_ENTRIES]>,
     /// Slots of `data` filled since the last flush, some of them twice.
     filled: Vec<u16>,
@@ -66,10 +66,9 @@ const fn empty(slot: usize) -> Entry {
 
 impl Tlb {
     pub fn new() -> Tlb {
-        let data: Vec<Entry> = (0..2 * ENTRIES).map(|slot| empty(slot % ENTRIES)).collect();
         let fetch = vec![None; 2 * FETCH_ENTRIES];
         Tlb {
-            data: data.into_boxed_slice().try_into().ok().expect("length is 2 * ENTRIES"),
+            data: std::array::from_fn(|slot| empty(slot % ENTRIES)),
             fetch: fetch.into_boxed_slice().try_into().ok().expect("length is 2 * FETCH_ENTRIES"),
             filled: Vec::new(),
             large: Vec::new(),

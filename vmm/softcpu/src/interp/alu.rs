@@ -165,8 +165,22 @@ fn reg_imm<O: Binary, W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
 }
 
 fn reg_mem<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    match cpu.peek::<W>(cpu.address::<FULL>(at.uop())) {
+        Some(b) => reg_with::<O, W>(cpu, at, b),
+        None => reg_mem_slow::<O, W, FULL>(cpu, at),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn reg_mem_slow<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let b = attempt!(cpu, at, cpu.load::<W>(cpu.address::<FULL>(at.uop())));
+    reg_with::<O, W>(cpu, at, b)
+}
+
+#[inline(always)]
+fn reg_with<O: Binary, W: Word>(cpu: &mut Cpu, at: Cursor, b: W) -> Flow {
     let uop = at.uop();
-    let b = attempt!(cpu, at, cpu.load::<W>(cpu.address::<FULL>(uop)));
     let a = W::read(&cpu.gpr, uop.r0);
     let result = O::apply(&mut cpu.flags, a, b);
     if O::WRITES {
@@ -178,6 +192,20 @@ fn reg_mem<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> F
 #[inline(always)]
 fn to_mem<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor, b: W) -> Flow {
     let address = cpu.address::<FULL>(at.uop());
+    if O::WRITES {
+        if cpu.modify_plain::<W>(address, |cpu, a| O::apply(&mut cpu.flags, a, b)) {
+            return at.next(cpu);
+        }
+    } else if let Some(a) = cpu.peek::<W>(address) {
+        O::apply(&mut cpu.flags, a, b);
+        return at.next(cpu);
+    }
+    to_mem_slow::<O, W>(cpu, at, address, b)
+}
+
+#[cold]
+#[inline(never)]
+fn to_mem_slow<O: Binary, W: Word>(cpu: &mut Cpu, at: Cursor, address: u64, b: W) -> Flow {
     if O::WRITES {
         attempt!(cpu, at, cpu.modify::<W>(address, |cpu, a| O::apply(&mut cpu.flags, a, b)));
     } else {
@@ -217,6 +245,15 @@ fn unary_reg<O: Unary, W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
 
 fn unary_mem<O: Unary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let address = cpu.address::<FULL>(at.uop());
+    if cpu.modify_plain::<W>(address, |cpu, a| O::apply(&mut cpu.flags, a)) {
+        return at.next(cpu);
+    }
+    unary_mem_slow::<O, W>(cpu, at, address)
+}
+
+#[cold]
+#[inline(never)]
+fn unary_mem_slow<O: Unary, W: Word>(cpu: &mut Cpu, at: Cursor, address: u64) -> Flow {
     attempt!(cpu, at, cpu.modify::<W>(address, |cpu, a| O::apply(&mut cpu.flags, a)));
     at.next(cpu)
 }

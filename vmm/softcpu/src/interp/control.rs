@@ -5,6 +5,7 @@
 use super::{attempt, pick_condition};
 use crate::cpu::Cpu;
 use crate::exception::Exception;
+use crate::interp::stack::RSP;
 use crate::paging::is_canonical;
 use crate::uop::{Cursor, Flow, Handler, PAGE_BASE};
 
@@ -41,10 +42,21 @@ pub fn jcc(condition: u8) -> Handler {
 
 /// CALL of a fixed place.
 pub fn call(cpu: &mut Cpu, at: Cursor) -> Flow {
-    let uop = at.uop();
+    let back = cpu.next_rip(at);
+    let rsp = cpu.gpr[RSP].wrapping_sub(8);
+    if cpu.poke(rsp, back) {
+        cpu.gpr[RSP] = rsp;
+        return leave(cpu, at.uop().imm, Flow::Link1);
+    }
+    call_slow(cpu, at)
+}
+
+#[cold]
+#[inline(never)]
+fn call_slow(cpu: &mut Cpu, at: Cursor) -> Flow {
     let back = cpu.next_rip(at);
     attempt!(cpu, at, cpu.push(back));
-    leave(cpu, uop.imm, Flow::Link1)
+    leave(cpu, at.uop().imm, Flow::Link1)
 }
 
 /// Jumps to an address that only now is known.
@@ -90,12 +102,25 @@ pub fn call_mem(cpu: &mut Cpu, at: Cursor) -> Flow {
 
 /// RET, which drops `imm` more bytes.
 pub fn ret(cpu: &mut Cpu, at: Cursor) -> Flow {
-    let rsp = cpu.gpr[4];
-    let target = attempt!(cpu, at, cpu.load::<u64>(rsp));
+    match cpu.peek::<u64>(cpu.gpr[RSP]) {
+        Some(target) if is_canonical(target) => return_to(cpu, at, target),
+        _ => ret_slow(cpu, at),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn ret_slow(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let target = attempt!(cpu, at, cpu.load::<u64>(cpu.gpr[RSP]));
     if !is_canonical(target) {
         return cpu.fault(at, Exception::GeneralProtection(0));
     }
-    cpu.gpr[4] = rsp.wrapping_add(8).wrapping_add(at.uop().imm);
+    return_to(cpu, at, target)
+}
+
+#[inline(always)]
+fn return_to(cpu: &mut Cpu, at: Cursor, target: u64) -> Flow {
+    cpu.gpr[RSP] = cpu.gpr[RSP].wrapping_add(8).wrapping_add(at.uop().imm);
     cpu.rip = target;
     Flow::Jump
 }

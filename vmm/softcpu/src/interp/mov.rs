@@ -21,22 +21,47 @@ fn reg_imm<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
 
 fn reg_mem<W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
-    let value = attempt!(cpu, at, cpu.load::<W>(cpu.address::<FULL>(uop)));
-    value.write(&mut cpu.gpr, uop.r0);
+    match cpu.peek::<W>(cpu.address::<FULL>(uop)) {
+        Some(value) => {
+            value.write(&mut cpu.gpr, uop.r0);
+            at.next(cpu)
+        }
+        None => load_slow::<W, W, false>(cpu, at, cpu.address::<FULL>(uop)),
+    }
+}
+
+/// What is left of a load where memory is not plain.
+#[cold]
+#[inline(never)]
+fn load_slow<S: Word, D: Word, const SIGN: bool>(cpu: &mut Cpu, at: Cursor, address: u64) -> Flow {
+    let value = attempt!(cpu, at, cpu.load::<S>(address));
+    extend::<S, D, SIGN>(value).write(&mut cpu.gpr, at.uop().r0);
+    at.next(cpu)
+}
+
+#[inline(always)]
+fn to_mem<W: Word>(cpu: &mut Cpu, at: Cursor, address: u64, value: W) -> Flow {
+    if cpu.poke(address, value) {
+        return at.next(cpu);
+    }
+    to_mem_slow(cpu, at, address, value)
+}
+
+#[cold]
+#[inline(never)]
+fn to_mem_slow<W: Word>(cpu: &mut Cpu, at: Cursor, address: u64, value: W) -> Flow {
+    attempt!(cpu, at, cpu.store(address, value));
     at.next(cpu)
 }
 
 fn mem_reg<W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
-    let value = W::read(&cpu.gpr, uop.r1);
-    attempt!(cpu, at, cpu.store(cpu.address::<FULL>(uop), value));
-    at.next(cpu)
+    to_mem(cpu, at, cpu.address::<FULL>(uop), W::read(&cpu.gpr, uop.r1))
 }
 
 fn mem_imm<W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
-    attempt!(cpu, at, cpu.store(cpu.address::<FULL>(uop), W::from(uop.imm)));
-    at.next(cpu)
+    to_mem(cpu, at, cpu.address::<FULL>(uop), W::from(uop.imm))
 }
 
 /// The handler of MOV.
@@ -63,9 +88,13 @@ fn extend_reg<S: Word, D: Word, const SIGN: bool>(cpu: &mut Cpu, at: Cursor) -> 
 
 fn extend_mem<S: Word, D: Word, const SIGN: bool, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
-    let value = attempt!(cpu, at, cpu.load::<S>(cpu.address::<FULL>(uop)));
-    extend::<S, D, SIGN>(value).write(&mut cpu.gpr, uop.r0);
-    at.next(cpu)
+    match cpu.peek::<S>(cpu.address::<FULL>(uop)) {
+        Some(value) => {
+            extend::<S, D, SIGN>(value).write(&mut cpu.gpr, uop.r0);
+            at.next(cpu)
+        }
+        None => load_slow::<S, D, SIGN>(cpu, at, cpu.address::<FULL>(uop)),
+    }
 }
 
 fn extend_sized<S: Word, D: Word>(sign: bool, memory: Option<bool>) -> Handler {

@@ -31,15 +31,30 @@ impl Cpu {
     }
 }
 
-fn push_reg<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
-    let value = W::read(&cpu.gpr, at.uop().r1);
+#[inline(always)]
+fn push_value<W: Word>(cpu: &mut Cpu, at: Cursor, value: W) -> Flow {
+    let rsp = cpu.gpr[RSP].wrapping_sub(W::BYTES);
+    if cpu.poke(rsp, value) {
+        cpu.gpr[RSP] = rsp;
+        return at.next(cpu);
+    }
+    push_slow(cpu, at, value)
+}
+
+#[cold]
+#[inline(never)]
+fn push_slow<W: Word>(cpu: &mut Cpu, at: Cursor, value: W) -> Flow {
     attempt!(cpu, at, cpu.push(value));
     at.next(cpu)
 }
 
+fn push_reg<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let value = W::read(&cpu.gpr, at.uop().r1);
+    push_value(cpu, at, value)
+}
+
 fn push_imm<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
-    attempt!(cpu, at, cpu.push(W::from(at.uop().imm)));
-    at.next(cpu)
+    push_value(cpu, at, W::from(at.uop().imm))
 }
 
 fn push_mem<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
@@ -49,8 +64,22 @@ fn push_mem<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
 }
 
 fn pop_reg<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let rsp = cpu.gpr[RSP];
+    match cpu.peek::<W>(rsp) {
+        Some(value) => {
+            cpu.gpr[RSP] = rsp.wrapping_add(W::BYTES);
+            // After the stack pointer has moved, for POP RSP.
+            value.write(&mut cpu.gpr, at.uop().r0);
+            at.next(cpu)
+        }
+        None => pop_slow::<W>(cpu, at),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn pop_slow<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let value = attempt!(cpu, at, cpu.pop::<W>());
-    // After the stack pointer has moved, for POP RSP.
     value.write(&mut cpu.gpr, at.uop().r0);
     at.next(cpu)
 }
