@@ -258,6 +258,11 @@ impl<'w> Actor<'w> {
         Ok(fd)
     }
 
+    /// Lets the next steps use another descriptor.
+    pub fn on(&self, fd: i64) {
+        self.device.set(fd);
+    }
+
     /// The descriptor that the steps use.
     pub fn device(&self) -> i64 {
         self.device.get()

@@ -11,7 +11,7 @@ use crate::write_read::Io;
 pub const CASES: &[Case] = &[
     Case {
         name: "sync-call",
-        covers: "B092, B129, B130, B132, B304, B314, B330, B331, B345",
+        covers: "B092, B104, B129, B130, B132, B304, B314, B330, B331, B345",
         play: sync_call,
     },
     Case { name: "sync-sizes", covers: "B109, B172, B173, B344, B466", play: sync_sizes },
@@ -25,7 +25,7 @@ pub const CASES: &[Case] = &[
     Case { name: "failed-reply", covers: "B066, B133, B317", play: failed_reply },
     Case { name: "no-room", covers: "B128, B313, B366, B351", play: no_room },
     Case { name: "free-before-reply", covers: "B111, B230, B245", play: free_before_reply },
-    Case { name: "wrong-order", covers: "B063, B116, B319, B458", play: reply_to_oneway },
+    Case { name: "reply-to-oneway", covers: "B294, B319", play: reply_to_oneway },
 ];
 
 fn sync_call(world: &World) -> Result {

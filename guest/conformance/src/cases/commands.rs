@@ -1,6 +1,7 @@
 //! The write and read halves themselves: malformed streams, bad addresses, sizes and positions.
 
 use super::Case;
+use crate::actor::MEM_WRITE;
 use crate::commands;
 use crate::object::Object;
 use crate::stream::{Command, acquire_done, call, enter_looper, free, increfs_done, reply};
@@ -13,6 +14,7 @@ pub const CASES: &[Case] = &[
     Case { name: "write-position", covers: "B060, B061, B102", play: write_position },
     Case { name: "bad-write-buffer", covers: "B062, B063", play: bad_write_buffer },
     Case { name: "read-room", covers: "B070, B071, B072, B073, B503", play: read_room },
+    Case { name: "overlapping-buffers", covers: "B494", play: overlapping_buffers },
     Case { name: "bad-read-buffer", covers: "B075, B134", play: bad_read_buffer },
     Case { name: "one-delivery-a-read", covers: "B081, B090, B091", play: one_delivery_a_read },
 ];
@@ -33,6 +35,9 @@ fn bad_commands(world: &World) -> Result {
         ("a transaction with 60 bytes", words(0x403c_6300, &[0; 60])),
         ("ATTEMPT_ACQUIRE", words(bc::ATTEMPT_ACQUIRE, &[0; 8])),
         ("ACQUIRE_RESULT", words(bc::ACQUIRE_RESULT, &[0; 4])),
+        ("REQUEST_FREEZE_NOTIFICATION", words(bc::REQUEST_FREEZE_NOTIFICATION, &[0; 12])),
+        ("CLEAR_FREEZE_NOTIFICATION", words(bc::CLEAR_FREEZE_NOTIFICATION, &[0; 12])),
+        ("FREEZE_NOTIFICATION_DONE", words(bc::FREEZE_NOTIFICATION_DONE, &[0; 8])),
     ] {
         world.note(what);
         c.wr(commands![call(0, 1).oneway(), bad, call(0, 2).oneway()])?;
@@ -97,6 +102,19 @@ fn read_room(world: &World) -> Result {
     c.io(Io::new(vec![]).room(80).nonblock())?;
     c.io(Io::new(vec![]).room(76).nonblock())?;
     c.try_r()?;
+    Ok(())
+}
+
+/// What is read may overwrite what was written, and the argument itself may lie in either buffer.
+fn overlapping_buffers(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let c = world.process("C")?;
+    let same = Some(c.mem + MEM_WRITE);
+    c.io(Io { read_buffer: same, ..Io::new(commands![call(0, 1).oneway(), call(0, 2).oneway()]) })?;
+    c.w(commands![call(0, 3).oneway()])?;
+    world.note("the argument is in the read buffer: it is written last");
+    c.io(Io { read_buffer: Some(c.mem), ..Io::new(vec![]) })?;
+    m.r()?;
     Ok(())
 }
 

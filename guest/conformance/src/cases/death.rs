@@ -17,6 +17,7 @@ pub const CASES: &[Case] = &[
     Case { name: "clear-before-read", covers: "B272", play: clear_before_read },
     Case { name: "clear-after-done", covers: "B273, B269", play: clear_after_done },
     Case { name: "drop-watched-ref", covers: "B254, B274", play: drop_watched },
+    Case { name: "death-same-cookie", covers: "B278", play: same_cookie },
     Case { name: "watch-weakly", covers: "B263, B468", play: watch_weakly },
     Case { name: "watch-manager", covers: "B264, B267", play: watch_manager },
     Case { name: "death-during-call", covers: "B031, B032, B134, B311", play: during_call },
@@ -153,6 +154,27 @@ fn drop_watched(world: &World) -> Result {
     world.note("dropped before the notification is read");
     c.try_wr(commands![release(again)])?;
     c.try_wr(commands![dead_done(0x99)])?;
+    Ok(())
+}
+
+/// Cookies need not be unique; an acknowledgement takes the first that was delivered.
+fn same_cookie(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let s = world.server("S")?;
+    let mut handles = Vec::new();
+    for ptr in [0x10, 0x20] {
+        let given = give(&s, &m, Object::binder(ptr, 1))?;
+        handles.push(given.handle(0)?);
+        m.try_wr(commands![acquire(given.handle(0)?), free(given.buffer()), watch(given.handle(0)?, 7)])?;
+    }
+    s.kill()?;
+    m.try_r()?;
+    m.try_r()?;
+    m.try_wr(commands![unwatch(handles[0], 7)])?;
+    m.try_wr(commands![dead_done(7)])?;
+    m.try_wr(commands![unwatch(handles[1], 7)])?;
+    m.try_wr(commands![dead_done(7)])?;
+    m.try_wr(commands![dead_done(7)])?;
     Ok(())
 }
 

@@ -16,9 +16,11 @@ pub const CASES: &[Case] = &[
     Case { name: "frozen-caller", covers: "B369, B379", play: frozen_caller },
     Case { name: "freeze-signal", covers: "B372", play: signal },
     Case { name: "frozen-death", covers: "B383", play: frozen_death },
-    Case { name: "update-txn", covers: "B144, B145, B384", play: update },
+    Case { name: "update-txn", covers: "B144, B145, B362, B384", play: update },
     Case { name: "freeze-all-contexts", covers: "B367, B380", play: all_contexts },
-    Case { name: "freeze-unknown", covers: "B055, B056, B382", play: unknown },
+    Case { name: "freeze-partly", covers: "B375", play: partly },
+    Case { name: "frozen-and-bad", covers: "B117, B377", play: frozen_and_bad },
+    Case { name: "freeze-unknown", covers: "B055, B056, B382, B504", play: unknown },
 ];
 
 fn argument(pid: i32, enable: u32, milliseconds: u32) -> Vec<u8> {
@@ -226,6 +228,43 @@ fn all_contexts(world: &World) -> Result {
     Ok(())
 }
 
+/// With one open of the process busy, the attempt fails. The last opened is frozen first, and stays so.
+fn partly(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let hw = m.thread("M.hw")?;
+    hw.use_device("hwbinder", MAP_SIZE)?;
+    hw.become_manager()?;
+    let c = world.process("C")?;
+    let d = world.process_on("D", "hwbinder", MAP_SIZE)?;
+    world.note("the first open is busy");
+    c.try_wr(commands![call(0, 1)])?;
+    set(&d, &m, 1, 0)?;
+    d.try_wr(commands![call(0, 2)])?;
+    m.r()?;
+    m.wr(commands![reply()])?;
+    c.r()?;
+    set(&d, &m, 0, 0)?;
+    world.note("the second open is busy");
+    let e = world.process_on("E", "hwbinder", MAP_SIZE)?;
+    e.try_wr(commands![call(0, 3)])?;
+    set(&d, &m, 1, 0)?;
+    c.try_wr(commands![call(0, 4)])?;
+    Ok(())
+}
+
+/// The state of the target is looked at last.
+fn frozen_and_bad(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let c = world.process("C")?;
+    set(&c, &m, 1, 0)?;
+    c.wr(commands![call(0, 1).object(Object::handle(9))])?;
+    c.wr(commands![call(0, 1).pattern(70_000, 0)])?;
+    c.wr(commands![call(0, 1).object(Object::binder(0x10, 1))])?;
+    info(&c, &m)?;
+    m.try_r()?;
+    Ok(())
+}
+
 fn unknown(world: &World) -> Result {
     let a = world.process("A")?;
     let b = world.spawn("B")?;
@@ -235,7 +274,7 @@ fn unknown(world: &World) -> Result {
     a.ioctl_at("FROZEN_INFO at 0", ioctl::GET_FROZEN_INFO, 0)?;
     info(&a, &a)?;
     world.note("freezing oneself");
-    set(&a, &a, 1, 0)?;
+    set(&a, &a, 1, u32::MAX)?;
     info(&a, &a)?;
     set(&a, &a, 0, 0)?;
     Ok(())

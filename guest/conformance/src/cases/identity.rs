@@ -15,6 +15,8 @@ pub const CASES: &[Case] = &[
     Case { name: "foreign-user-of-fd", covers: "B005, B030, B330", play: foreign_user },
     Case { name: "nice-of-call", covers: "B320, B322, B323", play: nice_of_call },
     Case { name: "nice-of-oneway", covers: "B321, B324", play: nice_of_oneway },
+    Case { name: "nice-of-open", covers: "B002, B324", play: nice_of_open },
+    Case { name: "nice-limited", covers: "B325", play: nice_limited },
     Case { name: "security-context", covers: "B335, B336, B337", play: security_context },
 ];
 
@@ -141,6 +143,51 @@ fn nice_of_oneway(world: &World) -> Result {
     s.interrupt()?;
     s.finish()?;
     show_nice(&s)?;
+    Ok(())
+}
+
+/// The default is the nice value of the thread that opened the device.
+fn nice_of_open(world: &World) -> Result {
+    let a = world.spawn("A")?;
+    set_nice(&a, 7)?;
+    a.use_device("binder", MAP_SIZE)?;
+    set_nice(&a, 3)?;
+    a.start(commands![enter_looper()])?;
+    a.interrupt()?;
+    a.finish()?;
+    show_nice(&a)?;
+    let other = a.thread("A.2")?;
+    set_nice(&other, 0)?;
+    other.try_r()?;
+    show_nice(&other)?;
+    Ok(())
+}
+
+/// A receiver that may not raise itself gets what its limit allows.
+fn nice_limited(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let c = world.process("C")?;
+    let s = world.server("S")?;
+    let free_for_all = publish(&s, &m, &c, Object::binder_with(0x10, 1, 0xec))?;
+    set_nice(&s, 5)?;
+    s.sys("setresuid 1000", libc::SYS_setresuid, &[1000, 1000, 1000])?;
+    set_nice(&c, -10)?;
+    for limit in [0u64, 25] {
+        let value = [limit.to_le_bytes(), limit.to_le_bytes()].concat();
+        let address = c.place(&value)?;
+        let whom = s.pid() as u64;
+        c.sys(
+            &format!("RLIMIT_NICE of S {limit}"),
+            libc::SYS_prlimit64,
+            &[whom, libc::RLIMIT_NICE as u64, address, 0],
+        )?;
+        c.start(commands![call(free_for_all, 1)])?;
+        let request = s.r()?.received()?;
+        show_nice(&s)?;
+        s.wr(commands![free(request.buffer()), reply()])?;
+        show_nice(&s)?;
+        c.finish()?;
+    }
     Ok(())
 }
 

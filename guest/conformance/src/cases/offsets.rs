@@ -12,6 +12,7 @@ pub const CASES: &[Case] = &[
     Case { name: "offsets-good", covers: "B163, B166, B172", play: good },
     Case { name: "object-types", covers: "B155, B167", play: types },
     Case { name: "unreadable", covers: "B169, B127", play: unreadable },
+    Case { name: "order-of-checks", covers: "B117, B126", play: order_of_checks },
     Case { name: "overflow", covers: "B170, B354, B493", play: overflow },
 ];
 
@@ -110,6 +111,29 @@ fn unreadable(world: &World) -> Result {
             ("data at the top of memory", call(0, 1).oneway().data_at(-64i64 as u64, 16)),
         ],
     )
+}
+
+/// Which error wins when there are two.
+fn order_of_checks(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let c = world.process("C")?;
+    let cases = [
+        ("no room, unreadable offsets", call(0, 1).data_at(8, 1 << 20).offsets_at(8, 8)),
+        ("unreadable offsets, their odd size", call(0, 1).bytes(&[0; 8]).offsets_at(8, 12)),
+        ("unknown handle, no room", call(9, 1).data_at(8, 1 << 20)),
+        ("a bad object, unreadable data behind it", call(0, 1).data_at(8, 4096).offsets(&[0])),
+        ("a bad object behind an unreadable gap", call(0, 1).data_at(8, 4096).offsets(&[64])),
+    ];
+    for (what, call) in cases {
+        world.note(what);
+        c.wr(commands![call])?;
+    }
+    world.note("a second call: after the handle, before the room");
+    c.try_wr(commands![call(0, 2)])?;
+    c.try_wr(commands![call(9, 3)])?;
+    c.try_wr(commands![call(0, 4).data_at(8, 1 << 20)])?;
+    m.r()?;
+    Ok(())
 }
 
 fn overflow(world: &World) -> Result {

@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
     Case { name: "oneway-sync-bypass", covers: "B147", play: sync_bypass },
     Case { name: "oneway-to-back-of-queue", covers: "B146", play: back_of_queue },
     Case { name: "async-budget", covers: "B128, B349, B350, B351, B502", play: budget },
-    Case { name: "oneway-spam", covers: "B057, B138, B151, B152, B154", play: spam },
+    Case { name: "oneway-spam", covers: "B057, B138, B151, B152, B153, B154", play: spam },
     Case { name: "oneway-spam-off", covers: "B138, B152", play: spam_off },
 ];
 

@@ -1,6 +1,6 @@
 //! First ioctls, version, context managers, the thread pool.
 
-use super::{Case, fetch, give};
+use super::{Case, fetch, give, publish};
 use crate::commands;
 use crate::object::Object;
 use crate::stream::{
@@ -11,13 +11,14 @@ use crate::world::{MAP_SIZE, Result, World};
 
 pub const CASES: &[Case] = &[
     Case { name: "first-ioctl", covers: "B003, B036, B087, B089", play: first_ioctl },
-    Case { name: "version", covers: "B042, B033", play: version },
+    Case { name: "version", covers: "B033, B042, B057, B058, B059", play: version },
     Case { name: "unknown-ioctls", covers: "B033, B034, B041, B463", play: unknown_ioctls },
     Case { name: "manager", covers: "B044, B046, B051, B120, B121, B500", play: manager },
     Case { name: "manager-ext", covers: "B045, B046", play: manager_ext },
     Case { name: "manager-uid", covers: "B048", play: manager_uid },
     Case { name: "manager-self", covers: "B001, B122, B257", play: manager_self },
     Case { name: "manager-node", covers: "B049, B053, B247, B256", play: manager_node },
+    Case { name: "manager-reuses-node", covers: "B050, B500", play: reuses_node },
     Case { name: "two-worlds", covers: "B006", play: two_worlds },
     Case { name: "spawn-looper", covers: "B043, B096, B097, B098, B100, B459", play: spawn_looper },
     Case { name: "looper-misuse", covers: "B094, B095, B115", play: looper_misuse },
@@ -149,6 +150,32 @@ fn manager_node(world: &World) -> Result {
     let d = world.process("D")?;
     d.wr(commands![call(0, 9).oneway()])?;
     m.r()?;
+    Ok(())
+}
+
+/// A node that exists already becomes the manager's, and keeps the number it has elsewhere.
+fn reuses_node(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let s = world.server("S")?;
+    let c = world.process("C")?;
+    let handle = publish(&s, &m, &c, Object::binder(0, 0))?;
+    s.try_wr(commands![increfs_done(0, 0), acquire_done(0, 0)])?;
+    m.kill()?;
+    s.try_r()?;
+    s.become_manager()?;
+    c.wr(commands![call(handle, 1).oneway()])?;
+    let event = s.r()?.received()?;
+    s.w(commands![free(event.buffer())])?;
+    c.wr(commands![call(0, 2).oneway()])?;
+    let event = s.r()?.received()?;
+    s.w(commands![free(event.buffer())])?;
+    world.note("a count on 0 goes to the reference that exists");
+    c.try_wr(commands![acquire(0)])?;
+    c.wr(commands![call(0, 3).oneway().object(Object::handle(0))])?;
+    c.wr(commands![call(0, 4).oneway().object(Object::handle(handle))])?;
+    s.r()?;
+    c.kill()?;
+    s.try_r()?;
     Ok(())
 }
 

@@ -13,11 +13,13 @@ pub const CASES: &[Case] = &[
     Case { name: "ptr", covers: "B158, B202, B203, B204, B214", play: ptr },
     Case { name: "ptr-space", covers: "B202, B207", play: space },
     Case { name: "ptr-parent", covers: "B205, B206, B212", play: parent },
-    Case { name: "ptr-parent-refused", covers: "B208, B209, B479", play: parent_refused },
+    Case { name: "ptr-parent-refused", covers: "B208, B209, B210, B479", play: parent_refused },
     Case { name: "ptr-fixup-order", covers: "B211, B485", play: fixup_order },
     Case { name: "ptr-in-reply", covers: "B109, B204", play: in_reply },
-    Case { name: "fda", covers: "B159, B217, B219, B220, B221", play: fda },
+    Case { name: "fda", covers: "B159, B217, B219, B220, B221, B224", play: fda },
     Case { name: "fda-refused", covers: "B215, B216, B217, B218, B493", play: fda_refused },
+    Case { name: "fda-freed-by-child", covers: "B005, B223", play: fda_freed_by_child },
+    Case { name: "fda-closes-device", covers: "B221, B222, B475", play: fda_closes_device },
     Case { name: "fda-undone", covers: "B225, B196", play: fda_undone },
 ];
 
@@ -117,6 +119,7 @@ fn parent_refused(world: &World) -> Result {
                 "a parent of less than 8 bytes",
                 sg(40).object(Object::ptr(outer, 4)).object(Object::child(small, 8, 0, 0)),
             ),
+            ("an odd offset in the parent", under(0, 9)),
             ("no PTR", sg(40).object(Object::binder(0x10, 1)).object(Object::child(small, 8, 0, 0))),
         ],
     )?;
@@ -242,6 +245,42 @@ fn fda_refused(world: &World) -> Result {
     m.wr(commands![answer])?;
     let received = c.finish()?.received()?;
     c.try_wr(commands![free(received.buffer())])?;
+    Ok(())
+}
+
+/// Who frees the buffer closes the descriptors in its own table.
+fn fda_freed_by_child(world: &World) -> Result {
+    let m = accepting(world, MAP_SIZE)?;
+    let c = world.process("C")?;
+    let (_, write) = pipe(&c)?;
+    let body = with_fds(&c, &[write])?;
+    c.wr(commands![sg(32).object(Object::ptr(body, 32)).object(Object::fd_array(1, 0, 8))])?;
+    let event = m.r()?.received()?;
+    let child = m.fork("K")?;
+    child.try_r()?;
+    child.sys("F_GETFD 4", libc::SYS_fcntl, &[4, libc::F_GETFD as u64])?;
+    child.try_wr(commands![free(event.buffer())])?;
+    child.sys("F_GETFD 4", libc::SYS_fcntl, &[4, libc::F_GETFD as u64])?;
+    m.sys("F_GETFD 4", libc::SYS_fcntl, &[4, libc::F_GETFD as u64])?;
+    Ok(())
+}
+
+/// The number in the array is closed whatever it is by then: here the device in use.
+fn fda_closes_device(world: &World) -> Result {
+    let m = accepting(world, MAP_SIZE)?;
+    let c = world.process("C")?;
+    let (_, write) = pipe(&c)?;
+    let body = with_fds(&c, &[write])?;
+    c.wr(commands![sg(32).object(Object::ptr(body, 32)).object(Object::fd_array(1, 0, 8))])?;
+    let event = m.r()?.received()?;
+    m.sys("dup2 3 4", libc::SYS_dup2, &[3, 4])?;
+    close(&m, 3)?;
+    m.on(4);
+    m.wr(commands![free(event.buffer())])?;
+    m.try_r()?;
+    m.sys("munmap", libc::SYS_munmap, &[m.map_start(), MAP_SIZE])?;
+    world.settle();
+    c.wr(commands![call(0, 1)])?;
     Ok(())
 }
 
