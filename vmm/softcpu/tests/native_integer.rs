@@ -3,7 +3,7 @@
 mod native;
 
 use iced_x86::Code;
-use native::generate::{is_vector, is_x87};
+use native::forms::{is_vector, is_x87};
 
 fn is_integer(code: Code) -> bool {
     !is_vector(code) && !is_x87(code)

@@ -2,7 +2,7 @@
 
 mod native;
 
-use native::generate::is_vector;
+use native::forms::is_vector;
 
 #[test]
 fn every_vector_form_gives_what_the_host_gives() {

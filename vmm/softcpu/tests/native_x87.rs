@@ -2,7 +2,7 @@
 
 mod native;
 
-use native::generate::is_x87;
+use native::forms::is_x87;
 
 #[test]
 fn every_x87_form_gives_what_the_host_gives() {

@@ -5,16 +5,20 @@
 //! |---|---|
 //! | `state` | what goes in and comes out, where it lies in memory, how it is compared |
 //! | `program` | the code around the instructions under test |
+//! | `forms` | which forms there are, and what of them is undefined |
 //! | `generate` | a random instruction of any form |
+//! | `prepare` | a state in which it cannot fault |
 //! | `random` | numbers that like the corners |
 //! | `host`, `guest` | the two that run it |
 
 // Each test binary uses its own part of this.
 #![allow(dead_code)]
 
+pub mod forms;
 pub mod generate;
 pub mod guest;
 pub mod host;
+pub mod prepare;
 pub mod program;
 pub mod random;
 pub mod state;
@@ -30,7 +34,7 @@ use random::Random;
 use state::{Case, Fault};
 
 /// How often each form runs, unless `SOFTCPU_NATIVE_ROUNDS` says otherwise.
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 60;
 
 /// Runs every code that `wanted` selects on both CPUs, single instructions, and panics with the
 /// differences.
@@ -40,7 +44,7 @@ pub fn compare_forms(seed: u64, wanted: impl Fn(Code) -> bool) {
     let generator = Generator::default();
     let mut bench = Bench::new();
     let mut covered = 0;
-    for code in Code::values().filter(|&code| generate::is_eligible(code) && wanted(code)) {
+    for code in Code::values().filter(|&code| forms::is_eligible(code) && wanted(code)) {
         let mut any = false;
         for _ in 0..rounds {
             let Some(case) = generator.case(code, &mut random) else { continue };
@@ -59,8 +63,7 @@ pub fn compare_forms(seed: u64, wanted: impl Fn(Code) -> bool) {
 pub fn compare_sequences(seed: u64, length: usize, wanted: impl Fn(Code) -> bool) {
     let mut random = Random::new(seed);
     let generator = Generator::for_sequences();
-    let codes: Vec<Code> =
-        Code::values().filter(|&code| generate::is_eligible(code) && wanted(code)).collect();
+    let codes: Vec<Code> = Code::values().filter(|&code| forms::is_eligible(code) && wanted(code)).collect();
     let mut bench = Bench::new();
     for _ in 0..rounds() * 40 {
         let case = generator.sequence(&codes, length, &mut random);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use iced_x86::{Instruction, RflagsBits};
 
-use super::generate;
+use super::forms::is_x87;
 use super::random::Random;
 
 /// Where everything lies, on the host as in the guest: below 2 GiB, so that any register may be
@@ -58,6 +58,8 @@ pub struct Case {
     pub before: State,
     /// Bytes of the scratch memory that the two may leave different.
     pub ignored: Vec<Range<usize>>,
+    /// Flags (iced's bits) that the instructions leave undefined.
+    pub undefined_flags: u32,
 }
 
 /// Why a case came to no end.
@@ -197,12 +199,9 @@ impl Case {
         defined
     }
 
-    /// Flags that the instructions leave undefined.
+    /// The undefined flags where RFLAGS has them.
     fn undefined_flags(&self) -> u64 {
-        let undefined = self
-            .instructions
-            .iter()
-            .fold(0, |before, instruction| generate::undefined_after(instruction, before));
+        let undefined = self.undefined_flags;
         let bit = |flag: u32, position: u32| u64::from(undefined & flag != 0) << position;
         bit(RflagsBits::CF, 0)
             | bit(RflagsBits::PF, 2)
@@ -218,12 +217,17 @@ impl Case {
     fn undefined_codes(&self) -> u16 {
         use iced_x86::Mnemonic::*;
         let mut undefined = 0;
+        let mut skipped = false;
         for instruction in &self.instructions {
+            let jumped_over = std::mem::replace(&mut skipped, instruction.is_jcc_short_or_near());
             match instruction.mnemonic() {
                 Fcom | Fcomp | Fcompp | Ficom | Ficomp | Fucom | Fucomp | Fucompp | Ftst | Fxam | Fprem
-                | Fprem1 | Fninit | Fldenv | Frstor | Fxrstor | Fxrstor64 | Fnsave => undefined = 0,
+                | Fprem1 | Fninit | Fldenv | Frstor | Fxrstor | Fxrstor64 | Fnsave => {
+                    // What is jumped over may not have run.
+                    undefined = if jumped_over { undefined } else { 0 };
+                }
                 Ffree | Ffreep | Fcomi | Fcomip | Fucomi | Fucomip => undefined |= 0x4700,
-                _ if generate::is_x87(instruction.code()) => undefined |= 0x4500,
+                _ if is_x87(instruction.code()) => undefined |= 0x4500,
                 _ => {}
             }
         }
