@@ -108,7 +108,7 @@ pub fn build(recipe: &str, options: &Options, progress: &mut dyn Progress) -> Re
 }
 
 /// Fetches the headers of the kernel that `metapackage` stands for in `suites`, ready for
-/// `make -C headers.folder M=...`. The default image's are `linux-image-amd64` of `bookworm`.
+/// `make -C headers.folder M=...`. The default image's are `linux-image-amd64` of `bookworm` and `bookworm-security`.
 pub fn kernel_headers(
     suites: &[&str],
     metapackage: &str,
