@@ -14,7 +14,7 @@ pub const CASES: &[Case] = &[
         covers: "B092, B104, B129, B130, B132, B304, B314, B330, B331, B345",
         play: sync_call,
     },
-    Case { name: "sync-sizes", covers: "B109, B172, B173, B344, B466", play: sync_sizes },
+    Case { name: "sync-sizes", covers: "B109, B172, B173, B344", play: sync_sizes },
     Case { name: "flags-and-fields", covers: "B107, B139, B140, B141", play: flags_and_fields },
     Case { name: "nonblocking-call", covers: "B004, B077, B087, B130", play: nonblocking_call },
     Case { name: "completions", covers: "B082, B091, B093, B129, B131", play: completions },

@@ -12,7 +12,7 @@ use crate::world::{MAP_SIZE, Result, World};
 pub const CASES: &[Case] = &[
     Case { name: "ptr", covers: "B158, B202, B203, B204, B214", play: ptr },
     Case { name: "ptr-space", covers: "B202, B207", play: space },
-    Case { name: "ptr-parent", covers: "B205, B206, B212", play: parent },
+    Case { name: "ptr-parent", covers: "B205, B212", play: parent },
     Case { name: "ptr-parent-refused", covers: "B208, B209, B210, B479", play: parent_refused },
     Case { name: "ptr-fixup-order", covers: "B211, B485", play: fixup_order },
     Case { name: "ptr-in-reply", covers: "B109, B204", play: in_reply },

@@ -15,7 +15,7 @@ pub const CASES: &[Case] = &[
     Case { name: "exit-with-queued-work", covers: "B307, B308", play: exit_waiting },
     Case { name: "caller-exits-before-read", covers: "B309, B330", play: caller_exits_early },
     Case { name: "caller-dies-before-read", covers: "B309", play: caller_dies_early },
-    Case { name: "caller-dies-before-reply", covers: "B308, B432", play: caller_dies_late },
+    Case { name: "caller-dies-before-reply", covers: "B308", play: caller_dies_late },
     Case { name: "linux-thread-ends", covers: "B510", play: linux_thread_ends },
     Case { name: "server-dies", covers: "B123, B311, B134", play: server_dies },
 ];
