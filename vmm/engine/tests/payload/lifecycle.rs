@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use engine::{Exit, Kind};
+use iced_x86::code_asm::{al, ecx};
 
 use crate::payload::*;
 
