@@ -171,6 +171,18 @@ impl Driver {
         self.offer(queue, head);
     }
 
+    /// Makes one descriptor available as it is, flags and all, while there are unused ones.
+    pub fn try_add(&mut self, queue: u16, descriptor: (u64, u32, u16)) {
+        let DriverQueue { size, next_descriptor, .. } = self.queues[usize::from(queue)];
+        if next_descriptor < size {
+            self.add(queue, &[descriptor]);
+        }
+    }
+
+    pub fn queue_count(&self) -> u16 {
+        self.queues.len() as u16
+    }
+
     /// Makes descriptor `from` point to `to`, whatever that means.
     pub fn link(&mut self, queue: u16, from: u16, to: u16) {
         let at = self.ring(queue, u64::from(from) * 16);

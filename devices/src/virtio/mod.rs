@@ -16,6 +16,8 @@ use crate::irq::IrqLine;
 
 pub mod binder;
 pub mod console;
+#[cfg(test)]
+mod hostile;
 pub mod mmio;
 mod ring;
 pub mod rng;
