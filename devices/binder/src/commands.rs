@@ -12,6 +12,12 @@ use crate::transaction::Sending;
 /// Actions that may be due before the next command is executed: the caller takes them away first.
 const ACTIONS_BEFORE_MORE: usize = MAX_ACTIONS / 2;
 
+/// Bytes that one message moves before the caller is let go in between (rule 16); an object counts
+/// as [`OBJECT_EFFORT`].
+const MAX_EFFORT: u64 = 1 << 20;
+/// A message that touches 4096 objects has done enough.
+pub(crate) const OBJECT_EFFORT: u64 = MAX_EFFORT / 4096;
+
 /// What became of a command.
 pub(crate) enum Step {
     /// It is over; also where it failed with a BR code.
@@ -36,7 +42,7 @@ impl Domain {
     /// Executes whole commands of the present chunk.
     pub(crate) fn run_write(&mut self, cx: &mut Cx<'_>, call: &mut Call) -> WriteFlow {
         loop {
-            if call.actions.len() > ACTIONS_BEFORE_MORE {
+            if call.actions.len() > ACTIONS_BEFORE_MORE || call.effort > MAX_EFFORT {
                 return WriteFlow::More;
             }
             let failed = self.threads.get(call.thread).is_none_or(|thread| thread.return_error.is_some());

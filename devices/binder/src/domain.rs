@@ -74,7 +74,10 @@ pub(crate) struct Guest {
     pub refs: u32,
     pub transactions: u32,
     pub buffers: u32,
+    /// Completions in queues of threads.
+    pub completions: u32,
     pub tokens: u32,
+    pub suspended_bytes: u64,
     pub idle_pages: u32,
     /// Files to be let go with the next answer.
     pub fputs: VecDeque<Token>,
@@ -265,8 +268,9 @@ impl Domain {
 
     /// Adds an event of a thread; at most one completion and one poll edge a thread wait.
     pub(crate) fn notify(&mut self, guest: GuestId, thread: ThreadId, notice: Notice) {
-        if let Some(guest) = self.guests.get_mut(&guest) {
+        if let (Some(guest), Some(object)) = (self.guests.get_mut(&guest), self.threads.get_mut(thread)) {
             guest.events.push_back((thread, notice));
+            object.notices += 1;
         }
     }
 
@@ -286,6 +290,7 @@ impl Domain {
 
     fn make_event(&mut self, thread: ThreadId, notice: Notice, idle_pages: u32) -> Option<Event> {
         let object = self.threads.get_mut(thread)?;
+        object.notices = object.notices.saturating_sub(1);
         let (proc, tid, seq) = (object.proc, object.tid, object.seq);
         let event = |fetch, kind| Some(Event { proc, tid, seq, fetch, kind, idle_pages });
         match (notice, &mut object.activity) {

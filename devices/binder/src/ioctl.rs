@@ -218,7 +218,7 @@ impl Domain {
         }
         let nice = NICE_POLICIES.contains(&header.policy).then_some(header.prio);
         let read = Read { size: read_size, start: read_consumed, position: read_consumed, ..Read::default() };
-        let call = Box::new(Call { thread, header, write, read, actions: Vec::new(), nice });
+        let call = Box::new(Call { thread, header, write, read, actions: Vec::new(), effort: 0, nice });
         Ok(self.proceed(cx, call))
     }
 

@@ -137,19 +137,27 @@ impl Domain {
         self.leave_waiting(id);
         let party = self.party(id);
         let activity = self.take_activity(id);
-        let Some(mut thread) = self.threads.remove(id) else { return };
+        // While the thread is there: its completions are counted.
+        let mut works = Vec::new();
+        while let Some(work) = self.dequeue(Queue::Thread(id)) {
+            works.push(work);
+        }
+        let Some(thread) = self.threads.remove(id) else { return };
         if let Some(proc) = self.procs.get_mut(&thread.proc) {
             proc.threads.remove(&thread.tid);
         }
         if let Some(guest) = self.guests.get_mut(&thread.guest) {
             guest.threads = guest.threads.saturating_sub(1);
+            if thread.notices > 0 {
+                guest.events.retain(|(thread, _)| *thread != id);
+            }
         }
         self.release_activity(cx, id, thread.guest, activity);
         let (unanswered, active_transactions) = self.leave_stack(cx, id, &thread);
         if let Some(call) = unanswered {
             self.send_failed_reply(cx, call, br::DEAD_REPLY);
         }
-        while let Some(work) = thread.todo.pop() {
+        for work in works {
             self.release_work(cx, work);
             // Node work goes on in the process, else its owner would never hear of it (B248).
             if let Work::Node(_) = work {
@@ -163,7 +171,8 @@ impl Domain {
     /// Whatever the thread was doing ends here.
     fn release_activity(&mut self, cx: &mut Cx<'_>, id: ThreadId, guest: GuestId, activity: Activity) {
         match activity {
-            Activity::Suspended { sending, .. } => {
+            Activity::Suspended { sending, bytes, .. } => {
+                self.count_suspended(guest, bytes, false);
                 self.abandon_send(cx, &sending, guest);
                 if let Some(call) = sending.in_reply_to {
                     self.send_failed_reply(cx, call, br::DEAD_REPLY);

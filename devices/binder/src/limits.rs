@@ -26,12 +26,16 @@ pub struct Limits {
     pub max_nodes: u32,
     /// Handles, all processes together.
     pub max_refs: u32,
-    /// Transactions sent and neither answered nor (oneway) read.
+    /// Transactions sent and neither answered nor (oneway) read, and completions not read.
     pub max_transactions: u32,
     /// Buffers in the mappings of its processes.
     pub max_buffers: u32,
     /// File descriptors in one transaction.
     pub max_files: u32,
+    /// Files that the shim holds for the core.
+    pub max_tokens: u32,
+    /// Bytes that commands keep which wait for the guest.
+    pub max_suspended_bytes: u64,
     /// Objects in one transaction.
     pub max_objects: u32,
     /// Whether the guest's LSM is asked.
@@ -52,6 +56,8 @@ impl Default for Limits {
             max_transactions: 131072,
             max_buffers: 262144,
             max_files: 512,
+            max_tokens: 65536,
+            max_suspended_bytes: 64 << 20,
             max_objects: 65536,
             lsm: LsmMode::Off,
             default_secctx: None,

@@ -167,6 +167,18 @@ pub struct Range {
     pub data: RangeData,
 }
 
+impl Range {
+    /// Bytes of host memory that it takes.
+    pub(crate) fn weight(&self) -> u64 {
+        let data = match &self.data {
+            RangeData::None => 0,
+            RangeData::Inline(bytes) => bytes.len(),
+            RangeData::Pages(pfns) => pfns.len() * size_of::<Pfn>(),
+        };
+        (size_of::<Range>() + data) as u64
+    }
+}
+
 /// How a range carries its bytes (`VB_RANGE_*`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum RangeData {

@@ -4,7 +4,7 @@ use crate::arena::{ThreadId, TransactionId};
 use crate::commands::{Step, WriteFlow};
 use crate::domain::{Cx, Domain, Notice};
 use crate::errno::Errno;
-use crate::ids::Token;
+use crate::ids::{GuestId, Token};
 use crate::message::{
     Answer, Continue, Header, LsmQuestion, Need, NeedResult, Outcome, Park, Range, RangeData, Status,
 };
@@ -12,7 +12,7 @@ use crate::protocol::ioctl;
 use crate::read::ReadFlow;
 use crate::thread::{Activity, Call, ReadPhase};
 use crate::trace::TraceEvent;
-use crate::transaction::Sending;
+use crate::transaction::{SendError, Sending};
 
 /// The CONTINUE does not fit what the core waits for.
 struct Mismatch;
@@ -28,7 +28,7 @@ impl Domain {
                     self.set_activity(call.thread, Activity::WriteMore(call));
                     return answer;
                 }
-                WriteFlow::Suspend(sending, needs) => return self.suspend(call, sending, needs),
+                WriteFlow::Suspend(sending, needs) => return self.suspend(cx, call, sending, needs),
                 WriteFlow::Error(errno) => return self.finish(cx, call, errno, Half::Write),
             }
             if call.read.size == 0 {
@@ -39,10 +39,33 @@ impl Domain {
         self.after_read(cx, call, flow)
     }
 
-    fn suspend(&mut self, mut call: Box<Call>, sending: Box<Sending>, needs: Vec<Need>) -> Answer {
+    /// The command waits; what it keeps is counted against the guest's quota.
+    fn suspend(
+        &mut self,
+        cx: &mut Cx<'_>,
+        mut call: Box<Call>,
+        sending: Box<Sending>,
+        needs: Vec<Need>,
+    ) -> Answer {
+        let guest = self.thread_guest(call.thread);
+        let bytes = sending.weight() + call.write.weight();
+        if self.guests.get(&guest).is_none_or(|g| g.suspended_bytes + bytes > self.limits.max_suspended_bytes)
+        {
+            self.fail_send(cx, &mut call, *sending, SendError::failed(Errno::ENOMEM));
+            call.write.cursor += call.write.current;
+            return self.proceed(cx, call);
+        }
+        self.count_suspended(guest, bytes, true);
         let answer = answer(&mut call, Status::Needs(needs.clone()));
-        self.set_activity(call.thread, Activity::Suspended { call, sending, needs });
+        self.set_activity(call.thread, Activity::Suspended { call, sending, needs, bytes });
         answer
+    }
+
+    pub(crate) fn count_suspended(&mut self, guest: GuestId, bytes: u64, more: bool) {
+        if let Some(guest) = self.guests.get_mut(&guest) {
+            let count = guest.suspended_bytes;
+            guest.suspended_bytes = if more { count + bytes } else { count.saturating_sub(bytes) };
+        }
     }
 
     fn after_read(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, flow: ReadFlow) -> Answer {
@@ -164,7 +187,7 @@ impl Domain {
         }
         match (self.take_activity(thread), body) {
             (Activity::WriteMore(mut call), Continue::More(chunk)) => {
-                call.header = header;
+                call.follow(header);
                 // Actions that did not fit go first; the chunk comes again.
                 if call.write.consumed() < call.write.size && !call.write.feed(chunk) {
                     return self.finish(cx, call, Errno::EPROTO, Half::Write);
@@ -172,18 +195,19 @@ impl Domain {
                 self.proceed(cx, call)
             }
             (Activity::ReadMore(mut call), Continue::More(_)) => {
-                call.header = header;
+                call.follow(header);
                 self.proceed(cx, call)
             }
-            (Activity::Suspended { mut call, mut sending, needs }, Continue::Needs(results)) => {
-                call.header = header;
+            (Activity::Suspended { mut call, mut sending, needs, bytes }, Continue::Needs(results)) => {
+                call.follow(header);
+                self.count_suspended(self.thread_guest(thread), bytes, false);
                 if self.take_results(cx, &mut sending, &needs, results).is_err() {
-                    let error = crate::transaction::SendError::failed(Errno::ENOMEM);
+                    let error = SendError::failed(Errno::ENOMEM);
                     self.fail_send(cx, &mut call, *sending, error);
                     return self.finish(cx, call, Errno::EPROTO, Half::Write);
                 }
                 match self.advance_send(cx, &mut call, sending) {
-                    Step::Suspend(sending, needs) => self.suspend(call, sending, needs),
+                    Step::Suspend(sending, needs) => self.suspend(cx, call, sending, needs),
                     Step::Next | Step::Error(_) => {
                         call.write.cursor += call.write.current;
                         self.proceed(cx, call)
@@ -191,7 +215,7 @@ impl Domain {
                 }
             }
             (Activity::Installing { mut call, transaction, .. }, Continue::Install(result)) => {
-                call.header = header;
+                call.follow(header);
                 let fds = match &result.outcome {
                     Outcome::Fds(fds) if result.error.is_ok() => Some(fds.as_slice()),
                     _ => None,

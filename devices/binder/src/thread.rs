@@ -62,6 +62,8 @@ pub(crate) struct Thread {
     pub waiting: Option<u64>,
     /// It is going to read at the end of this message.
     pub runnable: bool,
+    /// Events that wait for a buffer.
+    pub notices: u32,
     /// What the last read delivered, for READ_FAULT.
     pub last_delivery: Option<Delivery>,
 }
@@ -85,6 +87,7 @@ impl Thread {
             activity: Activity::Idle,
             waiting: None,
             runnable: false,
+            notices: 0,
             last_delivery: None,
         }
     }
@@ -106,7 +109,7 @@ pub(crate) enum Activity {
     #[default]
     Idle,
     /// A command waits for what only the guest can supply.
-    Suspended { call: Box<Call>, sending: Box<Sending>, needs: Vec<Need> },
+    Suspended { call: Box<Call>, sending: Box<Sending>, needs: Vec<Need>, bytes: u64 },
     /// The next chunk is due.
     WriteMore(Box<Call>),
     /// The caller takes a page of results away.
@@ -150,8 +153,20 @@ pub(crate) struct Call {
     pub read: Read,
     /// What the caller is to do with the next answer.
     pub actions: Vec<Action>,
+    /// Bytes and objects moved in this message, in bytes (rule 16).
+    pub effort: u64,
     /// The caller's nice as far as the core knows; `None` for real-time callers.
     pub nice: Option<i32>,
+}
+
+impl Call {
+    /// The next message of the ioctl. A read buffer that was found bad stays so.
+    pub(crate) fn follow(&mut self, header: Header) {
+        let read_bad = self.header.read_bad;
+        self.header = header;
+        self.header.read_bad |= read_bad;
+        self.effort = 0;
+    }
 }
 
 /// The write half.
@@ -172,6 +187,11 @@ pub(crate) struct Write {
 impl Write {
     pub(crate) fn consumed(&self) -> u64 {
         self.position + self.cursor as u64
+    }
+
+    /// Bytes that it keeps while the ioctl waits.
+    pub(crate) fn weight(&self) -> u64 {
+        self.bytes.len() as u64 + self.user.iter().map(Range::weight).sum::<u64>()
     }
 
     /// Takes the next chunk; false where it does not continue the stream.

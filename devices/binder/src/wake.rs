@@ -25,6 +25,9 @@ impl Domain {
     /// Appends work. On a thread's queue it is deferred (B082): it does not make the thread run.
     pub(crate) fn enqueue(&mut self, queue: Queue, work: Work) {
         let Some(ticket) = self.queue_mut(queue).map(|queue| queue.push(work)) else { return };
+        if let (Work::Complete(_), Queue::Thread(thread)) = (work, queue) {
+            self.count_completion(thread, true);
+        }
         self.set_place(work, Some(Place { queue, ticket }));
     }
 
@@ -43,6 +46,9 @@ impl Domain {
         self.set_place(work, None);
         if let Queue::Thread(id) = queue {
             self.drained(id);
+            if let Work::Complete(_) = work {
+                self.count_completion(id, false);
+            }
         }
         Some(work)
     }
@@ -50,6 +56,15 @@ impl Domain {
     pub(crate) fn remove_from_queue(&mut self, place: Place) {
         if let Some(queue) = self.queue_mut(place.queue) {
             queue.remove(place.ticket);
+        }
+    }
+
+    /// Completions count against the quota of transactions: they stay until they are read.
+    fn count_completion(&mut self, thread: ThreadId, more: bool) {
+        let guest = self.thread_guest(thread);
+        if let Some(guest) = self.guests.get_mut(&guest) {
+            let count = guest.completions;
+            guest.completions = if more { count + 1 } else { count.saturating_sub(1) };
         }
     }
 

@@ -1,11 +1,14 @@
 //! Transactions: calls, oneways and replies, and the stacks that calls form (BINDER.md 3, 6).
 //!
 //! A call is on two stacks once it was read: on its sender's (linked by `from_parent`) and on its
-//! receiver's (linked by `to_parent`). [`send`] makes transactions, [`objects`] judges what they
-//! carry, [`copy`] moves it, [`cleanup`] ends them.
+//! receiver's (linked by `to_parent`). [`send`] makes transactions, [`gather`] finds out
+//! what is missing for that, [`objects`] judges what they carry, [`copy`] moves it, [`enqueue`] hands
+//! it over, [`cleanup`] ends them.
 
 pub(crate) mod cleanup;
 pub(crate) mod copy;
+mod enqueue;
+mod gather;
 pub(crate) mod objects;
 pub(crate) mod send;
 
@@ -111,6 +114,17 @@ pub(crate) struct Sending {
     pub file_error: Option<Errno>,
     /// The mapping lost its pages or the guest has none.
     pub page_error: Option<Errno>,
+}
+
+impl Sending {
+    /// Bytes of host memory that it takes while it waits.
+    pub(crate) fn weight(&self) -> u64 {
+        let offsets = self.offsets.as_ref().map_or(0, Vec::len) * size_of::<u64>();
+        let objects = self.plan.as_ref().map_or(0, |plan| plan.objects.len()) * size_of::<objects::Planned>();
+        let tokens = self.tokens.len() * size_of::<Token>();
+        let fixed = size_of::<Sending>() + offsets + objects + tokens;
+        fixed as u64 + self.fetched.iter().map(Range::weight).sum::<u64>()
+    }
 }
 
 /// What a failed send is answered with.

@@ -1,34 +1,29 @@
 //! Sending: BC_TRANSACTION and BC_REPLY in B117's order of checks, suspended where the guest must help.
 
-use crate::arena::{BufferId, TransactionId};
+use crate::arena::BufferId;
 use crate::buffer::{Buffer, Sizes, align8};
-use crate::commands::Step;
+use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
-use crate::ids::{GuestId, ProcId};
+use crate::ids::GuestId;
 use crate::limits::LsmMode;
-use crate::memory::{Absent, UserMemory};
-use crate::message::{LsmQuestion, MAX_NEED_PAGES, MAX_NEEDS, Need};
+use crate::memory::UserMemory;
+use crate::message::{LsmQuestion, Need};
 use crate::node::Side;
 use crate::protocol::{TransactionData, br, tf};
 use crate::thread::Call;
 use crate::trace::{Party, TraceEvent, TransactionRecord, UserError};
 use crate::transaction::copy::Copier;
-use crate::transaction::objects::{Judge, What, read_arrays};
+use crate::transaction::objects::What;
 use crate::transaction::{FileFixup, SendError, Sending, Stage, Transaction, extended};
-use crate::work::{Completion, Queue, Work};
-
-/// Descriptors asked for with one need.
-const MAX_NEED_FILES: usize = 256;
-/// Pieces of sender's memory kept for one command: a shim that brings a byte at a time is cut off.
-const MAX_FETCHED: usize = 4096;
+use crate::work::Work;
 
 impl Sending {
-    fn is_oneway(&self) -> bool {
+    pub(super) fn is_oneway(&self) -> bool {
         !self.reply && self.data.flags & tf::ONE_WAY != 0
     }
 
-    fn memory<'a>(&'a self, call: &'a Call, guest: GuestId) -> UserMemory<'a> {
+    pub(super) fn memory<'a>(&'a self, call: &'a Call, guest: GuestId) -> UserMemory<'a> {
         UserMemory { guest, chunk: &call.write.user, fetched: &self.fetched }
     }
 }
@@ -198,7 +193,7 @@ impl Domain {
     }
 
     /// Asks the LSM as the mode says.
-    fn permission(&self, s: &Sending, question: LsmQuestion, answer: Option<bool>) -> Permission {
+    pub(super) fn permission(&self, s: &Sending, question: LsmQuestion, answer: Option<bool>) -> Permission {
         let Some(target) = s.target_proc else { return Permission::Refused };
         let known = || self.procs.get(&self.thread_proc(s.thread)?)?.lsm.get(&(target.0, question)).copied();
         let answer = match self.limits.lsm {
@@ -257,7 +252,10 @@ impl Domain {
         }
         let over =
             |used: u32, max: u32| if used >= max { Err(SendError::failed(Errno::ENOMEM)) } else { Ok(()) };
-        over(self.guests.get(&sender_guest).map_or(0, |g| g.transactions), self.limits.max_transactions)?;
+        over(
+            self.guests.get(&sender_guest).map_or(0, |g| g.transactions.max(g.completions)),
+            self.limits.max_transactions,
+        )?;
         let secctx = s.secctx.as_ref().map_or(0, |label| align8(label.len() as u64));
         let extra = s.buffers_size.checked_add(secctx).ok_or(SendError::failed(Errno::EINVAL))?;
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
@@ -294,162 +292,6 @@ impl Domain {
         }
         s.buffer = Some(id);
         Ok(())
-    }
-
-    /// Collects everything that is still missing, in one pass.
-    fn gather(&mut self, cx: &mut Cx<'_>, call: &Call, s: &mut Sending) -> Result<Vec<Need>, SendError> {
-        if let Some(errno) = s.page_error {
-            let unmapped = errno == Errno::ESRCH;
-            return Err(if unmapped { SendError::dead(errno) } else { SendError::failed(Errno::ENOMEM) });
-        }
-        if s.fetched.len() > MAX_FETCHED {
-            return Err(SendError::failed(Errno::ENOMEM));
-        }
-        let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
-        let mut needs = self.missing_pages(s, target)?;
-        let guest = self.thread_guest(s.thread);
-        if s.offsets.is_none() {
-            let (from, size) = (s.data.offsets, s.data.offsets_size);
-            match s.memory(call, guest).covers(from, size) {
-                Err(Absent::Fault) => return Err(SendError::failed(Errno::EFAULT)),
-                Err(Absent::Missing(at)) => needs.push(Need::Data { address: at, length: from + size - at }),
-                Ok(()) => s.offsets = Some(self.read_offsets(cx, call, s, guest)?),
-            }
-        }
-        match s.memory(call, guest).covers(s.data.data, s.data.data_size) {
-            // A fault is judged by its place among the objects.
-            Ok(()) | Err(Absent::Fault) => {}
-            Err(Absent::Missing(at)) => {
-                let length = s.data.data + s.data.data_size - at;
-                needs.push(Need::Data { address: at, length });
-                return Ok(needs);
-            }
-        }
-        let Some(offsets) = s.offsets.as_deref() else { return Ok(needs) };
-        let mut plan = match s.plan.take() {
-            Some(plan) => plan,
-            None => self.judge(cx, call, s, guest).plan(offsets),
-        };
-        let more = self.plan_needs(cx, call, s, guest, target, &mut plan);
-        s.plan = Some(plan);
-        needs.extend(more);
-        needs.truncate(MAX_NEEDS);
-        Ok(needs)
-    }
-
-    fn missing_pages(&self, s: &Sending, target: ProcId) -> Result<Vec<Need>, SendError> {
-        let proc = self.procs.get(&target).ok_or(SendError::dead(Errno::OK))?;
-        let buffer = s.buffer.and_then(|id| self.buffers.get(id)).ok_or(SendError::dead(Errno::OK))?;
-        let mapping = proc.mapping.as_ref().ok_or(SendError::dead(Errno::ESRCH))?;
-        let slots = mapping.missing(buffer.offset, buffer.size, MAX_NEED_PAGES);
-        if slots.is_empty() {
-            return Ok(Vec::new());
-        }
-        if mapping.unmapped {
-            return Err(SendError::dead(Errno::ESRCH));
-        }
-        if proc.guest != self.thread_guest(s.thread) {
-            // The sender's shim has no business with another guest's mapping.
-            return Err(SendError::failed(Errno::ENOMEM));
-        }
-        Ok(vec![Need::Pages { proc: target, slots }])
-    }
-
-    fn read_offsets(
-        &self,
-        cx: &Cx<'_>,
-        call: &Call,
-        s: &Sending,
-        guest: GuestId,
-    ) -> Result<Vec<u64>, SendError> {
-        let size = s.data.offsets_size;
-        if !size.is_multiple_of(8) || !s.buffers_size.is_multiple_of(8) {
-            return Err(SendError::failed(Errno::EINVAL));
-        }
-        if size / 8 > u64::from(self.limits.max_objects) {
-            return Err(SendError::failed(Errno::ENOMEM));
-        }
-        let mut bytes = vec![0; size as usize];
-        let memory = s.memory(call, guest);
-        memory.read(cx.pages, s.data.offsets, &mut bytes).map_err(|_| SendError::failed(Errno::EFAULT))?;
-        let (words, _) = bytes.as_chunks::<8>();
-        Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
-    }
-
-    fn judge<'a>(&self, cx: &'a Cx<'_>, call: &'a Call, s: &'a Sending, guest: GuestId) -> Judge<'a> {
-        let extra_start = align8(s.data.data_size) + align8(s.data.offsets_size);
-        let accepts_fds = match (s.in_reply_to, s.target_node) {
-            (Some(call), _) => self.transactions.get(call).is_some_and(|t| t.flags & tf::ACCEPT_FDS != 0),
-            (None, Some(node)) => self.nodes.get(node).is_some_and(|node| node.accepts_fds),
-            (None, None) => false,
-        };
-        Judge {
-            memory: s.memory(call, guest),
-            pages: cx.pages,
-            data: s.data.data,
-            data_size: s.data.data_size,
-            extra: extra_start..extra_start + s.buffers_size,
-            accepts_fds,
-            max_files: u64::from(self.limits.max_files),
-        }
-    }
-
-    /// What the objects of a plan need: the LSM's opinion, PTR memory, descriptor arrays, files.
-    fn plan_needs(
-        &self,
-        cx: &Cx<'_>,
-        call: &Call,
-        s: &Sending,
-        guest: GuestId,
-        target: ProcId,
-        plan: &mut crate::transaction::objects::Plan,
-    ) -> Vec<Need> {
-        let mut needs = Vec::new();
-        let is_flat = |what: &What| matches!(what, What::Binder { .. } | What::Handle { .. });
-        if let Some(first) = plan.objects.iter().position(|object| is_flat(&object.what)) {
-            match self.permission(s, LsmQuestion::TransferBinder, s.transfer_allowed) {
-                Permission::Granted => {}
-                Permission::Refused => plan.fail_at(first, Errno::EPERM),
-                Permission::Ask(need) => needs.push(need),
-            }
-        }
-        let memory = s.memory(call, guest);
-        if plan.failure.is_none() {
-            for object in &plan.objects {
-                let What::Ptr(ptr) = &object.what else { continue };
-                match memory.covers(ptr.source, ptr.length) {
-                    Ok(()) => {}
-                    Err(Absent::Missing(at)) => {
-                        needs.push(Need::Data { address: at, length: ptr.source + ptr.length - at });
-                    }
-                    Err(Absent::Fault) => {
-                        plan.failure = Some(Errno::EINVAL);
-                        break;
-                    }
-                }
-                if needs.len() >= MAX_NEEDS {
-                    return needs;
-                }
-            }
-        }
-        if let Some((address, length)) = read_arrays(plan, memory, cx.pages) {
-            needs.push(Need::Data { address, length });
-            return needs;
-        }
-        let wanted = plan.fds().nth(s.tokens.len());
-        match (wanted, s.file_error) {
-            (None, _) => {}
-            (Some((index, _)), Some(errno)) => plan.fail_at(index, errno),
-            (Some((index, _)), None) if self.procs.get(&target).is_none_or(|proc| proc.guest != guest) => {
-                // Files do not cross guests.
-                plan.fail_at(index, Errno::EPERM);
-            }
-            (Some(_), None) => {
-                let fds = plan.fds().skip(s.tokens.len()).take(MAX_NEED_FILES).map(|(_, fd)| fd).collect();
-                needs.push(Need::Files { proc: target, fds });
-            }
-        }
-        needs
     }
 
     /// Translates, copies and enqueues.
@@ -499,6 +341,7 @@ impl Domain {
                 }
             })
             .map_err(|_| SendError::failed(Errno::EFAULT))?;
+        call.effort += s.data.data_size + s.buffers_size + plan.objects.len() as u64 * OBJECT_EFFORT;
         let files = fixups(&plan, &s.tokens);
         let transaction = Transaction {
             debug_id: s.debug_id,
@@ -522,132 +365,6 @@ impl Domain {
             place: None,
         };
         self.enqueue_transaction(cx, call, s, transaction)
-    }
-
-    /// The last checks (frozen, dead), then the queues.
-    fn enqueue_transaction(
-        &mut self,
-        cx: &mut Cx<'_>,
-        call: &Call,
-        s: &mut Sending,
-        transaction: Transaction,
-    ) -> Result<(), SendError> {
-        let gone = SendError::dead(Errno::OK);
-        let target = s.target_proc.ok_or(gone)?;
-        let oneway = s.is_oneway();
-        let proc = self.procs.get_mut(&target).ok_or(gone)?;
-        let frozen = proc.frozen && !s.reply;
-        if frozen {
-            proc.sync_received |= !oneway;
-            proc.async_received |= oneway;
-            if !oneway {
-                return Err(SendError { code: br::FROZEN_REPLY, errno: Errno::OK });
-            }
-        }
-        if s.target_thread.is_some_and(|thread| self.threads.get(thread).is_none()) {
-            return Err(gone);
-        }
-        proc.outstanding += 1;
-        if let Some(guest) = self.guests.get_mut(&transaction.guest) {
-            guest.transactions += 1;
-        }
-        // The files belong to the transaction now.
-        s.tokens.clear();
-        let id = self.transactions.insert(transaction);
-        let mut suspect = false;
-        if let Some(buffer) = s.buffer.and_then(|id| self.buffers.get_mut(id)) {
-            buffer.transaction = Some(id);
-            suspect = buffer.spam_suspect;
-        }
-        self.trace_sent(cx, call, s, Ok(s.buffer));
-        if s.reply {
-            self.enqueue_ready(s.thread, Work::Complete(Completion::Sent));
-            if let (Some(caller), Some(answered)) = (s.target_thread, s.in_reply_to) {
-                self.pop_sent(caller, answered);
-                self.enqueue_ready(caller, Work::Transaction(id));
-                self.wake_thread(cx, caller);
-                self.free_transaction(cx, answered);
-            }
-        } else if oneway {
-            self.enqueue_oneway(cx, id, target, s.target_node, frozen);
-            let completion = match (frozen && self.profile.freeze_notifications(), suspect) {
-                (true, _) => Completion::PendingFrozen,
-                (false, true) => Completion::SpamSuspect,
-                (false, false) => Completion::Sent,
-            };
-            self.enqueue_ready(s.thread, Work::Complete(completion));
-        } else {
-            self.enqueue(Queue::Thread(s.thread), Work::Complete(Completion::Sent));
-            if let Some(thread) = self.threads.get_mut(s.thread) {
-                let below = thread.stack.replace(id);
-                if let Some(transaction) = self.transactions.get_mut(id) {
-                    transaction.from_parent = below;
-                }
-            }
-            match s.target_thread {
-                Some(thread) => {
-                    self.enqueue_ready(thread, Work::Transaction(id));
-                    self.wake_thread(cx, thread);
-                }
-                None => self.offer(cx, target, Work::Transaction(id)),
-            }
-        }
-        Ok(())
-    }
-
-    /// At most one oneway of a node is in the target's hands (B146); the rest waits.
-    fn enqueue_oneway(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: TransactionId,
-        target: ProcId,
-        node_id: Option<crate::arena::NodeId>,
-        frozen: bool,
-    ) {
-        let Some((node_id, node)) = node_id.and_then(|id| Some((id, self.nodes.get_mut(id)?))) else {
-            return;
-        };
-        if !node.has_async {
-            node.has_async = true;
-            return self.offer(cx, target, Work::Transaction(id));
-        }
-        if frozen {
-            self.supersede(cx, id, target, node_id);
-        }
-        self.enqueue(Queue::Backlog(node_id), Work::Transaction(id));
-    }
-
-    /// TF_UPDATE_TXN: drops the first oneway of the backlog that the new one replaces (B144).
-    fn supersede(&mut self, cx: &mut Cx<'_>, new: TransactionId, target: ProcId, node: crate::arena::NodeId) {
-        const BOTH: u32 = tf::ONE_WAY | tf::UPDATE_TXN;
-        let Some(new) = self.transactions.get(new) else { return };
-        if new.flags & BOTH != BOTH {
-            return;
-        }
-        let replaced = |id: &TransactionId| {
-            self.transactions.get(*id).is_some_and(|old| {
-                old.sender.pid == new.sender.pid
-                    && old.guest == new.guest
-                    && old.code == new.code
-                    && old.flags == new.flags
-                    && old.to_proc == Some(target)
-            })
-        };
-        let backlog = self.nodes.get(node).into_iter().flat_map(|node| node.backlog.iter());
-        let transactions = backlog.filter_map(|work| match work {
-            Work::Transaction(id) => Some(id),
-            _ => None,
-        });
-        let Some(old) = transactions.into_iter().find(replaced) else { return };
-        let Some(transaction) = self.transactions.get_mut(old) else { return };
-        let (place, buffer) = (transaction.place.take(), transaction.buffer.take());
-        if let Some(place) = place {
-            self.remove_from_queue(place);
-        }
-        if let Some(buffer) = buffer {
-            self.release_buffer(cx, buffer, None);
-        }
-        self.free_transaction(cx, old);
     }
 
     /// Undoes a send and reports its failure (B127, B133).
@@ -684,7 +401,7 @@ impl Domain {
         }
     }
 
-    fn trace_sent(
+    pub(super) fn trace_sent(
         &self,
         cx: &mut Cx<'_>,
         call: &Call,
@@ -732,7 +449,7 @@ impl Domain {
 }
 
 /// An opinion of the LSM.
-enum Permission {
+pub(super) enum Permission {
     Granted,
     Refused,
     Ask(Need),

@@ -236,7 +236,6 @@ fn encoded(command: &Command) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     /// covers: B491 to B507
     #[test]

@@ -204,3 +204,75 @@ fn a_saved_domain_goes_on() {
     assert_eq!(w.look(owner.proc, got.data, 3 * PAGE), vec![9; 3 * PAGE as usize]);
     w.finish();
 }
+
+/// covers: B496
+#[test]
+fn completions_that_nobody_reads_are_bounded() {
+    let limits = Limits { max_transactions: 3, ..Limits::default() };
+    let mut w = World::with(limits, Profile::default());
+    let manager = w.process(10);
+    w.become_manager(manager);
+    let client = w.process(30);
+    for number in 0..5 {
+        let oneway = w.call_command(client, 0, 1, b"", &[]);
+        w.write(client, &[oneway]);
+        let failed = w.extended_error(client) == (br::FAILED_REPLY, -12);
+        assert_eq!(failed, number == 3, "#{number}: the fourth fails, the fifth is not executed");
+        let got = w.read_nonblock(manager);
+        if got.errno == 0 {
+            w.free(manager, got.data().data);
+        }
+    }
+    let tc = Return::TransactionComplete;
+    assert_eq!(w.read(client).returns, [Return::Noop, tc, tc, tc, Return::FailedReply]);
+    let oneway = w.call_command(client, 0, 1, b"", &[]);
+    assert_eq!(w.write_read(client, &[oneway], READ_SIZE).returns, [Return::Noop, tc]);
+    w.finish();
+}
+
+/// covers: B496, rule 36
+#[test]
+fn files_and_suspended_commands_are_bounded() {
+    let limits = Limits { max_tokens: 1, ..Limits::default() };
+    let Trio { mut w, client, handle, .. } = trio_with(World::with(limits, Profile::default()), 0x100);
+    w.procs.get_mut(&client.proc).unwrap().fds.insert(3, 500);
+    let file = flat_object(binder::protocol::object::FD, 0, 3, 0);
+    w.call(client, handle, &[file.clone(), file].concat(), &[0, 24]);
+    assert_eq!(w.extended_error(client), (br::FAILED_REPLY, -12));
+    w.finish();
+    let limits = Limits { max_suspended_bytes: 100, ..Limits::default() };
+    let mut w = World::with(limits, Profile::default());
+    let manager = w.process(10);
+    w.become_manager(manager);
+    let client = w.process(30);
+    let out = w.call(client, 0, b"x", &[]);
+    assert_eq!(out.returns, [Return::Noop, Return::FailedReply]);
+    assert_eq!((w.extended_error(client), out.wc), ((br::FAILED_REPLY, -12), 68));
+    w.finish();
+}
+
+/// covers: rule 16
+#[test]
+fn a_message_that_copies_much_ends_early() {
+    let mut w = World::new();
+    let manager = w.open_device("binder", 10);
+    w.note(manager, Body::Mmap { address: MAPPING, length: 4 << 20 });
+    let manager = w.thread(manager, 10);
+    w.become_manager(manager);
+    let client = w.process(30);
+    let commands: Vec<Command> = (0..4).map(|_| w.call_command(client, 0, 1, &[5; 500_000], &[])).collect();
+    w.trace.clear();
+    let out = w.write_read(client, &commands, READ_SIZE);
+    assert_eq!((out.wc, out.returns.len()), (4 * 68, 5));
+    let more =
+        |event: &&TraceEvent| matches!(event, TraceEvent::Answered { status: trace::StatusKind::More, .. });
+    assert_eq!(w.trace.iter().filter(more).count(), 0, "NEEDS ended every message before");
+    for _ in 0..4 {
+        let got = w.read(manager).data();
+        w.free(manager, got.data);
+    }
+    w.trace.clear();
+    assert_eq!(w.write_read(client, &commands, READ_SIZE).wc, 4 * 68);
+    assert_eq!(w.trace.iter().filter(more).count(), 1);
+    w.finish();
+}

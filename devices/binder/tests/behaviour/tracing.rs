@@ -38,7 +38,7 @@ fn a_transaction_is_told_with_its_payload() {
         TraceEvent::Transaction(record) => Some(record.clone()),
         _ => None,
     });
-    let record = records.last().unwrap();
+    let record = records.collect::<Vec<_>>().pop().unwrap();
     assert_eq!(record.payload, b"interface token");
     assert_eq!((record.from.proc, record.from.pid.0, record.from.tid), (client.proc, 30, client.tid));
     assert_eq!((record.to.unwrap().proc, record.to.unwrap().pid.0), (owner.proc, 20));

@@ -274,9 +274,19 @@ impl World {
         self.ioctl_as(th, Ioctl { cmd, arg: arg.to_vec(), ..Ioctl::default() })
     }
 
-    pub fn ioctl_as(&mut self, th: Th, body: Ioctl) -> (i32, Vec<u8>) {
-        *self.seqs.entry(th).or_default() += 1;
+    /// Posts an ioctl; a thread that sleeps in one has no other.
+    fn begin(&mut self, th: Th, body: Ioctl) -> Answer {
+        let seq = self.seqs.entry(th).or_default();
+        *seq += 1;
         let answer = self.send(th, Body::Ioctl(body));
+        if answer.errno == Errno::EPROTO && self.pending.contains_key(&th) {
+            *self.seqs.entry(th).or_default() -= 1;
+        }
+        answer
+    }
+
+    pub fn ioctl_as(&mut self, th: Th, body: Ioctl) -> (i32, Vec<u8>) {
+        let answer = self.begin(th, body);
         self.events();
         (answer.errno.0, answer.result)
     }
@@ -303,12 +313,11 @@ impl World {
     }
 
     pub fn raw_write_read(&mut self, th: Th, bytes: &[u8], write_size: u64, read_size: u64, rc: u64) -> Out {
-        *self.seqs.entry(th).or_default() += 1;
         let fields = [write_size, 0, 0x1000, read_size, rc, 0x2000];
         let arg = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
         let chunk = self.chunk(th, bytes, 0);
         let body = Ioctl { cmd: ioctl::WRITE_READ, arg, chunk, ..Ioctl::default() };
-        let answer = self.send(th, Body::Ioctl(body));
+        let answer = self.begin(th, body);
         let out = Out { bytes: vec![0; rc as usize], start: rc, ..Out::default() };
         let out = self.follow(th, bytes, answer, out);
         self.events();

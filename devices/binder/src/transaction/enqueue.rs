@@ -1,0 +1,138 @@
+//! The queues that a finished transaction goes to.
+
+use crate::arena::{NodeId, TransactionId};
+use crate::domain::{Cx, Domain};
+use crate::errno::Errno;
+use crate::ids::ProcId;
+use crate::protocol::{br, tf};
+use crate::thread::Call;
+use crate::transaction::{SendError, Sending, Transaction};
+use crate::work::{Completion, Queue, Work};
+
+impl Domain {
+    /// The last checks (frozen, dead), then the queues.
+    pub(super) fn enqueue_transaction(
+        &mut self,
+        cx: &mut Cx<'_>,
+        call: &Call,
+        s: &mut Sending,
+        transaction: Transaction,
+    ) -> Result<(), SendError> {
+        let gone = SendError::dead(Errno::OK);
+        let target = s.target_proc.ok_or(gone)?;
+        let oneway = s.is_oneway();
+        let proc = self.procs.get_mut(&target).ok_or(gone)?;
+        let frozen = proc.frozen && !s.reply;
+        if frozen {
+            proc.sync_received |= !oneway;
+            proc.async_received |= oneway;
+            if !oneway {
+                return Err(SendError { code: br::FROZEN_REPLY, errno: Errno::OK });
+            }
+        }
+        if s.target_thread.is_some_and(|thread| self.threads.get(thread).is_none()) {
+            return Err(gone);
+        }
+        proc.outstanding += 1;
+        if let Some(guest) = self.guests.get_mut(&transaction.guest) {
+            guest.transactions += 1;
+        }
+        // The files belong to the transaction now.
+        s.tokens.clear();
+        let id = self.transactions.insert(transaction);
+        let mut suspect = false;
+        if let Some(buffer) = s.buffer.and_then(|id| self.buffers.get_mut(id)) {
+            buffer.transaction = Some(id);
+            suspect = buffer.spam_suspect;
+        }
+        self.trace_sent(cx, call, s, Ok(s.buffer));
+        if s.reply {
+            self.enqueue_ready(s.thread, Work::Complete(Completion::Sent));
+            if let (Some(caller), Some(answered)) = (s.target_thread, s.in_reply_to) {
+                self.pop_sent(caller, answered);
+                self.enqueue_ready(caller, Work::Transaction(id));
+                self.wake_thread(cx, caller);
+                self.free_transaction(cx, answered);
+            }
+        } else if oneway {
+            self.enqueue_oneway(cx, id, target, s.target_node, frozen);
+            let completion = match (frozen && self.profile.freeze_notifications(), suspect) {
+                (true, _) => Completion::PendingFrozen,
+                (false, true) => Completion::SpamSuspect,
+                (false, false) => Completion::Sent,
+            };
+            self.enqueue_ready(s.thread, Work::Complete(completion));
+        } else {
+            self.enqueue(Queue::Thread(s.thread), Work::Complete(Completion::Sent));
+            if let Some(thread) = self.threads.get_mut(s.thread) {
+                let below = thread.stack.replace(id);
+                if let Some(transaction) = self.transactions.get_mut(id) {
+                    transaction.from_parent = below;
+                }
+            }
+            match s.target_thread {
+                Some(thread) => {
+                    self.enqueue_ready(thread, Work::Transaction(id));
+                    self.wake_thread(cx, thread);
+                }
+                None => self.offer(cx, target, Work::Transaction(id)),
+            }
+        }
+        Ok(())
+    }
+
+    /// At most one oneway of a node is in the target's hands (B146); the rest waits.
+    fn enqueue_oneway(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: TransactionId,
+        target: ProcId,
+        node_id: Option<NodeId>,
+        frozen: bool,
+    ) {
+        let Some((node_id, node)) = node_id.and_then(|id| Some((id, self.nodes.get_mut(id)?))) else {
+            return;
+        };
+        if !node.has_async {
+            node.has_async = true;
+            return self.offer(cx, target, Work::Transaction(id));
+        }
+        if frozen {
+            self.supersede(cx, id, target, node_id);
+        }
+        self.enqueue(Queue::Backlog(node_id), Work::Transaction(id));
+    }
+
+    /// TF_UPDATE_TXN: drops the first oneway of the backlog that the new one replaces (B144).
+    fn supersede(&mut self, cx: &mut Cx<'_>, new: TransactionId, target: ProcId, node: NodeId) {
+        const BOTH: u32 = tf::ONE_WAY | tf::UPDATE_TXN;
+        let Some(new) = self.transactions.get(new) else { return };
+        if new.flags & BOTH != BOTH {
+            return;
+        }
+        let replaced = |id: &TransactionId| {
+            self.transactions.get(*id).is_some_and(|old| {
+                old.sender.pid == new.sender.pid
+                    && old.guest == new.guest
+                    && old.code == new.code
+                    && old.flags == new.flags
+                    && old.to_proc == Some(target)
+            })
+        };
+        let backlog = self.nodes.get(node).into_iter().flat_map(|node| node.backlog.iter());
+        let transactions = backlog.filter_map(|work| match work {
+            Work::Transaction(id) => Some(id),
+            _ => None,
+        });
+        let Some(old) = transactions.into_iter().find(replaced) else { return };
+        let Some(transaction) = self.transactions.get_mut(old) else { return };
+        let (place, buffer) = (transaction.place.take(), transaction.buffer.take());
+        if let Some(place) = place {
+            self.remove_from_queue(place);
+        }
+        if let Some(buffer) = buffer {
+            self.release_buffer(cx, buffer, None);
+        }
+        self.free_transaction(cx, old);
+    }
+}

@@ -1,0 +1,192 @@
+//! What a send still needs from the guest: offsets, data, pages, PTR memory, files, the LSM's opinion.
+//!
+//! Everything is collected in one pass (PROTOCOL.md rule 10) and looked at again after each answer.
+
+use crate::buffer::align8;
+use crate::domain::{Cx, Domain};
+use crate::errno::Errno;
+use crate::ids::{GuestId, ProcId};
+use crate::memory::Absent;
+use crate::message::{LsmQuestion, MAX_NEED_PAGES, MAX_NEEDS, Need};
+use crate::protocol::tf;
+use crate::thread::Call;
+use crate::transaction::objects::{Judge, Plan, What, read_arrays};
+use crate::transaction::send::Permission;
+use crate::transaction::{SendError, Sending};
+
+/// Descriptors asked for with one need.
+const MAX_NEED_FILES: usize = 256;
+/// Pieces of sender's memory kept for one command: a shim that brings a byte at a time is cut off.
+const MAX_FETCHED: usize = 4096;
+
+impl Domain {
+    /// Collects everything that is still missing, in one pass.
+    pub(super) fn gather(
+        &mut self,
+        cx: &mut Cx<'_>,
+        call: &Call,
+        s: &mut Sending,
+    ) -> Result<Vec<Need>, SendError> {
+        if let Some(errno) = s.page_error {
+            let unmapped = errno == Errno::ESRCH;
+            return Err(if unmapped { SendError::dead(errno) } else { SendError::failed(Errno::ENOMEM) });
+        }
+        if s.fetched.len() > MAX_FETCHED {
+            return Err(SendError::failed(Errno::ENOMEM));
+        }
+        let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
+        let mut needs = self.missing_pages(s, target)?;
+        let guest = self.thread_guest(s.thread);
+        if s.offsets.is_none() {
+            let (from, size) = (s.data.offsets, s.data.offsets_size);
+            match s.memory(call, guest).covers(from, size) {
+                Err(Absent::Fault) => return Err(SendError::failed(Errno::EFAULT)),
+                Err(Absent::Missing(at)) => needs.push(Need::Data { address: at, length: from + size - at }),
+                Ok(()) => s.offsets = Some(self.read_offsets(cx, call, s, guest)?),
+            }
+        }
+        match s.memory(call, guest).covers(s.data.data, s.data.data_size) {
+            // A fault is judged by its place among the objects.
+            Ok(()) | Err(Absent::Fault) => {}
+            Err(Absent::Missing(at)) => {
+                let length = s.data.data + s.data.data_size - at;
+                needs.push(Need::Data { address: at, length });
+                return Ok(needs);
+            }
+        }
+        let Some(offsets) = s.offsets.as_deref() else { return Ok(needs) };
+        let mut plan = match s.plan.take() {
+            Some(plan) => plan,
+            None => self.judge(cx, call, s, guest).plan(offsets),
+        };
+        let more = self.plan_needs(cx, call, s, guest, target, &mut plan);
+        s.plan = Some(plan);
+        needs.extend(more);
+        needs.truncate(MAX_NEEDS);
+        Ok(needs)
+    }
+
+    fn missing_pages(&self, s: &Sending, target: ProcId) -> Result<Vec<Need>, SendError> {
+        let proc = self.procs.get(&target).ok_or(SendError::dead(Errno::OK))?;
+        let buffer = s.buffer.and_then(|id| self.buffers.get(id)).ok_or(SendError::dead(Errno::OK))?;
+        let mapping = proc.mapping.as_ref().ok_or(SendError::dead(Errno::ESRCH))?;
+        let slots = mapping.missing(buffer.offset, buffer.size, MAX_NEED_PAGES);
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
+        if mapping.unmapped {
+            return Err(SendError::dead(Errno::ESRCH));
+        }
+        if proc.guest != self.thread_guest(s.thread) {
+            // The sender's shim has no business with another guest's mapping.
+            return Err(SendError::failed(Errno::ENOMEM));
+        }
+        Ok(vec![Need::Pages { proc: target, slots }])
+    }
+
+    fn read_offsets(
+        &self,
+        cx: &Cx<'_>,
+        call: &Call,
+        s: &Sending,
+        guest: GuestId,
+    ) -> Result<Vec<u64>, SendError> {
+        let size = s.data.offsets_size;
+        if !size.is_multiple_of(8) || !s.buffers_size.is_multiple_of(8) {
+            return Err(SendError::failed(Errno::EINVAL));
+        }
+        if size / 8 > u64::from(self.limits.max_objects) {
+            return Err(SendError::failed(Errno::ENOMEM));
+        }
+        let mut bytes = vec![0; size as usize];
+        let memory = s.memory(call, guest);
+        memory.read(cx.pages, s.data.offsets, &mut bytes).map_err(|_| SendError::failed(Errno::EFAULT))?;
+        let (words, _) = bytes.as_chunks::<8>();
+        Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
+    }
+
+    fn judge<'a>(&self, cx: &'a Cx<'_>, call: &'a Call, s: &'a Sending, guest: GuestId) -> Judge<'a> {
+        let extra_start = align8(s.data.data_size) + align8(s.data.offsets_size);
+        let accepts_fds = match (s.in_reply_to, s.target_node) {
+            (Some(call), _) => self.transactions.get(call).is_some_and(|t| t.flags & tf::ACCEPT_FDS != 0),
+            (None, Some(node)) => self.nodes.get(node).is_some_and(|node| node.accepts_fds),
+            (None, None) => false,
+        };
+        Judge {
+            memory: s.memory(call, guest),
+            pages: cx.pages,
+            data: s.data.data,
+            data_size: s.data.data_size,
+            extra: extra_start..extra_start + s.buffers_size,
+            accepts_fds,
+            max_files: u64::from(self.limits.max_files),
+        }
+    }
+
+    /// What the objects of a plan need: the LSM's opinion, PTR memory, descriptor arrays, files.
+    fn plan_needs(
+        &self,
+        cx: &Cx<'_>,
+        call: &Call,
+        s: &Sending,
+        guest: GuestId,
+        target: ProcId,
+        plan: &mut Plan,
+    ) -> Vec<Need> {
+        let mut needs = Vec::new();
+        let is_flat = |what: &What| matches!(what, What::Binder { .. } | What::Handle { .. });
+        if let Some(first) = plan.objects.iter().position(|object| is_flat(&object.what)) {
+            match self.permission(s, LsmQuestion::TransferBinder, s.transfer_allowed) {
+                Permission::Granted => {}
+                Permission::Refused => plan.fail_at(first, Errno::EPERM),
+                Permission::Ask(need) => needs.push(need),
+            }
+        }
+        let memory = s.memory(call, guest);
+        if plan.failure.is_none() {
+            for object in &plan.objects {
+                let What::Ptr(ptr) = &object.what else { continue };
+                match memory.covers(ptr.source, ptr.length) {
+                    Ok(()) => {}
+                    Err(Absent::Missing(at)) => {
+                        needs.push(Need::Data { address: at, length: ptr.source + ptr.length - at });
+                    }
+                    Err(Absent::Fault) => {
+                        plan.failure = Some(Errno::EINVAL);
+                        break;
+                    }
+                }
+                if needs.len() >= MAX_NEEDS {
+                    return needs;
+                }
+            }
+        }
+        if let Some((address, length)) = read_arrays(plan, memory, cx.pages) {
+            needs.push(Need::Data { address, length });
+            return needs;
+        }
+        let wanted = plan.fds().nth(s.tokens.len());
+        match (wanted, s.file_error) {
+            (None, _) => {}
+            (Some((index, _)), Some(errno)) => plan.fail_at(index, errno),
+            (Some((index, _)), None) if self.procs.get(&target).is_none_or(|proc| proc.guest != guest) => {
+                // Files do not cross guests.
+                plan.fail_at(index, Errno::EPERM);
+            }
+            (Some((index, _)), None) if !self.token_room(guest, plan.fds().count() - s.tokens.len()) => {
+                plan.fail_at(index, Errno::ENOMEM);
+            }
+            (Some(_), None) => {
+                let fds = plan.fds().skip(s.tokens.len()).take(MAX_NEED_FILES).map(|(_, fd)| fd).collect();
+                needs.push(Need::Files { proc: target, fds });
+            }
+        }
+        needs
+    }
+
+    /// Whether the guest may hold as many files more.
+    fn token_room(&self, guest: GuestId, more: usize) -> bool {
+        let held = self.guests.get(&guest).map_or(0, |guest| guest.tokens as usize + guest.fputs.len());
+        held.saturating_add(more) <= self.limits.max_tokens as usize
+    }
+}
