@@ -23,7 +23,7 @@ use crate::manifest::{LoadedFor, ModuleRecord, PackageRecord, SourceRecord};
 use crate::modules::depends_of;
 use crate::pack::{self, Contents};
 use crate::progress::Progress;
-use crate::recipe::{Input, Origin, Recipe, RecipeError, Service};
+use crate::recipe::{CargoPackage, Input, Origin, Recipe, RecipeError, Service};
 use crate::source_set;
 use crate::step::{Outcome, Step, Steps};
 
@@ -107,6 +107,12 @@ pub fn build(recipe: &str, options: &Options, progress: &mut dyn Progress) -> Re
     Builder { recipe: &recipe, options, steps, packages: Vec::new() }.build()
 }
 
+/// Programs and files that building `recipe` needs and this machine lacks, as a failure that names
+/// the packages to install; `None` if nothing is missing.
+pub fn missing_tools(recipe: &Recipe) -> Option<Failure> {
+    host::check(recipe).err()
+}
+
 /// Fetches the headers of the kernel that `metapackage` stands for in `suites`, ready for
 /// `make -C headers.folder M=...`. The default image's are `linux-image-amd64` of `bookworm` and `bookworm-security`.
 pub fn kernel_headers(
@@ -162,6 +168,7 @@ struct Builder<'a> {
 /// Files the recipe's steps made.
 struct Products {
     init: PathBuf,
+    programs: BTreeMap<CargoPackage, PathBuf>,
     modules: BTreeMap<String, PathBuf>,
     compiles: BTreeMap<String, PathBuf>,
     packages: BTreeMap<String, PathBuf>,
@@ -174,10 +181,14 @@ impl Builder<'_> {
         let modules = self.modules()?;
         let compiles = self.compiles()?;
         let packages = self.package_files()?;
-        let init = self.steps.run("agent", &recipe.agent.package, |step| {
-            compile::agent(step, &recipe.resolve(&recipe.agent.folder), &recipe.agent.package)
-        })?;
-        let products = Products { init, modules, compiles, packages };
+        let init = self.program(&recipe.agent)?;
+        let mut programs = BTreeMap::new();
+        for file in &recipe.files {
+            if let Origin::Cargo(package) = &file.from {
+                programs.insert(package.clone(), self.program(package)?);
+            }
+        }
+        let products = Products { init, programs, modules, compiles, packages };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let build_date = self.options.build_date.unwrap_or(now);
         let mut packages: Vec<_> = self.packages.iter().map(package_record).collect();
@@ -209,6 +220,13 @@ impl Builder<'_> {
             let (value, cached) = pack::write(step.cache, contents, build_date)?;
             Ok(Outcome { value, cached })
         })
+    }
+
+    /// A program of ours for the guest.
+    fn program(&mut self, package: &CargoPackage) -> Result<PathBuf, BuildError> {
+        let folder = self.recipe.resolve(&package.folder);
+        let name = format!("program {}", package.package);
+        self.steps.run(&name, "cargo build", |step| compile::program(step, &folder, &package.package))
     }
 
     fn kernel(&mut self) -> Result<Kernel, BuildError> {
@@ -391,6 +409,7 @@ fn initramfs(
         let data = match &file.from {
             Origin::Text(text) => text.clone().into_bytes(),
             Origin::File(path) => read(&recipe.resolve(path))?,
+            Origin::Cargo(package) => read(&products.programs[package])?,
             Origin::Compile { step, file } => read_product(&products.compiles[step], file, step)?,
             Origin::Package { name, file } => read_product(&products.packages[name], file, name)?,
         };

@@ -1,4 +1,4 @@
-//! Compiling: make runs, kernel modules, the agent.
+//! Compiling: make runs, kernel modules, programs of ours.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -106,8 +106,12 @@ pub(crate) fn kernel_module(
     Ok(Outcome { value: built.join(file), cached })
 }
 
-/// Builds the agent as a static program.
-pub(crate) fn agent(step: &mut Step<'_>, folder: &Path, package: &str) -> Result<Outcome<PathBuf>, Failure> {
+/// Builds the program of a cargo package, static.
+pub(crate) fn program(
+    step: &mut Step<'_>,
+    folder: &Path,
+    package: &str,
+) -> Result<Outcome<PathBuf>, Failure> {
     let target = step.cache.root().join("cargo-target");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

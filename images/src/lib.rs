@@ -13,7 +13,7 @@
 //! source    archive, checked, unpacked, edited          source_set
 //! compile   make in an empty folder                     compile
 //! packages  files taken from other Debian packages      apt
-//! agent     /init, with cargo                           compile
+//! program   /init and other programs of ours, with cargo  compile
 //! pack      all of it -> image folder                   cpio, pack, manifest
 //! ```
 //!
@@ -45,7 +45,9 @@ mod source_set;
 mod step;
 
 pub use apt::{Package, Refresh};
-pub use build::{ListedRecipe, Options, build, find_recipe, kernel_headers, kernel_module, recipes};
+pub use build::{
+    ListedRecipe, Options, build, find_recipe, kernel_headers, kernel_module, missing_tools, recipes,
+};
 pub use cache::Cache;
 pub use debian_kernel::Headers;
 pub use digest::Digest;

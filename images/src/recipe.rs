@@ -26,7 +26,7 @@ pub struct Recipe {
     #[serde(default)]
     pub binder: Binder,
     /// PID 1.
-    pub agent: Agent,
+    pub agent: CargoPackage,
     /// Kernel modules built out of tree.
     #[serde(default, rename = "module")]
     pub modules: Vec<OwnModule>,
@@ -89,10 +89,10 @@ pub struct Binder {
     pub devices: Vec<String>,
 }
 
-/// The cargo package that becomes `/init`.
-#[derive(Debug, Clone, Deserialize)]
+/// A cargo package whose program runs in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Agent {
+pub struct CargoPackage {
     /// Its folder.
     pub folder: PathBuf,
     /// Its package and binary name.
@@ -212,6 +212,8 @@ pub enum Origin {
         /// File in the package, without the leading slash.
         file: String,
     },
+    /// The program of a cargo package, built static like the agent.
+    Cargo(CargoPackage),
     /// A file beside the recipe.
     File(PathBuf),
     /// This text.

@@ -23,6 +23,12 @@ pub fn run() -> Result<(), Failure> {
     println!("cache      {}", cache.root().display());
     let options = Options::new(cache);
     for recipe in images::recipes(&options.recipes) {
+        if let Ok(recipe) = images::find_recipe(&options, &recipe.name)
+            && let Some(missing) = images::missing_tools(&recipe)
+        {
+            println!("tools      {}: {missing}", recipe.name);
+            println!("           {}", missing.way_on());
+        }
         let state = match images::open_in(&options.cache, &recipe.name) {
             Ok(image) => format!("built, linux {}", image.manifest.kernel),
             Err(_) => format!("not built: bindervm image build {}", recipe.name),
