@@ -15,7 +15,7 @@ pub const MAX_ACTIONS: usize = 64;
 /// Slots in one [`Need::Pages`] at most.
 pub const MAX_NEED_PAGES: usize = 256;
 /// Needs in one answer at most.
-pub const MAX_NEEDS: usize = 16;
+pub const MAX_NEEDS: usize = 8;
 /// Result bytes that fit into an [`Event`]; longer results wait for [`Body::Fetch`].
 pub const EVENT_BYTES: usize = 192;
 

@@ -6,7 +6,8 @@ use crate::domain::{Cx, Domain, Notice};
 use crate::errno::Errno;
 use crate::ids::{GuestId, Token};
 use crate::message::{
-    Answer, Continue, Header, LsmQuestion, Need, NeedResult, Outcome, Park, Range, RangeData, Status,
+    Answer, Continue, Header, LsmQuestion, Need, NeedKind, NeedResult, Outcome, Park, Range, RangeData,
+    Status,
 };
 use crate::protocol::ioctl;
 use crate::read::ReadFlow;
@@ -243,10 +244,13 @@ impl Domain {
         if needs.len() != results.len() {
             return Err(Mismatch);
         }
+        let mut progress = needs.iter().any(|need| need.kind() != NeedKind::Data);
         for (need, result) in needs.iter().zip(results) {
             match (need, result.outcome) {
                 (Need::Data { address, length }, outcome) => {
-                    sending.fetched.push(fetched(*address, *length, result.error, outcome)?);
+                    let range = fetched(*address, *length, result.error, outcome)?;
+                    progress |= range.is_some();
+                    sending.fetched.extend(range);
                 }
                 (Need::Pages { slots, .. }, Outcome::Pages(pfns)) => {
                     self.take_pages(cx, sending, slots, &pfns, result.error);
@@ -275,6 +279,10 @@ impl Domain {
                 }
                 _ => return Err(Mismatch),
             }
+        }
+        if let (false, Some(Need::Data { address, length })) = (progress, needs.first()) {
+            // A shim that brings nothing, ever, would keep the command for ever.
+            sending.fetched.push(fault(*address, *length));
         }
         Ok(())
     }
@@ -468,14 +476,18 @@ fn answer(call: &mut Call, status: Status) -> Answer {
     }
 }
 
-/// DATA: nothing readable, and no fault either, is taken as a fault: the command must end.
-fn fetched(address: u64, length: u64, error: Errno, outcome: Outcome) -> Result<Range, Mismatch> {
-    let nothing = Range { address, length, readable: 0, fault: true, data: RangeData::None };
+/// DATA: what was brought; `None` where it did not fit into the message.
+fn fetched(address: u64, length: u64, error: Errno, outcome: Outcome) -> Result<Option<Range>, Mismatch> {
     match outcome {
-        Outcome::None => Ok(nothing),
+        Outcome::None | Outcome::Data(_) if !error.is_ok() => Ok(Some(fault(address, length))),
+        Outcome::None => Ok(None),
         Outcome::Data(range) if range.address != address => Err(Mismatch),
-        Outcome::Data(range) if !error.is_ok() || (range.readable == 0 && !range.fault) => Ok(nothing),
-        Outcome::Data(range) => Ok(range),
+        Outcome::Data(range) => Ok((range.readable > 0 || range.fault).then_some(range)),
         _ => Err(Mismatch),
     }
+}
+
+/// Memory that cannot be read.
+fn fault(address: u64, length: u64) -> Range {
+    Range { address, length, readable: 0, fault: true, data: RangeData::None }
 }

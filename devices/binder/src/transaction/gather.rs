@@ -14,8 +14,8 @@ use crate::transaction::objects::{Judge, Plan, What, read_arrays};
 use crate::transaction::send::Permission;
 use crate::transaction::{SendError, Sending};
 
-/// Descriptors asked for with one need.
-const MAX_NEED_FILES: usize = 256;
+/// Descriptors asked for with one need: the results of all needs must fit into one page.
+const MAX_NEED_FILES: usize = 128;
 /// Pieces of sender's memory kept for one command: a shim that brings a byte at a time is cut off.
 const MAX_FETCHED: usize = 4096;
 

@@ -264,3 +264,29 @@ fn the_core_says_what_it_expects() {
     w.ioctl(client, ioctl::VERSION, &[0; 4]);
     w.finish();
 }
+
+/// covers: rule 8 ("did not fit")
+#[test]
+fn data_that_did_not_fit_is_asked_for_again_but_not_for_ever() {
+    let Trio { mut w, client, handle, .. } = trio();
+    w.lazy = true;
+    let mut needs = suspended(&mut w, client, handle, 0);
+    let empty = NeedResult { error: Errno::OK, outcome: Outcome::Data(Range::default()) };
+    let nothing = |need: &Need| match need {
+        Need::Data { address, length } => {
+            let range = Range { address: *address, length: *length, ..Range::default() };
+            NeedResult { outcome: Outcome::Data(range), ..empty.clone() }
+        }
+        _ => unreachable!(),
+    };
+    assert!(matches!(needs[..], [Need::Pages { .. }, Need::Data { .. }]));
+    let results = vec![w.supply(client, &needs[0]), nothing(&needs[1])];
+    let answer = w.send(client, Body::Continue(Continue::Needs(results)));
+    assert_eq!(answer.status, Status::Needs(needs.split_off(1)), "the pages were progress");
+    let Status::Needs(needs) = answer.status else { unreachable!() };
+    let answer = w.send(client, Body::Continue(Continue::Needs(needs.iter().map(nothing).collect())));
+    let out = w.follow(client, &[], answer, Out::default());
+    assert_eq!(out.returns, [Return::Noop, Return::FailedReply]);
+    assert_eq!(w.extended_error(client), (br::FAILED_REPLY, -14));
+    w.finish();
+}
