@@ -14,6 +14,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crate::decode::{Decoded, MAX_LEN};
+use crate::interp::control;
 use crate::memory::{PAGE, Ram};
 use crate::tlb::Mode;
 use crate::uop::Uop;
@@ -91,6 +92,8 @@ pub struct CodeCache {
     uops: usize,
     /// Dropped blocks that may still be executing.
     dropped: Vec<Arc<[Uop]>>,
+    /// What takes the place of a dropped block's micro-operations.
+    nothing: Arc<[Uop]>,
     /// Lowered vector and floating-point instructions, named by number in micro-operations.
     pub vector_ops: Vec<crate::simd::Op>,
     pub x87_ops: Vec<crate::x87::Op>,
@@ -113,6 +116,7 @@ impl CodeCache {
             tag: 2,
             uops: 0,
             dropped: Vec::new(),
+            nothing: Arc::new([Uop::new(control::dropped)]),
             vector_ops: Vec::new(),
             x87_ops: Vec::new(),
             decoded: 0,
@@ -256,7 +260,7 @@ impl CodeCache {
         self.by_address.remove(&block.physical);
         self.uops -= block.uops.len();
         block.physical = u64::MAX;
-        self.dropped.push(std::mem::replace(&mut block.uops, Arc::new([])));
+        self.dropped.push(std::mem::replace(&mut block.uops, self.nothing.clone()));
         self.free.push(id);
     }
 

@@ -69,14 +69,13 @@ pub struct Cpu {
     pub rip: u64,
     /// Instructions until the next event; the whole block is subtracted on its entry.
     pub remaining: i64,
-    /// Privilege of data accesses and fetches.
-    pub mode: Mode,
-    pub tlb: Tlb,
-
     /// The block being executed, or `code::NONE`.
     pub block: BlockId,
     /// Its instructions.
     pub block_instructions: u32,
+    /// Privilege of data accesses and fetches.
+    pub mode: Mode,
+    pub tlb: Tlb,
 
     pub abort: Cause,
     /// An interrupt waits in the local APIC.

@@ -11,6 +11,7 @@ use iced_x86::{
 
 use crate::interp::alu::{self, Form};
 use crate::interp::bits::{self, BitOp};
+use crate::interp::branch::{self, Comparison};
 use crate::interp::shift::{self, Shift};
 use crate::interp::stack::{self, Operand};
 use crate::interp::string::{self, StringOp};
@@ -82,6 +83,8 @@ pub struct Builder<'a> {
     uops: Vec<Uop>,
     tables: Tables<'a>,
     at: Position,
+    /// The last micro-operation is this comparison, of so many bytes.
+    comparison: Option<(Comparison, usize, Form)>,
     /// The last micro-operation leaves the block.
     pub ended: bool,
 }
@@ -89,7 +92,7 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(tables: Tables<'a>) -> Self {
         let at = Position { offset: 0, len: 0, ordinal: 0 };
-        Builder { uops: Vec::with_capacity(8), tables, at, ended: false }
+        Builder { uops: Vec::with_capacity(8), tables, at, comparison: None, ended: false }
     }
 
     fn fall_through(&mut self, offset: u16, ordinal: u32) {
@@ -100,21 +103,8 @@ impl<'a> Builder<'a> {
 
     /// A micro-operation at the present position without operands.
     pub fn uop(&self, handler: Handler) -> Uop {
-        Uop {
-            handler,
-            imm: 0,
-            disp: 0,
-            base: ZERO,
-            index: ZERO,
-            scale: 0,
-            segment: ZERO,
-            r0: ZERO,
-            r1: ZERO,
-            len: self.at.len,
-            ordinal: self.at.ordinal,
-            offset: self.at.offset,
-            extra: 0,
-        }
+        let Position { offset, len, ordinal } = self.at;
+        Uop { len, ordinal, offset, ..Uop::new(handler) }
     }
 
     pub fn emit(&mut self, uop: Uop) {
@@ -171,6 +161,7 @@ impl<'a> Builder<'a> {
 
     fn instruction(&mut self, insn: &Instruction, at: Position, too_long: bool) {
         self.at = at;
+        let comparison = self.comparison.take();
         if insn.is_invalid() {
             let handler = if too_long { control::too_long } else { control::invalid };
             return self.end(self.uop(handler));
@@ -178,7 +169,7 @@ impl<'a> Builder<'a> {
         if insn.is_string_instruction() {
             return self.string(insn);
         }
-        if self.branch(insn) || self.common(insn) || self.system(insn) {
+        if self.branch(insn, comparison) || self.common(insn) || self.system(insn) {
             return;
         }
         if let Some(op) = simd::lower(insn) {
@@ -202,7 +193,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn branch(&mut self, insn: &Instruction) -> bool {
+    fn branch(&mut self, insn: &Instruction, comparison: Option<(Comparison, usize, Form)>) -> bool {
         let mut uop = Uop { base: stack::RSP as u8, ..self.uop(control::jmp) };
         match insn.flow_control() {
             FlowControl::ConditionalBranch => {
@@ -218,7 +209,14 @@ impl<'a> Builder<'a> {
                     }
                     Mnemonic::Jrcxz | Mnemonic::Jecxz => control::jcxz,
                     _ if insn.condition_code() != ConditionCode::None => {
-                        control::jcc(insn.condition_code() as u8 - 1)
+                        let condition = insn.condition_code() as u8 - 1;
+                        if let Some((comparison, size, form)) = comparison
+                            && let Some(joined) = branch::joined(comparison, size, form, condition)
+                            && let Some(last) = self.uops.last_mut()
+                        {
+                            last.handler = joined;
+                        }
+                        control::jcc(condition)
                     }
                     _ => return false,
                 };
@@ -301,6 +299,9 @@ impl<'a> Builder<'a> {
             _ => ZERO,
         };
         self.uops.push(uop);
+        if matches!(insn.mnemonic(), Insb | Insw | Insd | Outsb | Outsw | Outsd) {
+            self.end(self.uop(control::resume));
+        }
     }
 
     /// Moves, arithmetic, shifts, stack. False if it is none of these.
@@ -314,15 +315,21 @@ impl<'a> Builder<'a> {
         }
         match insn.mnemonic() {
             Mov => return self.mov(insn),
-            Add => self.binary(insn, alu::binary::<alu::Add>),
-            Or => self.binary(insn, alu::binary::<alu::Or>),
-            Adc => self.binary(insn, alu::binary::<alu::Adc>),
-            Sbb => self.binary(insn, alu::binary::<alu::Sbb>),
-            And => self.binary(insn, alu::binary::<alu::And>),
-            Sub => self.binary(insn, alu::binary::<alu::Sub>),
-            Xor => self.binary(insn, alu::binary::<alu::Xor>),
-            Cmp => self.binary(insn, alu::binary::<alu::Cmp>),
-            Test => self.binary(insn, alu::binary::<alu::Test>),
+            Add => self.compute(insn, alu::binary::<alu::Add>),
+            Or => self.compute(insn, alu::binary::<alu::Or>),
+            Adc => self.compute(insn, alu::binary::<alu::Adc>),
+            Sbb => self.compute(insn, alu::binary::<alu::Sbb>),
+            And => self.compute(insn, alu::binary::<alu::And>),
+            Sub => self.compute(insn, alu::binary::<alu::Sub>),
+            Xor => self.compute(insn, alu::binary::<alu::Xor>),
+            Cmp => {
+                let form = self.binary(insn, alu::binary::<alu::Cmp>);
+                self.comparison = Some((Comparison::Cmp, size(insn), form));
+            }
+            Test => {
+                let form = self.binary(insn, alu::binary::<alu::Test>);
+                self.comparison = Some((Comparison::Test, size(insn), form));
+            }
             Inc => self.unary(insn, alu::unary::<alu::Inc>),
             Dec => self.unary(insn, alu::unary::<alu::Dec>),
             Neg => self.unary(insn, alu::unary::<alu::Neg>),
@@ -424,11 +431,16 @@ impl<'a> Builder<'a> {
         Form::RegImm
     }
 
-    fn binary(&mut self, insn: &Instruction, handler: fn(usize, Form) -> Handler) {
+    fn binary(&mut self, insn: &Instruction, handler: fn(usize, Form) -> Handler) -> Form {
         let mut uop = self.uop(control::invalid);
         let form = self.operands(insn, &mut uop);
         uop.handler = handler(size(insn), form);
         self.uops.push(uop);
+        form
+    }
+
+    fn compute(&mut self, insn: &Instruction, handler: fn(usize, Form) -> Handler) {
+        self.binary(insn, handler);
     }
 
     fn mov(&mut self, insn: &Instruction) -> bool {

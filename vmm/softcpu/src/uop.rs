@@ -65,6 +65,25 @@ pub struct Uop {
 }
 
 impl Uop {
+    /// A micro-operation without operands.
+    pub fn new(handler: Handler) -> Uop {
+        Uop {
+            handler,
+            imm: 0,
+            disp: 0,
+            base: ZERO,
+            index: ZERO,
+            scale: 0,
+            segment: ZERO,
+            r0: ZERO,
+            r1: ZERO,
+            len: 0,
+            ordinal: 0,
+            offset: 0,
+            extra: 0,
+        }
+    }
+
     /// Offset of the next instruction from the start of the block's page.
     #[inline(always)]
     pub fn next_offset(&self) -> u64 {

@@ -173,7 +173,7 @@ fn reg_mem<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> F
 
 #[cold]
 #[inline(never)]
-fn reg_mem_slow<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
+pub fn reg_mem_slow<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let b = attempt!(cpu, at, cpu.load::<W>(cpu.address::<FULL>(at.uop())));
     reg_with::<O, W>(cpu, at, b)
 }
@@ -205,7 +205,7 @@ fn to_mem<O: Binary, W: Word, const FULL: bool>(cpu: &mut Cpu, at: Cursor, b: W)
 
 #[cold]
 #[inline(never)]
-fn to_mem_slow<O: Binary, W: Word>(cpu: &mut Cpu, at: Cursor, address: u64, b: W) -> Flow {
+pub fn to_mem_slow<O: Binary, W: Word>(cpu: &mut Cpu, at: Cursor, address: u64, b: W) -> Flow {
     if O::WRITES {
         attempt!(cpu, at, cpu.modify::<W>(address, |cpu, a| O::apply(&mut cpu.flags, a, b)));
     } else {

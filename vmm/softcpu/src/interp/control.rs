@@ -9,30 +9,33 @@ use crate::interp::stack::RSP;
 use crate::paging::is_canonical;
 use crate::uop::{Cursor, Flow, Handler, PAGE_BASE};
 
-/// Leaves the block through link 0 or 1 to an offset from its page.
+/// Leaves the block through link `SIDE` to an offset from its page: 0 where it falls through, 1
+/// where it jumps.
 #[inline(always)]
-fn leave(cpu: &mut Cpu, offset: u64, flow: Flow) -> Flow {
+fn leave<const SIDE: usize>(cpu: &mut Cpu, offset: u64) -> Flow {
     cpu.rip = cpu.gpr[PAGE_BASE as usize].wrapping_add(offset);
-    flow
+    if SIDE == 0 { Flow::Link0 } else { Flow::Link1 }
 }
 
 /// The block goes on in another one, because it is full or its page is.
 pub fn fall_through(cpu: &mut Cpu, at: Cursor) -> Flow {
-    leave(cpu, at.uop().imm, Flow::Link0)
+    leave::<0>(cpu, at.uop().imm)
 }
 
 /// JMP to a fixed place.
 pub fn jmp(cpu: &mut Cpu, at: Cursor) -> Flow {
-    leave(cpu, at.uop().imm, Flow::Link1)
+    leave::<1>(cpu, at.uop().imm)
+}
+
+/// The conditional jump at `at`.
+#[inline(always)]
+pub fn jump_if<const CC: u8>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let uop = at.uop();
+    if cpu.flags.condition::<CC>() { leave::<1>(cpu, uop.imm) } else { leave::<0>(cpu, uop.next_offset()) }
 }
 
 fn jcc_condition<const CC: u8>(cpu: &mut Cpu, at: Cursor) -> Flow {
-    let uop = at.uop();
-    if cpu.flags.condition::<CC>() {
-        leave(cpu, uop.imm, Flow::Link1)
-    } else {
-        leave(cpu, uop.next_offset(), Flow::Link0)
-    }
+    jump_if::<CC>(cpu, at)
 }
 
 /// The handler of a conditional jump.
@@ -46,7 +49,7 @@ pub fn call(cpu: &mut Cpu, at: Cursor) -> Flow {
     let rsp = cpu.gpr[RSP].wrapping_sub(8);
     if cpu.poke(rsp, back) {
         cpu.gpr[RSP] = rsp;
-        return leave(cpu, at.uop().imm, Flow::Link1);
+        return leave::<1>(cpu, at.uop().imm);
     }
     call_slow(cpu, at)
 }
@@ -56,7 +59,7 @@ pub fn call(cpu: &mut Cpu, at: Cursor) -> Flow {
 fn call_slow(cpu: &mut Cpu, at: Cursor) -> Flow {
     let back = cpu.next_rip(at);
     attempt!(cpu, at, cpu.push(back));
-    leave(cpu, at.uop().imm, Flow::Link1)
+    leave::<1>(cpu, at.uop().imm)
 }
 
 /// Jumps to an address that only now is known.
@@ -140,22 +143,29 @@ pub fn loop_(cpu: &mut Cpu, at: Cursor) -> Flow {
         1 => more && cpu.flags.zf(),
         _ => more && !cpu.flags.zf(),
     };
-    if taken { leave(cpu, uop.imm, Flow::Link1) } else { leave(cpu, uop.next_offset(), Flow::Link0) }
+    if taken { leave::<1>(cpu, uop.imm) } else { leave::<0>(cpu, uop.next_offset()) }
 }
 
 /// JRCXZ and JECXZ.
 pub fn jcxz(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
-    if counter(cpu, at) == 0 {
-        leave(cpu, uop.imm, Flow::Link1)
-    } else {
-        leave(cpu, uop.next_offset(), Flow::Link0)
-    }
+    if counter(cpu, at) == 0 { leave::<1>(cpu, uop.imm) } else { leave::<0>(cpu, uop.next_offset()) }
 }
 
 /// RCX, or ECX where `disp` is 4.
 fn counter(cpu: &Cpu, at: Cursor) -> u64 {
     if at.uop().disp == 4 { cpu.gpr[1] as u32 as u64 } else { cpu.gpr[1] }
+}
+
+/// Ends a block behind an instruction that called a device.
+pub fn resume(cpu: &mut Cpu, at: Cursor) -> Flow {
+    cpu.rip = cpu.next_rip(at);
+    Flow::Sync
+}
+
+/// All that is left of a block that was dropped. No valid link leads here.
+pub fn dropped(_: &mut Cpu, _: Cursor) -> Flow {
+    Flow::Sync
 }
 
 /// The instruction does not exist, or not here.

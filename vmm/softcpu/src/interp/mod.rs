@@ -5,6 +5,7 @@
 
 pub mod alu;
 pub mod bits;
+pub mod branch;
 pub mod control;
 pub mod exchange;
 pub mod mov;
