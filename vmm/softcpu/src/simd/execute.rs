@@ -12,19 +12,32 @@ const LOW_HALF: u128 = u64::MAX as u128;
 
 /// Executes `op`. After an exception nothing but the sticky MXCSR flags has changed.
 pub(crate) fn execute<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
-    let mmx = op.uses_mmx() || op.kind == Kind::EmptyMmx;
-    if mmx && cx.x87().pending() && cx.numeric_error() {
+    if !op.mmx {
+        return perform(op, cx);
+    }
+    if cx.x87().pending() && cx.numeric_error() {
         return Err(Exception::X87FloatingPoint);
     }
     perform(op, cx)?;
-    if op.uses_mmx() {
-        cx.x87().enter_mmx();
+    cx.x87().enter_mmx();
+    if op.kind == Kind::EmptyMmx {
+        cx.x87().valid = 0;
     }
     Ok(())
 }
 
 fn perform<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
     match op.kind {
+        Kind::Move if op.bytes == 16 => {
+            let value = op.vector_source(cx)?;
+            match op.vector(cx) {
+                Some(register) => {
+                    *register = u128::from_le_bytes(value);
+                    Ok(())
+                }
+                None => op.write(cx, u128::from_le_bytes(value)),
+            }
+        }
         Kind::Move => {
             let value = op.read(op.src, cx)?;
             op.write(cx, op.truncate(value))
@@ -35,20 +48,30 @@ fn perform<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
         }
         Kind::MoveHalf { dst_high, src_high } => move_half(op, dst_high, src_high, cx),
         Kind::Integer(integer) => {
-            let (a, b) = operands(op, cx)?;
-            let result = match op.dst {
-                Place::Mm(_) => wide(integer.apply(narrow(a), narrow(b))),
-                _ => u128::from_le_bytes(integer.apply(a.to_le_bytes(), b.to_le_bytes())),
-            };
-            op.write(cx, result)
+            let b = op.vector_source(cx)?;
+            match op.vector(cx) {
+                Some(a) => {
+                    *a = u128::from_le_bytes(integer.apply(a.to_le_bytes(), b));
+                    Ok(())
+                }
+                None => {
+                    let a = op.read(op.dst, cx)?;
+                    op.write(cx, wide(integer.apply(narrow(a.to_le_bytes()), narrow(b))))
+                }
+            }
         }
         Kind::Shuffle(shuffle) => {
-            let (a, b) = operands(op, cx)?;
-            let result = match op.dst {
-                Place::Mm(_) => wide(shuffle.apply(&narrow(a), &narrow(b), op.immediate)),
-                _ => u128::from_le_bytes(shuffle.apply(&a.to_le_bytes(), &b.to_le_bytes(), op.immediate)),
-            };
-            op.write(cx, result)
+            let b = op.vector_source(cx)?;
+            match op.vector(cx) {
+                Some(a) => {
+                    *a = u128::from_le_bytes(shuffle.apply(&a.to_le_bytes(), &b, op.immediate));
+                    Ok(())
+                }
+                None => {
+                    let a = op.read(op.dst, cx)?;
+                    op.write(cx, wide(shuffle.apply(&narrow(a.to_le_bytes()), &narrow(b), op.immediate)))
+                }
+            }
         }
         Kind::Blend(width) => {
             let (a, b) = operands(op, cx)?;
@@ -77,9 +100,18 @@ fn perform<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
         }
         Kind::MaskedStore => op.masked_store(cx),
         Kind::Float(host) => {
-            let (a, b) = operands(op, cx)?;
-            let result = environment(cx).binary(host, a, b)?;
-            op.write(cx, result)
+            let b = u128::from_le_bytes(op.vector_source(cx)?);
+            match op.vector(cx) {
+                Some(&mut a) => {
+                    let result = environment(cx).binary(host, a, b)?;
+                    op.write(cx, result)
+                }
+                None => {
+                    let a = op.read(op.dst, cx)?;
+                    let result = environment(cx).binary(host, a, b)?;
+                    op.write(cx, result)
+                }
+            }
         }
         Kind::LowHalf(host) => {
             let (a, b) = operands(op, cx)?;
@@ -160,12 +192,8 @@ fn perform<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
             let value = cx.vector().mxcsr;
             cx.store(0, value.to_le_bytes())
         }
-        Kind::EmptyMmx => {
-            let x87 = cx.x87();
-            x87.set_top(0);
-            x87.valid = 0;
-            Ok(())
-        }
+        // `execute` has the rest of it.
+        Kind::EmptyMmx => Ok(()),
         Kind::Fxsave { wide } => image::fxsave(wide, cx),
         Kind::Fxrstor { wide } => image::fxrstor(wide, cx),
     }
@@ -187,8 +215,9 @@ fn lane(op: Op, place: Place) -> u32 {
     u32::from(op.immediate) & (lanes - 1)
 }
 
-fn narrow(value: u128) -> [u8; 8] {
-    (value as u64).to_le_bytes()
+/// The bytes that are in an MMX register.
+fn narrow([b0, b1, b2, b3, b4, b5, b6, b7, ..]: [u8; 16]) -> [u8; 8] {
+    [b0, b1, b2, b3, b4, b5, b6, b7]
 }
 
 fn wide(bytes: [u8; 8]) -> u128 {
@@ -210,10 +239,9 @@ fn move_half<C: Context>(op: Op, dst_high: bool, src_high: bool, cx: &mut C) -> 
 /// POPCNT; a 16-bit result leaves the upper bits of its register.
 fn population_count<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
     let (old, value) = operands(op, cx)?;
-    let value = op.truncate(value);
-    let count = u128::from(value.count_ones());
+    let value = op.truncate(value) as u64;
     let kept = if op.bytes == 2 { old & !0xffff } else { 0 };
-    op.write(cx, kept | count)?;
+    op.write(cx, kept | u128::from(value.count_ones()))?;
     cx.set_flags(ArithFlags { zf: value == 0, ..ArithFlags::default() });
     Ok(())
 }

@@ -23,9 +23,9 @@ macro_rules! lanes {
         #[inline(always)]
         fn $name<const N: usize>(a: [u8; N], b: [u8; N], f: impl Fn($lane, $lane) -> $lane) -> [u8; N] {
             const WIDTH: usize = size_of::<$lane>();
-            let (a, b) = (a.as_chunks::<WIDTH>().0, b.as_chunks::<WIDTH>().0);
             let mut out = [0; N];
-            for (out, (a, b)) in out.as_chunks_mut::<WIDTH>().0.iter_mut().zip(a.iter().zip(b)) {
+            let lanes = a.as_chunks::<WIDTH>().0.iter().zip(b.as_chunks::<WIDTH>().0);
+            for (out, (a, b)) in out.as_chunks_mut::<WIDTH>().0.iter_mut().zip(lanes) {
                 *out = f(<$lane>::from_le_bytes(*a), <$lane>::from_le_bytes(*b)).to_le_bytes();
             }
             out
@@ -33,14 +33,22 @@ macro_rules! lanes {
     };
 }
 
-lanes!(u8s, u8);
 lanes!(u16s, u16);
 lanes!(u32s, u32);
 lanes!(u64s, u64);
-lanes!(i8s, i8);
 lanes!(i16s, i16);
 lanes!(i32s, i32);
 lanes!(i64s, i64);
+
+#[inline(always)]
+fn u8s<const N: usize>(a: [u8; N], b: [u8; N], f: impl Fn(u8, u8) -> u8) -> [u8; N] {
+    std::array::from_fn(|i| f(a[i], b[i]))
+}
+
+#[inline(always)]
+fn i8s<const N: usize>(a: [u8; N], b: [u8; N], f: impl Fn(i8, i8) -> i8) -> [u8; N] {
+    std::array::from_fn(|i| f(a[i] as i8, b[i] as i8) as u8)
+}
 
 /// All ones or all zeros, the result of a comparison.
 macro_rules! mask {

@@ -18,7 +18,8 @@ pub(crate) fn lower(insn: &Instruction) -> Option<Op> {
         count if count > 0 && insn.op_kind(count - 1) == OpKind::Immediate8 => insn.immediate8(),
         _ => 0,
     };
-    Some(Op { kind, dst, src, bytes, aligned: alignment_matters(insn.mnemonic()), immediate })
+    let mmx = kind == Kind::EmptyMmx || matches!(dst, Place::Mm(_)) || matches!(src, Place::Mm(_));
+    Some(Op { kind, dst, src, bytes, aligned: alignment_matters(insn.mnemonic()), immediate, mmx })
 }
 
 /// Operand `index`.

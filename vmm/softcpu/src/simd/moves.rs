@@ -26,6 +26,30 @@ impl Op {
         })
     }
 
+    /// Reads the source of an instruction whose destination is an XMM register. This and
+    /// [`vector`](Self::vector) keep values in one piece: taking a register apart and putting it
+    /// together again costs more than most instructions do.
+    #[inline(always)]
+    pub(super) fn vector_source<C: Context>(&self, cx: &mut C) -> Result<[u8; 16], Exception> {
+        match self.src {
+            Place::Xmm(register) => Ok(cx.vector().xmm[usize::from(register & 15)].to_le_bytes()),
+            Place::Memory if self.bytes == 16 => {
+                self.check_alignment(cx)?;
+                cx.load(0)
+            }
+            place => Ok(self.read(place, cx)?.to_le_bytes()),
+        }
+    }
+
+    /// The XMM register that is the destination, if it is one.
+    #[inline(always)]
+    pub(super) fn vector<'a, C: Context>(&self, cx: &'a mut C) -> Option<&'a mut u128> {
+        match self.dst {
+            Place::Xmm(register) => Some(&mut cx.vector().xmm[usize::from(register & 15)]),
+            _ => None,
+        }
+    }
+
     /// Writes the destination: a whole register, or the low `bytes` in memory.
     pub(super) fn write<C: Context>(&self, cx: &mut C, value: u128) -> Result<(), Exception> {
         match self.dst {
@@ -52,6 +76,7 @@ impl Op {
         Ok(())
     }
 
+    #[inline(always)]
     fn check_alignment<C: Context>(&self, cx: &C) -> Result<(), Exception> {
         if self.aligned && !cx.operand_address().is_multiple_of(16) {
             return Err(Exception::GeneralProtection(0));
@@ -74,7 +99,7 @@ impl Op {
         let mask = self.read(self.dst, cx)?.to_le_bytes();
         let data = self.read(self.src, cx)?.to_le_bytes();
         cx.use_rdi_operand();
-        let count = if self.uses_mmx() { 8 } else { 16 };
+        let count = if self.mmx { 8 } else { 16 };
         for (i, byte) in data.iter().enumerate().take(count).filter(|&(i, _)| mask[i] & 0x80 != 0) {
             cx.store(i as u64, [*byte])?;
         }

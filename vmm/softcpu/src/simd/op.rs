@@ -142,6 +142,8 @@ pub(crate) struct Op {
     /// A 16-byte memory operand has to be aligned. (SDM volume 1, 11.3.)
     pub(super) aligned: bool,
     pub(super) immediate: u8,
+    /// An MMX register takes part, or it is EMMS: the x87 unit reports its pending exceptions.
+    pub(super) mmx: bool,
 }
 
 const _: () = assert!(size_of::<Op>() <= 16);
@@ -155,10 +157,5 @@ impl Op {
             Kind::Move => !matches!((self.dst, self.src), (Place::Memory, Place::Gpr(_))),
             _ => true,
         }
-    }
-
-    /// Whether an MMX register takes part, so that the x87 unit changes to MMX state.
-    pub(super) fn uses_mmx(self) -> bool {
-        matches!(self.dst, Place::Mm(_)) || matches!(self.src, Place::Mm(_))
     }
 }

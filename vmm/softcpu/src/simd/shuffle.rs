@@ -17,6 +17,7 @@ mnemonics! {
 }
 
 /// Lane `index`, of `width` bytes, of `register`.
+#[inline(always)]
 fn lane<const N: usize>(register: &[u8; N], width: usize, index: usize) -> &[u8] {
     &register[index * width..][..width]
 }
@@ -25,8 +26,8 @@ fn lane<const N: usize>(register: &[u8; N], width: usize, index: usize) -> &[u8]
 #[inline(always)]
 fn gather<'a, const N: usize>(width: usize, pick: impl Fn(usize) -> &'a [u8]) -> [u8; N] {
     let mut out = [0; N];
-    for (i, out) in out.chunks_exact_mut(width).enumerate() {
-        out.copy_from_slice(pick(i));
+    for i in 0..N / width {
+        out[i * width..][..width].copy_from_slice(pick(i));
     }
     out
 }
@@ -34,8 +35,13 @@ fn gather<'a, const N: usize>(width: usize, pick: impl Fn(usize) -> &'a [u8]) ->
 /// Interleaves the lower (`first` = 0) or upper (1) halves of `a` and `b`.
 #[inline(always)]
 fn unpack<const N: usize>(width: usize, first: usize, a: &[u8; N], b: &[u8; N]) -> [u8; N] {
-    let start = first * (N / width / 2);
-    gather(width, |i| lane(if i % 2 == 0 { a } else { b }, width, start + i / 2))
+    let pairs = N / width / 2;
+    let mut out = [0; N];
+    for i in 0..pairs {
+        out[2 * i * width..][..width].copy_from_slice(lane(a, width, first * pairs + i));
+        out[(2 * i + 1) * width..][..width].copy_from_slice(lane(b, width, first * pairs + i));
+    }
+    out
 }
 
 /// Two bits of an immediate select each of four lanes.
@@ -163,11 +169,15 @@ impl Shuffle {
                 let index = usize::from(immediate >> i & 1);
                 lane(if i == 0 { a } else { b }, 8, index)
             }),
-            Palignr => std::array::from_fn(|i| match i + usize::from(immediate) {
-                at if at < N => b[at],
-                at if at < 2 * N => a[at - N],
-                _ => 0,
-            }),
+            Palignr => {
+                // Zeros come in above the pair.
+                let mut pair = [0; 48];
+                pair[..N].copy_from_slice(b);
+                pair[N..2 * N].copy_from_slice(a);
+                let mut out = [0; N];
+                out.copy_from_slice(&pair[usize::from(immediate).min(2 * N)..][..N]);
+                out
+            }
             Phaddw => horizontal16(a, b, i16::wrapping_add),
             Phaddd => horizontal32(a, b, i32::wrapping_add),
             Phaddsw => horizontal16(a, b, i16::saturating_add),
@@ -209,10 +219,16 @@ pub(super) fn blend_variable(width: usize, a: &[u8; 16], b: &[u8; 16], mask: &[u
     gather(width, |i| lane(if mask[(i + 1) * width - 1] & 0x80 == 0 { a } else { b }, width, i))
 }
 
-/// The sign bits of the lanes of `register`.
+/// The sign bits of the lanes of `register`, each `width` bytes.
 pub(super) fn sign_mask(width: usize, register: u128) -> u64 {
-    let bytes = register.to_le_bytes();
-    bytes.chunks_exact(width).enumerate().map(|(i, lane)| u64::from(lane[width - 1] >> 7) << i).sum()
+    let halves = [register as u64, (register >> 64) as u64];
+    let [low, high] = halves.map(|half| match width {
+        // The multiplication brings bit 8*i + 7 to bit 56 + i.
+        1 => ((half & 0x8080_8080_8080_8080) >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56,
+        4 => half >> 31 & 1 | half >> 63 << 1,
+        _ => half >> 63,
+    });
+    low | high << (8 / width)
 }
 
 /// INSERTPS: `value` goes to the lane of bits 4..5, then the lanes of bits 0..3 become zero.
