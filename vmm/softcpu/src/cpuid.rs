@@ -51,8 +51,8 @@ pub fn cpuid(leaf: u32, subleaf: u32, tsc_hz: u64) -> [u32; 4] {
         // APIC timer runs in all power states.
         6 => [1 << 2, 0, 0, 0],
         7 if subleaf == 0 => {
-            // TSC_ADJUST, ERMS, RDSEED
-            let ebx = 1 << 1 | 1 << 9 | 1 << 18;
+            // TSC_ADJUST, FDP_EXCPTN_ONLY, ERMS, no FPU CS and DS, RDSEED
+            let ebx = 1 << 1 | 1 << 6 | 1 << 9 | 1 << 13 | 1 << 18;
             // FSRM, SERIALIZE, SPEC_CTRL, STIBP, ARCH_CAPABILITIES, SSBD
             let edx = 1 << 4 | 1 << 14 | 1 << 26 | 1 << 27 | 1 << 29 | 1 << 31;
             [0, ebx, 0, edx]

@@ -5,16 +5,14 @@
 //! RIP-relative address and branch target is an offset from the page.
 
 use iced_x86::{
-    ConditionCode, Decoder, DecoderError, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind,
-    Register,
+    ConditionCode, Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register,
 };
 
 use crate::interp::alu::{self, Form};
 use crate::interp::bits::{self, BitOp};
-use crate::interp::branch::{self, Comparison};
+use crate::interp::branch::Comparison;
 use crate::interp::shift::{self, Shift};
 use crate::interp::stack::{self, Operand};
-use crate::interp::string::{self, StringOp};
 use crate::interp::{control, exchange, mov, muldiv, vector};
 use crate::uop::{FS_BASE, GS_BASE, Handler, PAGE_BASE, SCRATCH, Uop, ZERO};
 use crate::{simd, x87};
@@ -111,6 +109,11 @@ impl<'a> Builder<'a> {
         self.uops.push(uop);
     }
 
+    /// The micro-operation emitted last.
+    pub fn last(&mut self) -> Option<&mut Uop> {
+        self.uops.last_mut()
+    }
+
     pub fn plain(&mut self, handler: Handler) {
         self.uops.push(self.uop(handler));
     }
@@ -190,117 +193,6 @@ impl<'a> Builder<'a> {
             let mut uop = self.uop(control::unknown);
             uop.imm = insn.mnemonic() as u64;
             self.end(uop);
-        }
-    }
-
-    fn branch(&mut self, insn: &Instruction, comparison: Option<(Comparison, usize, Form)>) -> bool {
-        let mut uop = Uop { base: stack::RSP as u8, ..self.uop(control::jmp) };
-        match insn.flow_control() {
-            FlowControl::ConditionalBranch => {
-                uop.imm = insn.near_branch64();
-                uop.handler = match insn.mnemonic() {
-                    Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => {
-                        uop.r0 = match insn.mnemonic() {
-                            Mnemonic::Loop => 0,
-                            Mnemonic::Loope => 1,
-                            _ => 2,
-                        };
-                        control::loop_
-                    }
-                    Mnemonic::Jrcxz | Mnemonic::Jecxz => control::jcxz,
-                    _ if insn.condition_code() != ConditionCode::None => {
-                        let condition = insn.condition_code() as u8 - 1;
-                        if let Some((comparison, size, form)) = comparison
-                            && let Some(joined) = branch::joined(comparison, size, form, condition)
-                            && let Some(last) = self.uops.last_mut()
-                        {
-                            last.handler = joined;
-                        }
-                        control::jcc(condition)
-                    }
-                    _ => return false,
-                };
-                // The address-size prefix picks the counter.
-                if self.uses_ecx(insn) {
-                    uop.disp = 4;
-                }
-            }
-            FlowControl::UnconditionalBranch if insn.is_jmp_short_or_near() => {
-                uop.imm = insn.near_branch64();
-            }
-            FlowControl::Call if insn.is_call_near() => {
-                uop.imm = insn.near_branch64();
-                uop.handler = control::call;
-            }
-            FlowControl::IndirectBranch if insn.is_jmp_near_indirect() => {
-                self.indirect(insn, &mut uop, control::jmp_reg, control::jmp_mem);
-            }
-            FlowControl::IndirectCall if insn.is_call_near_indirect() => {
-                self.indirect(insn, &mut uop, control::call_reg, control::call_mem);
-            }
-            FlowControl::Return if insn.mnemonic() == Mnemonic::Ret => {
-                uop.handler = control::ret;
-                if insn.op0_kind() == OpKind::Immediate16 {
-                    uop.imm = insn.immediate16() as u64;
-                }
-            }
-            _ => return false,
-        }
-        self.end(uop);
-        true
-    }
-
-    fn uses_ecx(&self, insn: &Instruction) -> bool {
-        use iced_x86::Code;
-        matches!(
-            insn.code(),
-            Code::Jecxz_rel8_64 | Code::Loop_rel8_64_ECX | Code::Loope_rel8_64_ECX | Code::Loopne_rel8_64_ECX
-        )
-    }
-
-    fn indirect(&mut self, insn: &Instruction, uop: &mut Uop, register: Handler, memory: Handler) {
-        if insn.op0_kind() == OpKind::Memory {
-            uop.handler = memory;
-            self.memory(insn, uop);
-        } else {
-            uop.handler = register;
-            uop.r1 = number(insn.op0_register());
-        }
-    }
-
-    fn string(&mut self, insn: &Instruction) {
-        use Mnemonic::*;
-        let size = insn.memory_size().size();
-        let mut uop = self.uop(control::invalid);
-        uop.handler = match insn.mnemonic() {
-            Movsb | Movsw | Movsd | Movsq => string::handler(StringOp::Movs, size),
-            Stosb | Stosw | Stosd | Stosq => string::handler(StringOp::Stos, size),
-            Lodsb | Lodsw | Lodsd | Lodsq => string::handler(StringOp::Lods, size),
-            Scasb | Scasw | Scasd | Scasq => string::handler(StringOp::Scas, size),
-            Cmpsb | Cmpsw | Cmpsd | Cmpsq => string::handler(StringOp::Cmps, size),
-            Insb | Insw | Insd => string::ins,
-            Outsb | Outsw | Outsd => string::outs,
-            _ => return self.end(uop),
-        };
-        uop.r0 = size as u8;
-        uop.extra = if insn.has_repne_prefix() {
-            string::REPEAT_UNEQUAL
-        } else if insn.has_rep_prefix() {
-            string::REPEAT
-        } else {
-            string::ONCE
-        };
-        let short = (0..insn.op_count())
-            .any(|i| matches!(insn.op_kind(i), OpKind::MemorySegESI | OpKind::MemoryESEDI));
-        uop.imm = if short { u32::MAX as u64 } else { u64::MAX };
-        uop.segment = match insn.memory_segment() {
-            Register::FS => FS_BASE,
-            Register::GS => GS_BASE,
-            _ => ZERO,
-        };
-        self.uops.push(uop);
-        if matches!(insn.mnemonic(), Insb | Insw | Insd | Outsb | Outsw | Outsd) {
-            self.end(self.uop(control::resume));
         }
     }
 

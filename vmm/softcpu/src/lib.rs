@@ -13,7 +13,8 @@
 //! 2. The handlers (`interp`) call each other in turn; the last one of a block says how it was
 //!    left (`uop::Flow`), and `run` follows a link to the next block.
 //! 3. Loads and stores look into the TLB, which holds host addresses. All else (page faults,
-//!    accesses across pages, devices, pages with decoded code) takes the slow paths in `cpu`.
+//!    accesses across pages, devices, pages with decoded code) takes the slow paths in
+//!    `access`.
 //! 4. An instruction that cannot go on is given up: nothing of it has happened, RIP is its address,
 //!    and `cpu::Cause` says why. `vm` then delivers an exception (`interrupt`), or has the
 //!    instruction executed alone.
@@ -32,11 +33,12 @@
 //! # What is trusted
 //!
 //! Nothing in guest memory. Unsafe code is in `memory` (raw access to RAM pages), the TLB fast
-//! paths of `cpu` (addresses that a matching tag vouches for), the walk along a block's
+//! paths of `access` (addresses that a matching tag vouches for), the walk along a block's
 //! micro-operations (`uop`), and the lifetime of the bus (`vm`).
 
 #![warn(missing_docs)]
 
+mod access;
 pub mod apic;
 mod board;
 mod clock;
@@ -44,6 +46,7 @@ mod code;
 mod cpu;
 mod cpuid;
 mod decode;
+mod decode_flow;
 mod decode_system;
 pub mod exception;
 mod flags;

@@ -1,6 +1,6 @@
 //! How the vector and floating-point units reach the rest of the CPU.
 
-use crate::cpu::{Abort, CR0_EM, CR0_MP, CR0_NE, CR0_TS, Cause, Cpu};
+use crate::cpu::{Abort, CR0_EM, CR0_MP, CR0_NE, CR0_TS, CR4_OSXMMEXCPT, Cause, Cpu};
 use crate::exception::Exception;
 use crate::flags;
 use crate::simd::context::{ArithFlags, Context};
@@ -138,7 +138,9 @@ fn settle(cpu: &mut Cpu, result: Result<(), Exception>, aborted: bool) -> bool {
         Ok(()) => true,
         Err(exception) => {
             if !aborted {
-                cpu.abort = Cause::Exception(exception);
+                // An operating system that does not know #XM gets #UD.
+                let unknown = exception == Exception::SimdFloatingPoint && cpu.cr4 & CR4_OSXMMEXCPT == 0;
+                cpu.abort = Cause::Exception(if unknown { Exception::InvalidOpcode } else { exception });
             }
             false
         }
