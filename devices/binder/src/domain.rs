@@ -195,9 +195,8 @@ impl Domain {
         let proc = ProcId(header.proc);
         if self.procs.get(&proc).is_none_or(|proc| proc.guest != guest) {
             // After RELEASE the worker of that process fetches what is left to be let go.
-            let release = matches!(body, Body::Continue(_)) && header.tid == Tid(0) && header.proc != 0;
-            let known = release && header.proc <= self.last_proc.0;
-            return if known { Answer::default() } else { Answer::error(Errno::EBADF) };
+            let more = matches!(body, Body::Continue(_)) && header.tid == Tid(0) && self.was_released(proc);
+            return if more { Answer::default() } else { Answer::error(Errno::EBADF) };
         }
         match body {
             Body::Open(_) => Answer::error(Errno::EPROTO),
@@ -225,6 +224,10 @@ impl Domain {
                 }
             }
         }
+    }
+
+    fn was_released(&self, proc: ProcId) -> bool {
+        proc != ProcId(0) && proc <= self.last_proc && !self.procs.contains_key(&proc)
     }
 
     /// Messages that belong to an ioctl that was begun.
@@ -338,19 +341,35 @@ impl Domain {
         }
     }
 
-    /// Whether [`next_event`](Self::next_event) may have one.
+    /// Whether [`next_event`](Self::next_event) has one.
     pub fn has_events(&self, guest: GuestId) -> bool {
-        self.guests.get(&guest).is_some_and(|guest| !guest.events.is_empty())
+        self.guests.get(&guest).is_some_and(|guest| self.has_due(guest))
+    }
+
+    fn has_due(&self, guest: &Guest) -> bool {
+        guest.events.iter().any(|(thread, notice)| {
+            // A thread may have gone on without its event, if the shim does not follow the protocol.
+            let activity = self.threads.get(*thread).map(|thread| &thread.activity);
+            matches!(
+                (notice, activity),
+                (Notice::Poll, Some(_))
+                    | (Notice::Install, Some(Activity::Installing { .. }))
+                    | (Notice::Completed, Some(Activity::Completed { .. }))
+            )
+        })
     }
 
     /// Guests that have events, ascending.
     pub fn guests_with_events(&self) -> Vec<GuestId> {
-        self.guests.iter().filter(|(_, guest)| !guest.events.is_empty()).map(|(id, _)| *id).collect()
+        self.guests.iter().filter(|(_, guest)| self.has_due(guest)).map(|(id, _)| *id).collect()
     }
 
     /// Which CONTINUE the core waits for from a thread: how the lists in it are to be decoded.
     pub fn expects(&self, guest: GuestId, proc: u32, tid: Tid) -> Expects {
         let proc = ProcId(proc);
+        if tid == Tid(0) && self.was_released(proc) {
+            return Expects::More;
+        }
         let owned = self.procs.get(&proc).is_some_and(|proc| proc.guest == guest);
         let thread = self.find_thread(proc, tid).filter(|_| owned).and_then(|id| self.threads.get(id));
         match thread.map(|thread| &thread.activity) {

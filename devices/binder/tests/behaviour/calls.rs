@@ -3,6 +3,8 @@
 use binder::protocol::{Command, Return, TransactionData, br, tf};
 use binder::{Errno, Kuid, Limits, Pid, Profile};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 const TC: Return = Return::TransactionComplete;

@@ -2,6 +2,8 @@
 
 use binder::protocol::{Command, Return, ioctl, object};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 fn request(handle: u32, cookie: u64) -> Command {

@@ -3,6 +3,8 @@
 use binder::protocol::{Command, Return, br, object, tf};
 use binder::{Errno, NeedKind, Status};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 const TC: Return = Return::TransactionComplete;
@@ -178,5 +180,25 @@ fn a_process_that_dies_while_installing_fails_the_call() {
     assert_eq!(w.woken(client).returns, [Return::Noop, TC, Return::DeadReply]);
     assert!(w.tokens.is_empty());
     let _ = Command::EnterLooper;
+    w.finish();
+}
+
+/// covers: 2.12 (tokens must be gone at RELEASE)
+#[test]
+fn release_lets_every_file_go_before_it_is_over() {
+    let Trio { mut w, owner, client, handle, .. } = with_files();
+    let data: Vec<u8> = (0..200).flat_map(|_| fd_object(3)).collect();
+    let offsets: Vec<u64> = (0..200).map(|index| index * 24).collect();
+    w.call(client, handle, &data, &offsets);
+    assert_eq!(w.tokens.len(), 200);
+    assert_eq!(w.domain.expects(GUEST, owner.proc.0, binder::Tid(0)), binder::Expects::Nothing);
+    let answer = w.note(owner.proc, binder::Body::Release);
+    assert_eq!(answer.status, Status::More);
+    assert_eq!(w.domain.expects(GUEST, owner.proc.0, binder::Tid(0)), binder::Expects::More);
+    let more = || binder::Body::Continue(binder::Continue::More(Default::default()));
+    let statuses: Vec<Status> = (0..3).map(|_| w.note(owner.proc, more()).status).collect();
+    assert_eq!(statuses, [Status::More, Status::More, Status::Done]);
+    assert!(w.tokens.is_empty());
+    w.procs.remove(&owner.proc);
     w.finish();
 }

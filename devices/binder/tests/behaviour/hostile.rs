@@ -4,6 +4,7 @@ use binder::protocol::{Command, TransactionData, ioctl, object};
 use binder::*;
 use proptest::prelude::*;
 
+use crate::payloads::*;
 use crate::world::*;
 
 /// A step of a guest that keeps to the shim's protocol but does nonsense with binder.
@@ -255,7 +256,10 @@ proptest! {
             let rams = Rams(&w.ram);
             w.domain.handle(&rams, GUEST, message, &mut NoTrace);
             if index % 3 == 0 {
-                while w.domain.next_event(GUEST).is_some() {}
+                while w.domain.has_events(GUEST) {
+                    prop_assert!(w.domain.next_event(GUEST).is_some());
+                }
+                prop_assert!(w.domain.next_event(GUEST).is_none());
             }
         }
         w.domain.reset(GUEST, &mut NoTrace);

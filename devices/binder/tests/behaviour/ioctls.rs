@@ -3,6 +3,8 @@
 use binder::protocol::{Command, br, ioctl, object};
 use binder::{Errno, Ioctl, Profile};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 /// covers: B042, B033, B034

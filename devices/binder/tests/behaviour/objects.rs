@@ -2,6 +2,8 @@
 
 use binder::protocol::{Command, Return, TransactionData, br, object};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 const TC: Return = Return::TransactionComplete;

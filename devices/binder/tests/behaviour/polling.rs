@@ -3,6 +3,7 @@
 use binder::protocol::{Return, ioctl};
 use binder::{Body, Tid};
 
+use crate::trio::*;
 use crate::world::*;
 
 impl World {

@@ -3,6 +3,8 @@
 use binder::protocol::{Command, Return, bc, ioctl};
 use binder::{Body, ChunkEnd, Errno, Status};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 const TC: Return = Return::TransactionComplete;

@@ -2,6 +2,8 @@
 
 use binder::protocol::{Command, Return, ioctl, object};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 const TOLD: u64 = PTR + 1;

@@ -2,6 +2,8 @@
 
 use binder::protocol::{Command, Return, TransactionData, br, object, tf};
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 /// A transaction in the making.

@@ -3,6 +3,8 @@
 use binder::protocol::{Command, Return, br, ioctl};
 use binder::*;
 
+use crate::payloads::*;
+use crate::trio::*;
 use crate::world::*;
 
 const TC: Return = Return::TransactionComplete;

@@ -3,7 +3,7 @@
 use binder::protocol::{Command, Return, br};
 use binder::{TraceEvent, protocol::tf};
 
-use crate::world::*;
+use crate::trio::*;
 
 /// covers: rule 35
 #[test]

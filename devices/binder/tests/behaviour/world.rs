@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use binder::protocol::{Command, Return, TransactionData, bc, ioctl, object, tf};
+use binder::protocol::{Command, Return, TransactionData, ioctl};
 use binder::*;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::payloads::{parse, word};
 
 pub const PAGE: u64 = 4096;
 const RAM_PAGES: u64 = 4096;
@@ -566,67 +568,6 @@ impl World {
         answer
     }
 
-    // --- payloads ---
-
-    /// Puts bytes into the user memory of a process.
-    pub fn put(&mut self, proc: ProcId, bytes: &[u8]) -> u64 {
-        let process = self.procs.get_mut(&proc).unwrap();
-        let address = process.next_address;
-        process.next_address += (bytes.len() as u64).next_multiple_of(PAGE) + 2 * PAGE;
-        process.memory.insert(address, bytes.to_vec());
-        address
-    }
-
-    /// A payload in user memory, as the fields of a command.
-    pub fn payload(&mut self, th: Th, data: &[u8], offsets: &[u64]) -> TransactionData {
-        let array: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
-        TransactionData {
-            data_size: data.len() as u64,
-            offsets_size: array.len() as u64,
-            data: if data.is_empty() { 0 } else { self.put(th.proc, data) },
-            offsets: if array.is_empty() { 0 } else { self.put(th.proc, &array) },
-            ..TransactionData::default()
-        }
-    }
-
-    pub fn call_command(&mut self, th: Th, handle: u32, flags: u32, data: &[u8], offsets: &[u64]) -> Command {
-        let payload = self.payload(th, data, offsets);
-        Command::Transaction(TransactionData { target: u64::from(handle), code: 7, flags, ..payload })
-    }
-
-    /// A synchronous call with a read half.
-    pub fn call(&mut self, th: Th, handle: u32, data: &[u8], offsets: &[u64]) -> Out {
-        let command = self.call_command(th, handle, tf::ACCEPT_FDS, data, offsets);
-        self.write_read(th, &[command], READ_SIZE)
-    }
-
-    pub fn oneway(&mut self, th: Th, handle: u32, data: &[u8]) -> Out {
-        let command = self.call_command(th, handle, tf::ONE_WAY, data, &[]);
-        self.write_read(th, &[command], READ_SIZE)
-    }
-
-    pub fn reply(&mut self, th: Th, data: &[u8], offsets: &[u64]) -> Out {
-        let payload = self.payload(th, data, offsets);
-        self.write_read(th, &[Command::Reply(payload)], READ_SIZE)
-    }
-
-    pub fn free(&mut self, th: Th, address: u64) {
-        assert_eq!(self.write(th, &[Command::FreeBuffer { data: address }]).errno, 0);
-    }
-
-    /// What a process sees in its mapping. Panics (SIGBUS) where no page was placed.
-    pub fn look(&self, proc: ProcId, address: u64, length: u64) -> Vec<u8> {
-        let mut bytes = vec![0; length as usize];
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            let offset = address - MAPPING + index as u64;
-            let pfn = self.procs[&proc].slots[&((offset / PAGE) as u32)];
-            self.ram
-                .read_slice(std::slice::from_mut(byte), GuestAddress(pfn.0 * PAGE + offset % PAGE))
-                .unwrap();
-        }
-        bytes
-    }
-
     pub fn extended_error(&mut self, th: Th) -> (u32, i32) {
         let (errno, bytes) = self.ioctl(th, ioctl::GET_EXTENDED_ERROR, &[0; 12]);
         assert_eq!(errno, 0);
@@ -635,31 +576,6 @@ impl World {
 
     pub fn census(&self) -> Census {
         self.domain.census(GUEST)
-    }
-
-    /// Registers a node of `owner` with the manager, which hands it on to `client`: returns the
-    /// client's handle. The manager must be idle; nobody sleeps.
-    pub fn publish(&mut self, manager: Th, owner: Th, client: Th, ptr: u64, flags: u32) -> u32 {
-        let object = flat_object(object::BINDER, flags, ptr, ptr + 1);
-        let add = self.call(owner, 0, &object, &[0]);
-        assert!(add.parked, "{add:?}");
-        let got = self.read(manager).data();
-        let handle = word(&self.look(manager.proc, got.data, 24), 8);
-        self.write(manager, &[Command::Acquire { handle }, Command::FreeBuffer { data: got.data }]);
-        self.reply_now(manager, &[], &[]);
-        let done = self.woken(owner);
-        let told =
-            [Command::IncrefsDone { ptr, cookie: ptr + 1 }, Command::AcquireDone { ptr, cookie: ptr + 1 }];
-        self.write(owner, &told);
-        self.free(owner, done.data().data);
-        assert!(self.call(client, 0, &[], &[]).parked);
-        let got = self.read(manager).data();
-        self.write(manager, &[Command::FreeBuffer { data: got.data }]);
-        self.reply_now(manager, &flat_object(object::HANDLE, 0, u64::from(handle), 0), &[0]);
-        let answer = self.woken(client).data();
-        let handle = word(&self.look(client.proc, answer.data, 24), 8);
-        self.write(client, &[Command::Acquire { handle }, Command::FreeBuffer { data: answer.data }]);
-        handle
     }
 
     /// A reply whose completion is read too.
@@ -678,68 +594,4 @@ impl World {
         assert_eq!(self.census(), Census::default());
         assert!(self.tokens.is_empty(), "files leak: {:?}", self.tokens);
     }
-}
-
-/// A manager, an owner of one object, and a client that holds a handle on it.
-pub struct Trio {
-    pub w: World,
-    pub manager: Th,
-    pub owner: Th,
-    pub client: Th,
-    pub handle: u32,
-}
-
-pub const PTR: u64 = 0x1000;
-
-/// `flags`: of the object.
-pub fn trio_with(mut w: World, flags: u32) -> Trio {
-    let manager = w.process(10);
-    w.become_manager(manager);
-    w.write(manager, &[Command::EnterLooper]);
-    let owner = w.process(20);
-    w.write(owner, &[Command::EnterLooper]);
-    let client = w.process(30);
-    let handle = w.publish(manager, owner, client, PTR, flags);
-    for th in [manager, owner, client] {
-        w.trim(th.proc);
-    }
-    w.trace.clear();
-    w.asked.clear();
-    Trio { w, manager, owner, client, handle }
-}
-
-pub fn trio() -> Trio {
-    trio_with(World::new(), 0x100 | 0x7f)
-}
-
-pub fn word(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap())
-}
-
-pub fn long(bytes: &[u8], offset: usize) -> u64 {
-    u64::from_le_bytes(bytes[offset..offset + 8].try_into().unwrap())
-}
-
-pub fn flat_object(kind: u32, flags: u32, low: u64, cookie: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    bytes.extend(kind.to_le_bytes());
-    bytes.extend(flags.to_le_bytes());
-    bytes.extend(low.to_le_bytes());
-    bytes.extend(cookie.to_le_bytes());
-    bytes
-}
-
-pub fn parse(mut bytes: &[u8]) -> Vec<Return> {
-    let mut returns = Vec::new();
-    while !bytes.is_empty() {
-        let (item, length) = Return::decode(bytes).unwrap_or_else(|| panic!("not a return: {bytes:x?}"));
-        returns.push(item);
-        bytes = &bytes[length..];
-    }
-    returns
-}
-
-/// The bytes of a command with an unknown word.
-pub fn unknown_command() -> Vec<u8> {
-    (bc::EXIT_LOOPER + 0x100).to_le_bytes().to_vec()
 }
