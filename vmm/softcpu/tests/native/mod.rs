@@ -33,16 +33,18 @@ use iced_x86::{Code, Instruction};
 use random::Random;
 use state::{Case, Fault};
 
-/// How often each form runs, unless `SOFTCPU_NATIVE_ROUNDS` says otherwise.
+/// How often each form runs, unless `SOFTCPU_NATIVE_ROUNDS` says otherwise. (A long search takes
+/// another `SOFTCPU_NATIVE_SEED` as well; `SOFTCPU_NATIVE_TRACE` prints each case before it runs, to
+/// find the one that ended the process.)
 const ROUNDS: usize = 60;
 
 /// Runs every code that `wanted` selects on both CPUs, single instructions, and panics with the
 /// differences.
-pub fn compare_forms(seed: u64, wanted: impl Fn(Code) -> bool) {
+pub fn compare_forms(test: u64, wanted: impl Fn(Code) -> bool) {
     let rounds = rounds();
-    let mut random = Random::new(seed);
+    let mut random = random(test);
     let generator = Generator::default();
-    let mut bench = Bench::new();
+    let Some(mut bench) = Bench::new() else { return };
     let mut covered = 0;
     for code in Code::values().filter(|&code| forms::is_eligible(code) && wanted(code)) {
         let mut any = false;
@@ -60,11 +62,11 @@ pub fn compare_forms(seed: u64, wanted: impl Fn(Code) -> bool) {
 }
 
 /// Runs random sequences of the codes that `wanted` selects.
-pub fn compare_sequences(seed: u64, length: usize, wanted: impl Fn(Code) -> bool) {
-    let mut random = Random::new(seed);
+pub fn compare_sequences(test: u64, length: usize, wanted: impl Fn(Code) -> bool) {
+    let mut random = random(test);
     let generator = Generator::for_sequences();
     let codes: Vec<Code> = Code::values().filter(|&code| forms::is_eligible(code) && wanted(code)).collect();
-    let mut bench = Bench::new();
+    let Some(mut bench) = Bench::new() else { return };
     for _ in 0..rounds() * 40 {
         let case = generator.sequence(&codes, length, &mut random);
         bench.run(&case);
@@ -73,7 +75,16 @@ pub fn compare_sequences(seed: u64, length: usize, wanted: impl Fn(Code) -> bool
 }
 
 fn rounds() -> usize {
-    std::env::var("SOFTCPU_NATIVE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS)
+    setting("SOFTCPU_NATIVE_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize)
+}
+
+/// Numbers for the test with this number.
+fn random(test: u64) -> Random {
+    Random::new(setting("SOFTCPU_NATIVE_SEED").unwrap_or(0) << 8 | test)
+}
+
+fn setting(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
 
 /// The two CPUs and what they disagreed on.
@@ -89,15 +100,20 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
-        Self {
+    /// `None`, with the reason printed, on a host that is no oracle.
+    fn new() -> Option<Self> {
+        if !std::arch::is_x86_feature_detected!("sse4.2") || !std::arch::is_x86_feature_detected!("popcnt") {
+            println!("skipped: this host's CPU has no SSE4.2");
+            return None;
+        }
+        Some(Self {
             host: Host::new(),
             guest: Guest::new(),
             cases: 0,
             trace: std::env::var_os("SOFTCPU_NATIVE_TRACE").is_some(),
             differences: BTreeMap::new(),
             skipped: Vec::new(),
-        }
+        })
     }
 
     fn run(&mut self, case: &Case) {

@@ -37,7 +37,7 @@ pub fn prepare(instruction: &Instruction, state: &mut State, random: &mut Random
         {
             state.gpr[RDI] = window::CENTRE + random.below(0x40) as u64;
             state.gpr[RSI] = window::CENTRE + random.below(0x40) as u64;
-            state.gpr[RCX] = random.below(12) as u64;
+            state.gpr[RCX] = random.choose(&[0, 1, 2, 5, 11, 30, 63]);
             state.rflags |= if random.one_in(3) { 0x400 } else { 0 };
         }
         Maskmovdqu | Maskmovq => state.gpr[RDI] = window::CENTRE,

@@ -22,8 +22,9 @@ pub mod window {
     pub const HOST_STACK: u64 = BASE + 0x3800;
     /// Where the code jumps when it is done.
     pub const EXIT: u64 = BASE + 0x3808;
-    /// Memory that the instructions under test work on.
-    pub const SCRATCH: u64 = BASE + 0x4000;
+    /// Memory that the instructions under test work on, laid so that a page ends just behind
+    /// `CENTRE`.
+    pub const SCRATCH: u64 = BASE + 0x4dc0;
     /// Length of it.
     pub const SCRATCH_LENGTH: usize = 0x800;
     /// A place in it where base registers point, with room on both sides.
