@@ -68,6 +68,9 @@ pub struct RunArgs {
     /// Which binder driver the guest gets: ours on the host, or its own kernel's.
     #[arg(long, value_enum, default_value_t = BinderArg::Host)]
     pub binder: BinderArg,
+    /// The kernel whose binder driver is followed where versions differ.
+    #[arg(long, value_enum, default_value_t = ProfileArg::Linux7_2)]
+    pub binder_profile: ProfileArg,
     /// How the binder device answers; `late` is for tests of the shim.
     #[arg(long, value_enum, default_value_t = BinderDeviceArg::Inline, hide = true)]
     pub binder_device: BinderDeviceArg,
@@ -112,6 +115,20 @@ pub enum BinderArg {
     Host,
     /// The guest kernel's own `binder_linux` module.
     Kernel,
+}
+
+/// `--binder-profile`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ProfileArg {
+    /// The C driver of Linux 6.1.
+    #[value(name = "linux-6.1")]
+    Linux6_1,
+    /// The C driver of Linux 6.12.
+    #[value(name = "linux-6.12")]
+    Linux6_12,
+    /// The C driver of Linux 7.2.
+    #[value(name = "linux-7.2")]
+    Linux7_2,
 }
 
 /// `--binder-device`.

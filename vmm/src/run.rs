@@ -23,7 +23,7 @@ use self::record::Recording;
 use self::report::Report;
 use self::session::{CommandEnd, Listener, Session};
 use self::source::Source;
-use crate::args::{BinderArg, BinderDeviceArg, ClockArg, EngineArg, RunArgs};
+use crate::args::{BinderArg, BinderDeviceArg, ClockArg, EngineArg, ProfileArg, RunArgs};
 use crate::exit::{Code, Failure, Status};
 use crate::terminal::{self, RawMode};
 
@@ -209,8 +209,13 @@ fn add_binder(
     if args.binder == BinderArg::Kernel {
         return Ok((recording, Arc::default()));
     }
+    let profile = match args.binder_profile {
+        ProfileArg::Linux6_1 => Profile::Linux6_1,
+        ProfileArg::Linux6_12 => Profile::Linux6_12,
+        ProfileArg::Linux7_2 => Profile::Linux7_2,
+    };
     let limits = Limits { lsm: LsmMode::Cache, ..Limits::default() };
-    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), profile)));
     let timing = match args.binder_device {
         BinderDeviceArg::Inline => Timing::Inline,
         BinderDeviceArg::Late => {

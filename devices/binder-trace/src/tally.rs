@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use binder::Pid;
-use binder::protocol::{Return, br};
+use binder::protocol::br;
 use binder::trace::TraceEvent;
 
 use crate::text;
@@ -21,8 +21,7 @@ pub struct Tally {
     pub failed: u64,
     /// Bytes of data and offsets of all accepted transactions.
     pub bytes: u64,
-    /// Commands and returns by process and name (`BC_*`, `BR_*`). `BR_NOOP` is not counted, as in
-    /// the kernel's own statistics (B429).
+    /// Commands and returns by process and name (`BC_*`, `BR_*`).
     pub items: BTreeMap<(Pid, String), u64>,
 }
 
@@ -46,7 +45,6 @@ impl Tally {
             TraceEvent::Command { thread, command } => {
                 self.item(thread.pid, text::command_name(command.code()));
             }
-            TraceEvent::Return { item: Return::Noop, .. } => {}
             TraceEvent::Return { thread, item } => self.item(thread.pid, text::return_name(item.code())),
             _ => {}
         }
@@ -65,7 +63,7 @@ impl Tally {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use binder::protocol::Command;
+    use binder::protocol::{Command, Return};
     use binder::trace::{Party, TransactionRecord};
     use binder::{ProcId, Tid};
 
@@ -92,6 +90,13 @@ mod tests {
         }
         assert_eq!((tally.calls, tally.oneways, tally.failed, tally.bytes), (1, 1, 1, 36));
         let lines: Vec<_> = tally.count_lines().collect();
-        assert_eq!(lines, ["count pid=7 BC_ENTER_LOOPER 2", "count pid=7 BR_TRANSACTION_COMPLETE 1"]);
+        assert_eq!(
+            lines,
+            [
+                "count pid=7 BC_ENTER_LOOPER 2",
+                "count pid=7 BR_NOOP 1",
+                "count pid=7 BR_TRANSACTION_COMPLETE 1"
+            ]
+        );
     }
 }

@@ -124,10 +124,8 @@ impl Domain {
         if closes && let Some(thread) = self.threads.get_mut(call.thread) {
             thread.need_return = true;
         }
-        // A foreign task has other descriptors behind the same numbers (B223).
-        let mut nobody: Vec<Action> = Vec::new();
-        let closer = if call.header.foreign { &mut nobody } else { &mut call.actions };
-        self.free_buffer(cx, buffer, Some(closer));
+        // The caller's numbers, also where it is not of the owner's process (B223).
+        self.free_buffer(cx, buffer, Some(&mut call.actions));
     }
 
     /// B095, B096.
