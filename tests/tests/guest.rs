@@ -141,7 +141,9 @@ fn the_trace_shows_one_call_with_both_ends_and_its_reply() {
 #[test]
 fn the_trace_counts_every_command_that_the_guest_counts() {
     let ended = Guest::of("minimal").traced().run(["/bin/conformance", "count"]).expect(0).leaves_nothing();
-    let guest: Vec<_> = ended.stdout.lines().filter(|line| line.starts_with("count ")).collect();
+    // Lines such as `count pid=84 is manager` name the processes.
+    let is_count = |line: &&str| line.starts_with("count ") && !line.contains(" is ");
+    let guest: Vec<_> = ended.stdout.lines().filter(is_count).collect();
     assert!(guest.len() > 10, "{ended}");
     let host = ended.trace(["--counts"]);
     let mut guest: Vec<_> = guest.into_iter().map(str::to_owned).collect();
@@ -153,7 +155,7 @@ fn the_trace_counts_every_command_that_the_guest_counts() {
 
 #[test]
 fn handles_nodes_and_buffers_survive_a_stress_and_nothing_is_left() {
-    Guest::of("minimal").run(["/bin/conformance", "stress", "300"]).expect(0).leaves_nothing();
+    Guest::of("minimal").run(["/bin/conformance", "stress", "200x"]).expect(0).leaves_nothing();
 }
 
 #[test]

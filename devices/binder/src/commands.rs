@@ -3,7 +3,7 @@
 use crate::arena::ThreadId;
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
-use crate::message::{Action, ChunkEnd, MAX_ACTIONS, Need};
+use crate::message::{ChunkEnd, MAX_ACTIONS, Need};
 use crate::protocol::{Command, NotACommand};
 use crate::thread::{Call, looper};
 use crate::trace::{TraceEvent, UserError};

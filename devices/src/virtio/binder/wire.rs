@@ -125,6 +125,10 @@ pub mod event {
     pub const FETCH: u16 = 2;
 }
 
+/// Fields with their offsets, in declaration order.
+#[cfg(test)]
+type Layout = Vec<(&'static str, usize)>;
+
 /// Declares a wire struct with public fields and the derives all of them share.
 macro_rules! wire {
     ($($(#[$doc:meta])* $name:ident { $($field:ident: $ty:ty),* $(,)? })*) => {$(
@@ -136,8 +140,8 @@ macro_rules! wire {
 
         #[cfg(test)]
         impl $name {
-            /// (field, offset) in declaration order, for the test against the C header.
-            fn layout() -> Vec<(&'static str, usize)> {
+            /// For the test against the C header.
+            fn layout() -> Layout {
                 vec![$((stringify!($field), std::mem::offset_of!($name, $field))),*]
             }
         }
@@ -203,7 +207,7 @@ mod tests {
     /// What the compiled C header says equals what the types above say.
     #[test]
     fn the_types_match_the_compiled_header() {
-        let structs: &[(&str, usize, Vec<(&str, usize)>)] = &[
+        let structs: &[(&str, usize, Layout)] = &[
             ("vb_config", size_of::<Config>(), Config::layout()),
             ("vb_header", size_of::<Header>(), Header::layout()),
             ("vb_open", size_of::<Open>(), Open::layout()),
