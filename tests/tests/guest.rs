@@ -1,8 +1,9 @@
 //! The main job on a real guest: the stock kernel, our shim, AOSP's servicemanager.
 
+use std::process::Stdio;
 use std::time::Duration;
 
-use tests::Guest;
+use tests::{Guest, bindervm};
 
 #[test]
 fn a_command_runs_with_its_own_output_and_exit_status() {
@@ -64,9 +65,32 @@ fn a_guest_without_init_has_failed() {
 }
 
 #[test]
+fn a_guest_without_agent_has_not_booted() {
+    let options = ["--append", "rdinit=/bin/sh", "--boot-timeout", "20s"];
+    let ended = Guest::of("minimal").with(options).run(["true"]).expect(242);
+    assert_eq!(ended.status["reason"], "boot-failed");
+}
+
+#[test]
 fn a_guest_that_leaves_while_the_command_runs_is_lost() {
     let ended = Guest::of("minimal").shell("echo o > /proc/sysrq-trigger; sleep 1000").expect(245);
     assert_eq!(ended.status["reason"], "guest-lost");
+}
+
+#[test]
+fn what_a_guest_leaves_in_the_core_is_counted() {
+    // Off at once: nobody ends servicemanager.
+    let ended = Guest::of("aosp14").shell("echo o > /proc/sysrq-trigger; sleep 1000").expect(245);
+    assert!(ended.status["binder"]["left"]["procs"].as_u64() >= Some(1), "{ended}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_does_not_outlive_the_timeout() {
+    let mut command = bindervm();
+    command.args(["run", "minimal", "--engine", "soft", "--timeout", "20s", "--", "yes"]);
+    let mut child =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(244));
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Boot an image and run a command in it, with this command's stdin, stdout and exit status.
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Build and list images.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -52,6 +52,9 @@ pub struct RunArgs {
     /// End the run after this wall time, for example 60s or 5m.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,
+    /// Give up when the guest's agent is not ready after this wall time.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "180s")]
+    pub boot_timeout: Duration,
     /// Name of the guest in traces and reports.
     #[arg(long, value_parser = parse_name)]
     pub name: Option<String>,

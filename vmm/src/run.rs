@@ -3,15 +3,15 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{AgentLink, ExecRequest, ExitStatus, WindowSize};
-use binder::{Domain, GuestId, Limits, LsmMode, Profile};
+use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
 use binder_trace::recording::{self, Writer};
 use devices::input::InputQueue;
-use devices::virtio::binder::{BinderDevice, Counters, Timing};
+use devices::virtio::binder::{BinderDevice, Counters, SharedDomain, Timing};
 use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Entropy, HostEntropy, Rng, SeededEntropy};
 use machine::{
@@ -33,8 +33,9 @@ mod report;
 mod session;
 mod source;
 
-/// Wall time that a guest has to get its agent ready, where `--timeout` is not shorter.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
+/// Wall time that a run has to end after its `--timeout`. The thread that runs the guest may sit in
+/// a write to a pipe that nobody reads; nothing ends that but the end of the process.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// The one guest of a run.
 const GUEST: GuestId = GuestId(0);
@@ -73,6 +74,10 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
         None => ClockMode::Virtual,
     };
     let engine = choose_engine(args.engine)?;
+    let session = Session::default();
+    if let Some(timeout) = args.timeout {
+        enforce_timeout(args, timeout, session.clone())?;
+    }
 
     let log = ConsoleLog::new();
     let activity = Activity::new();
@@ -104,16 +109,17 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
         }
     };
     machine.add_virtio(Box::new(Rng::new(entropy))).map_err(machine_failure)?;
-    let (recording, counters) = add_binder(args, &source, &mut machine)?;
+    let binder = add_binder(args, &source, &mut machine)?;
 
     if !source.has_agent() {
         let interrupted = input::watch_signals(machine.handle(), None).map_err(thread_failure)?;
-        let outcome = machine.run().map_err(machine_failure)?;
-        report.fill(&outcome, &counters, recording.finish().map_err(trace_failure)?, None);
+        let outcome = machine.run();
+        session.finish();
+        let outcome = outcome.map_err(machine_failure)?;
+        report.fill(&outcome, binder.counters(), binder.recording.finish().map_err(trace_failure)?, None);
         return bare_status(&outcome, &interrupted);
     }
 
-    let session = Session::default();
     let listener = Listener {
         session: session.clone(),
         activity,
@@ -144,9 +150,9 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
         None
     };
 
-    let (handle, watched) = (machine.handle(), session.clone());
+    let (handle, watched, boot_limit) = (machine.handle(), session.clone(), args.boot_timeout);
     let boot_watch = thread::Builder::new().name("boot-watch".into()).spawn(move || {
-        if !watched.wait_ready(BOOT_LIMIT) {
+        if !watched.wait_ready(boot_limit) {
             handle.stop();
         }
     });
@@ -157,7 +163,8 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
     // It cannot panic, and it has nothing to say.
     let _ = boot_watch.join();
     let outcome = outcome.map_err(machine_failure)?;
-    report.fill(&outcome, &counters, recording.finish().map_err(trace_failure)?, session.ready());
+    let tally = binder.recording.finish().map_err(trace_failure)?;
+    report.fill(&outcome, binder.counters(), tally, session.ready());
     agent_status(&session, &outcome, &interrupted, args)
 }
 
@@ -187,11 +194,50 @@ fn serial_console(args: &RunArgs, source: &Source) -> SerialConsole {
     }
 }
 
-fn add_binder(
-    args: &RunArgs,
-    source: &Source,
-    machine: &mut Machine,
-) -> Result<(Recording, Arc<Mutex<Counters>>), Failure> {
+/// Ends the process where a run outlives its `--timeout` by [`GRACE`].
+fn enforce_timeout(args: &RunArgs, timeout: Duration, session: Session) -> Result<(), Failure> {
+    let status_file = args.status.clone();
+    let watch = move || {
+        if session.wait_over(timeout.saturating_add(GRACE)) {
+            return;
+        }
+        terminal::restore();
+        let message =
+            "the time of --timeout passed, and the run did not end (is our output read?)".to_owned();
+        eprintln!("bindervm: {message}");
+        let status = Status::Failed { reason: Code::Timeout, message };
+        if let Some(path) = status_file {
+            let _ = Report::default().write(&status, &path);
+        }
+        std::process::exit(i32::from(status.exit_code()));
+    };
+    thread::Builder::new().name("timeout".into()).spawn(watch).map_err(thread_failure)?;
+    Ok(())
+}
+
+/// The guest's binder world, as the end of the run needs it.
+struct Binder {
+    recording: Recording,
+    counters: Arc<Mutex<Counters>>,
+    domain: Option<SharedDomain>,
+}
+
+impl Binder {
+    /// The device's counters. What the guest left is what the device found when it was last reset,
+    /// or, where a guest went without a word, what is there now.
+    fn counters(&self) -> Counters {
+        let mut counters = *self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(domain) = &self.domain {
+            let now = domain.lock().unwrap_or_else(PoisonError::into_inner).census(GUEST);
+            if now != Census::default() {
+                counters.left = now;
+            }
+        }
+        counters
+    }
+}
+
+fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Result<Binder, Failure> {
     let writer = match &args.trace {
         None => None,
         Some(path) => {
@@ -207,7 +253,7 @@ fn add_binder(
     };
     let recording = Recording::new(machine.clock(), writer, args.summary || args.status.is_some());
     if args.binder == BinderArg::Kernel {
-        return Ok((recording, Arc::default()));
+        return Ok(Binder { recording, counters: Arc::default(), domain: None });
     }
     let profile = match args.binder_profile {
         ProfileArg::Linux6_1 => Profile::Linux6_1,
@@ -223,10 +269,10 @@ fn add_binder(
             Timing::Late { seed: args.seed, waker: Box::new(move || handle.wake()) }
         }
     };
-    let device = BinderDevice::new(domain, GUEST, &limits, timing, Box::new(recording.clone()));
+    let device = BinderDevice::new(domain.clone(), GUEST, &limits, timing, Box::new(recording.clone()));
     let counters = device.counters();
     machine.add_virtio(Box::new(device)).map_err(machine_failure)?;
-    Ok((recording, counters))
+    Ok(Binder { recording, counters, domain: Some(domain) })
 }
 
 fn exec_request(args: &RunArgs, interactive: bool) -> ExecRequest {
@@ -322,10 +368,7 @@ fn told(code: Code, outcome: &Outcome, while_booting: bool) -> Failure {
         (End::Timeout, true) => "the time of --timeout passed before the guest was up".to_owned(),
         (End::Timeout, false) => "the time of --timeout passed".to_owned(),
         (End::Stopped, true) => {
-            format!(
-                "the guest's agent was not ready within {} s; see its console with --console",
-                BOOT_LIMIT.as_secs()
-            )
+            "the guest's agent was not ready within --boot-timeout; see its console with --console".to_owned()
         }
         (end, true) => format!("the guest did not come up: {end}"),
         (end, false) => end.to_string(),

@@ -67,7 +67,8 @@ fn readable() -> bool {
 }
 
 /// Handles the signals of a run: SIGINT goes to the command, a second one and SIGTERM or SIGHUP
-/// end the run, SIGWINCH resizes its terminal. Returns the number of the signal that ended the run.
+/// end the run, SIGWINCH resizes its terminal. Whoever repeats himself after that is not kept
+/// waiting for a run that does not end. Returns the number of the signal that ended the run.
 pub fn watch_signals(handle: Handle, target: Option<Target>) -> io::Result<Arc<Interrupted>> {
     let interrupted = Arc::new(Interrupted::default());
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGWINCH])?;
@@ -90,6 +91,10 @@ pub fn watch_signals(handle: Handle, target: Option<Target>) -> io::Result<Arc<I
                     target.handle.wake();
                 }
                 (signal, _) => {
+                    if shared.signal().is_some() {
+                        terminal::restore();
+                        std::process::exit(128 + signal);
+                    }
                     shared.set(signal);
                     handle.stop();
                 }

@@ -1,7 +1,6 @@
 //! What a run took and did: the closing summary for people, and the same in the status file.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use binder_trace::tally::Tally;
@@ -49,12 +48,12 @@ impl Report {
     pub fn fill(
         &mut self,
         outcome: &Outcome,
-        counters: &Arc<Mutex<Counters>>,
+        counters: Counters,
         tally: Option<Tally>,
         ready: Option<ReadyAt>,
     ) {
         self.stats = Some(outcome.stats.clone());
-        self.counters = *counters.lock().unwrap_or_else(PoisonError::into_inner);
+        self.counters = counters;
         self.tally = tally;
         self.ready = ready;
     }

@@ -20,6 +20,7 @@ struct State {
     ready: Option<ReadyAt>,
     ended: Option<CommandEnd>,
     room: usize,
+    lost: bool,
     over: bool,
     notes: Vec<String>,
 }
@@ -73,7 +74,7 @@ impl Session {
 
     /// Waits until the agent is ready or the run is over. False when `limit` passed first.
     pub fn wait_ready(&self, limit: Duration) -> bool {
-        let waits = |state: &mut State| state.ready.is_none() && !state.over;
+        let waits = |state: &mut State| state.ready.is_none() && !state.lost && !state.over;
         let (_state, result) = self
             .changed
             .wait_timeout_while(self.lock(), limit, waits)
@@ -81,12 +82,22 @@ impl Session {
         !result.timed_out()
     }
 
+    /// Waits until the run is over. False when `limit` passed first.
+    pub fn wait_over(&self, limit: Duration) -> bool {
+        let (_state, result) = self
+            .changed
+            .wait_timeout_while(self.lock(), limit, |state| !state.over)
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        !result.timed_out()
+    }
+
     /// Waits until the command's stdin takes bytes. False when it never will again.
     pub fn wait_stdin_room(&self) -> bool {
-        let waits = |state: &mut State| state.room == 0 && !state.over && state.ended.is_none();
+        let takes = |state: &State| !state.lost && !state.over && state.ended.is_none();
+        let waits = |state: &mut State| state.room == 0 && takes(state);
         let state =
             self.changed.wait_while(self.lock(), waits).unwrap_or_else(|poisoned| poisoned.into_inner());
-        !state.over && state.ended.is_none()
+        takes(&state)
     }
 
     /// The command's stdin took bytes; `room` is what it takes now.
@@ -143,7 +154,7 @@ impl AgentEvents for Listener {
                 eprintln!("bindervm: guest: {text}");
                 self.session.update(|state| state.notes.push(text.to_owned()));
             }
-            AgentEvent::Lost(_) => self.session.update(|state| state.over = true),
+            AgentEvent::Lost(_) => self.session.update(|state| state.lost = true),
             AgentEvent::Hello(_) | AgentEvent::Started(..) | AgentEvent::Synced(_) => {}
         }
     }
