@@ -179,7 +179,23 @@ pub fn process(program: &str, arguments: &[String]) -> Process {
         .envs([("PATH", PATH), ("HOME", "/"), ("TERM", "linux")])
         .current_dir("/")
         .stdin(Stdio::null());
+    // SAFETY: between fork and exec only system calls are made; nothing is allocated or locked.
+    unsafe {
+        process.pre_exec(|| {
+            default_signals();
+            Ok(())
+        });
+    }
     process
+}
+
+/// Undoes what whoever started the agent ignored (a shell's background job ignores SIGINT): a program
+/// that starts with an ignored signal keeps it ignored.
+fn default_signals() {
+    for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTERM] {
+        // SAFETY: SIG_DFL is a valid disposition of these signals, and no handler is involved.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
 }
 
 /// Starts a boot service: its output goes to the console.
