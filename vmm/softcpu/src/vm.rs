@@ -53,6 +53,9 @@ pub enum ConfigError {
     /// The time-stamp counter's frequency is out of range.
     #[error("a time-stamp counter of {0} Hz is not between 1 MHz and 100 GHz")]
     TscHz(u64),
+    /// Floating point is computed by the host's own instructions, up to SSE4.1.
+    #[error("the software CPU needs a host CPU with SSE4.1")]
+    HostCpu,
 }
 
 /// Everything outside RAM, the CPU and its interrupt controllers.
@@ -148,6 +151,9 @@ impl Vm {
         }
         if !(1_000_000..=100_000_000_000).contains(&config.tsc_hz) {
             return Err(ConfigError::TscHz(config.tsc_hz));
+        }
+        if !std::arch::is_x86_feature_detected!("sse4.1") {
+            return Err(ConfigError::HostCpu);
         }
         Ok(Vm { cpu: Box::new(Cpu::new(Ram::new(ram), &config)), halted: false })
     }
