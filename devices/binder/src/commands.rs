@@ -42,7 +42,8 @@ impl Domain {
     /// Executes whole commands of the present chunk.
     pub(crate) fn run_write(&mut self, cx: &mut Cx<'_>, call: &mut Call) -> WriteFlow {
         loop {
-            if call.actions.len() > ACTIONS_BEFORE_MORE || call.effort > MAX_EFFORT {
+            let files = self.guests.get(&self.thread_guest(call.thread)).map_or(0, |guest| guest.fputs.len());
+            if call.actions.len() + files > ACTIONS_BEFORE_MORE || call.effort > MAX_EFFORT {
                 return WriteFlow::More;
             }
             let failed = self.threads.get(call.thread).is_none_or(|thread| thread.return_error.is_some());

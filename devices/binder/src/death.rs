@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::arena::{DeathId, RefId, ThreadId};
 use crate::domain::{Cx, Domain};
 use crate::ids::{GuestId, ProcId};
+use crate::proc::first_ticket;
+use crate::protocol::br;
 use crate::trace::{TraceEvent, UserError};
 use crate::work::{Place, Queue, Work};
 
@@ -38,6 +40,10 @@ impl Domain {
         }
         let dead = self.nodes.get(entry.node).is_none_or(|node| node.owner.is_none());
         let guest = entry.guest;
+        if !self.count_registration(guest) {
+            // B277: as where memory is short.
+            return self.set_return_error(thread, br::ERROR);
+        }
         let death = Death { guest, proc, cookie, state: DeathState::Dead, place: None };
         let death = self.deaths.insert(death);
         if let Some(entry) = self.refs.get_mut(id) {
@@ -82,12 +88,10 @@ impl Domain {
     /// BC_DEAD_BINDER_DONE: the first delivered record with that cookie (B278).
     pub(crate) fn death_done(&mut self, cx: &mut Cx<'_>, thread: ThreadId, cookie: u64) {
         let delivered = self.thread_proc(thread).and_then(|proc| {
-            self.procs.get(&proc)?.delivered_deaths.iter().find_map(|work| match work {
-                Work::Death(id) if self.deaths.get(id)?.cookie == cookie => Some(id),
-                _ => None,
-            })
+            let proc = self.procs.get(&proc)?;
+            proc.delivered_deaths.get(first_ticket(&proc.death_cookies, cookie)?)
         });
-        let Some(id) = delivered else {
+        let Some(Work::Death(id)) = delivered else {
             return self.user_error(cx, thread, UserError::BadDeath(cookie));
         };
         self.dequeue_death(id);
@@ -100,15 +104,41 @@ impl Domain {
 
     /// Takes a registration out of the queue that it is in.
     pub(crate) fn dequeue_death(&mut self, id: DeathId) {
-        if let Some(place) = self.deaths.get_mut(id).and_then(|death| death.place.take()) {
-            self.remove_from_queue(place);
+        let Some(death) = self.deaths.get_mut(id) else { return };
+        let Some(place) = death.place.take() else { return };
+        if let Queue::DeliveredDeaths(proc) = place.queue
+            && let Some(proc) = self.procs.get_mut(&proc)
+        {
+            proc.death_cookies.remove(&(death.cookie, place.ticket));
         }
+        self.remove_from_queue(place);
     }
 
     /// Ends a registration silently (B274).
     pub(crate) fn drop_death(&mut self, id: DeathId) {
         self.dequeue_death(id);
-        self.deaths.remove(id);
+        self.remove_death(id);
+    }
+
+    /// Forgets a registration that is in no queue.
+    pub(crate) fn remove_death(&mut self, id: DeathId) {
+        if let Some(death) = self.deaths.remove(id) {
+            self.uncount_registration(death.guest);
+        }
+    }
+
+    /// Counts a new registration of a guest; false: it has too many. One that is cleared lives until
+    /// that is read, so the number of refs is no bound.
+    pub(crate) fn count_registration(&mut self, guest: GuestId) -> bool {
+        let max = self.limits.max_refs.saturating_mul(2);
+        let usage = self.guests.get_mut(&guest).filter(|guest| guest.registrations < max);
+        usage.map(|guest| guest.registrations += 1).is_some()
+    }
+
+    pub(crate) fn uncount_registration(&mut self, guest: GuestId) {
+        if let Some(guest) = self.guests.get_mut(&guest) {
+            guest.registrations = guest.registrations.saturating_sub(1);
+        }
     }
 
     /// B271: to the thread itself if it is a looper, else to its process.

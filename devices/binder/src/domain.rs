@@ -17,6 +17,7 @@ use crate::message::{
     Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, Message, Need, Status,
 };
 use crate::node::Node;
+use crate::poll::PollCheck;
 use crate::proc::{Context, Proc};
 use crate::refs::Ref;
 use crate::thread::{Activity, Thread};
@@ -76,6 +77,8 @@ pub(crate) struct Guest {
     pub buffers: u32,
     /// Completions in queues of threads.
     pub completions: u32,
+    /// Death and freeze registrations, the cleared ones that are not read yet included.
+    pub registrations: u32,
     pub tokens: u32,
     pub suspended_bytes: u64,
     pub idle_pages: u32,
@@ -90,6 +93,13 @@ pub(crate) enum Notice {
     Completed,
     Install,
     Poll,
+}
+
+impl Notice {
+    /// Its bit in `Thread::notices`.
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
 }
 
 /// What the handling of one message can use.
@@ -125,8 +135,8 @@ pub struct Domain {
     last_debug_id: DebugId,
     /// Woken in this message; empty between messages.
     pub(crate) runnable: VecDeque<ThreadId>,
-    /// Armed threads that this message may have made readable; empty between messages.
-    pub(crate) poll_check: Vec<ThreadId>,
+    /// What this message may have made readable; empty between messages.
+    pub(crate) poll_check: Vec<PollCheck>,
 }
 
 impl Domain {
@@ -237,19 +247,26 @@ impl Domain {
             Body::Cancel => self.cancel(cx, header, thread),
             Body::Timeout => self.timeout(cx, header, thread),
             Body::Fetch => self.fetch(thread),
-            Body::ReadFault { .. } => {
-                self.read_fault(cx, thread, header.seq);
-                Answer::default()
-            }
+            Body::ReadFault { .. } => self.read_fault(cx, thread, header.seq),
             _ => Answer::error(Errno::EPROTO),
         }
     }
 
-    /// Files to be let go travel with any answer; RELEASE is not over before the last one has.
+    /// Files to be let go travel with any answer whose actions the shim does: not OPEN's, TRIM's and
+    /// those of notes. RELEASE is not over before the last one has.
     fn add_leftovers(&mut self, guest: GuestId, header: &Header, kind: MessageKind, answer: &mut Answer) {
         let Some(state) = self.guests.get_mut(&guest) else { return };
-        let room = MAX_ACTIONS.saturating_sub(answer.actions.len()).min(state.fputs.len());
-        answer.actions.extend(state.fputs.drain(..room).map(Action::Fput));
+        if !matches!(
+            kind,
+            MessageKind::Open
+                | MessageKind::Trim
+                | MessageKind::Mmap
+                | MessageKind::Unmap
+                | MessageKind::Flush
+        ) {
+            let room = MAX_ACTIONS.saturating_sub(answer.actions.len()).min(state.fputs.len());
+            answer.actions.extend(state.fputs.drain(..room).map(Action::Fput));
+        }
         answer.idle_pages = state.idle_pages;
         let releasing =
             kind == MessageKind::Release || (kind == MessageKind::Continue && header.tid == Tid(0));
@@ -269,11 +286,13 @@ impl Domain {
         Answer { slots, ..Answer::default() }
     }
 
-    /// Adds an event of a thread; at most one completion and one poll edge a thread wait.
+    /// Adds an event of a thread; one that waits for a buffer already stands for this one too.
     pub(crate) fn notify(&mut self, guest: GuestId, thread: ThreadId, notice: Notice) {
         if let (Some(guest), Some(object)) = (self.guests.get_mut(&guest), self.threads.get_mut(thread)) {
-            guest.events.push_back((thread, notice));
-            object.notices += 1;
+            if object.notices & notice.bit() == 0 {
+                guest.events.push_back((thread, notice));
+                object.notices |= notice.bit();
+            }
         }
     }
 
@@ -293,7 +312,7 @@ impl Domain {
 
     fn make_event(&mut self, thread: ThreadId, notice: Notice, idle_pages: u32) -> Option<Event> {
         let object = self.threads.get_mut(thread)?;
-        object.notices = object.notices.saturating_sub(1);
+        object.notices &= !notice.bit();
         let (proc, tid, seq) = (object.proc, object.tid, object.seq);
         let event = |fetch, kind| Some(Event { proc, tid, seq, fetch, kind, idle_pages });
         match (notice, &mut object.activity) {

@@ -6,6 +6,7 @@ use crate::arena::{FreezeId, ThreadId};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
 use crate::ids::{GuestId, Pid, ProcId};
+use crate::proc::first_ticket;
 use crate::trace::TraceEvent;
 use crate::work::{Place, Queue, Work};
 
@@ -41,6 +42,9 @@ impl Domain {
         }
         let owner = self.nodes.get(entry.node).and_then(|node| node.owner).and_then(|id| self.procs.get(&id));
         let (guest, state) = (entry.guest, owner.map(|owner| owner.frozen));
+        if !self.count_registration(guest) {
+            return Err(Errno::ENOMEM);
+        }
         let freeze = self.freezes.insert(Freeze {
             guest,
             proc,
@@ -90,12 +94,9 @@ impl Domain {
         cookie: u64,
     ) -> Result<(), Errno> {
         let proc = self.thread_proc(thread).ok_or(Errno::EINVAL)?;
-        let delivered = &self.procs.get(&proc).ok_or(Errno::EINVAL)?.delivered_freezes;
-        let id = delivered.iter().find_map(|work| match work {
-            Work::Freeze(id) if self.freezes.get(id)?.cookie == cookie => Some(id),
-            _ => None,
-        });
-        let id = id.ok_or(Errno::EINVAL)?;
+        let object = self.procs.get(&proc).ok_or(Errno::EINVAL)?;
+        let ticket = first_ticket(&object.freeze_cookies, cookie).ok_or(Errno::EINVAL)?;
+        let Some(Work::Freeze(id)) = object.delivered_freezes.get(ticket) else { return Err(Errno::EINVAL) };
         self.dequeue_freeze(id);
         let Some(freeze) = self.freezes.get_mut(id) else { return Ok(()) };
         freeze.sent = false;
@@ -107,15 +108,27 @@ impl Domain {
     }
 
     fn dequeue_freeze(&mut self, id: FreezeId) {
-        if let Some(place) = self.freezes.get_mut(id).and_then(|freeze| freeze.place.take()) {
-            self.remove_from_queue(place);
+        let Some(freeze) = self.freezes.get_mut(id) else { return };
+        let Some(place) = freeze.place.take() else { return };
+        if let Queue::DeliveredFreezes(proc) = place.queue
+            && let Some(proc) = self.procs.get_mut(&proc)
+        {
+            proc.freeze_cookies.remove(&(freeze.cookie, place.ticket));
         }
+        self.remove_from_queue(place);
     }
 
     /// Ends a registration silently (B292).
     pub(crate) fn drop_freeze(&mut self, id: FreezeId) {
         self.dequeue_freeze(id);
-        self.freezes.remove(id);
+        self.remove_freeze(id);
+    }
+
+    /// Forgets a registration that is in no queue.
+    pub(crate) fn remove_freeze(&mut self, id: FreezeId) {
+        if let Some(freeze) = self.freezes.remove(id) {
+            self.uncount_registration(freeze.guest);
+        }
     }
 
     /// Tells everybody who watches nodes of a process (B285, B287, B291).

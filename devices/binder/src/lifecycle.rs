@@ -66,6 +66,8 @@ impl Domain {
             waiting: WaitingList::default(),
             delivered_deaths: WorkQueue::default(),
             delivered_freezes: WorkQueue::default(),
+            death_cookies: BTreeSet::new(),
+            freeze_cookies: BTreeSet::new(),
             max_threads: 0,
             requested_threads: 0,
             started_threads: 0,
@@ -77,6 +79,7 @@ impl Domain {
             spam_detection: false,
             lsm: BTreeMap::new(),
             freezers: BTreeSet::new(),
+            poll_due: false,
         };
         self.procs.insert(id, proc);
         Ok(id)

@@ -24,7 +24,8 @@ pub struct Limits {
     pub max_threads: u32,
     /// Local objects (nodes).
     pub max_nodes: u32,
-    /// Handles, all processes together.
+    /// Handles, all processes together. Twice as many death and freeze registrations may exist,
+    /// cleared ones that are not read yet included.
     pub max_refs: u32,
     /// Transactions sent and neither answered nor (oneway) read, and completions not read.
     pub max_transactions: u32,

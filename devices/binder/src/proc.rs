@@ -42,6 +42,10 @@ pub(crate) struct Proc {
     pub waiting: WaitingList,
     pub delivered_deaths: WorkQueue,
     pub delivered_freezes: WorkQueue,
+    /// Cookies and tickets of what is in `delivered_deaths`, to be found by cookie.
+    pub death_cookies: BTreeSet<(u64, u64)>,
+    /// The same of `delivered_freezes`.
+    pub freeze_cookies: BTreeSet<(u64, u64)>,
     pub max_threads: u32,
     pub requested_threads: u32,
     pub started_threads: u32,
@@ -56,6 +60,8 @@ pub(crate) struct Proc {
     pub lsm: BTreeMap<(u32, LsmQuestion), bool>,
     /// Threads that wait in `BINDER_FREEZE` for this process.
     pub freezers: BTreeSet<ThreadId>,
+    /// Its armed threads are looked at when the message ends.
+    pub poll_due: bool,
 }
 
 /// Parked threads; the most recently parked one is taken first (B083).
@@ -63,6 +69,11 @@ pub(crate) struct Proc {
 pub(crate) struct WaitingList {
     threads: BTreeMap<u64, ThreadId>,
     next: u64,
+}
+
+/// The first ticket with a cookie.
+pub(crate) fn first_ticket(cookies: &BTreeSet<(u64, u64)>, cookie: u64) -> Option<u64> {
+    cookies.range((cookie, 0)..=(cookie, u64::MAX)).next().map(|(_, ticket)| *ticket)
 }
 
 impl WaitingList {

@@ -216,7 +216,7 @@ impl Domain {
     fn take_death(&mut self, call: &mut Call, id: DeathId) -> Taken {
         let Some(death) = self.deaths.get(id).copied() else { return Taken::Next };
         if death.state == DeathState::Cleared {
-            self.deaths.remove(id);
+            self.remove_death(id);
             call.read.push(Return::ClearDeathNotificationDone { cookie: death.cookie });
             return Taken::Next;
         }
@@ -228,7 +228,7 @@ impl Domain {
     fn take_freeze(&mut self, call: &mut Call, id: FreezeId) -> Taken {
         let Some(freeze) = self.freezes.get(id).copied() else { return Taken::Next };
         if freeze.cleared {
-            self.freezes.remove(id);
+            self.remove_freeze(id);
             call.read.push(Return::ClearFreezeNotificationDone { cookie: freeze.cookie });
             return Taken::Next;
         }
@@ -369,8 +369,8 @@ impl Domain {
         true
     }
 
-    /// The last result could not be copied out: what it delivered is lost (B075).
-    pub(crate) fn read_fault(&mut self, cx: &mut Cx<'_>, thread: ThreadId, seq: crate::ids::Seq) {
+    /// Takes back what the last read delivered (B075).
+    pub(crate) fn undo_delivery(&mut self, cx: &mut Cx<'_>, thread: ThreadId, seq: crate::ids::Seq) {
         let Some(object) = self.threads.get_mut(thread) else { return };
         let Some(delivery) = object.last_delivery.take().filter(|delivery| delivery.seq == seq) else {
             return;

@@ -4,7 +4,7 @@ use crate::arena::{ThreadId, TransactionId};
 use crate::commands::{Step, WriteFlow};
 use crate::domain::{Cx, Domain, Notice};
 use crate::errno::Errno;
-use crate::ids::{GuestId, Token};
+use crate::ids::{GuestId, Seq, Token};
 use crate::message::{
     Answer, Continue, Header, LsmQuestion, Need, NeedKind, NeedResult, Outcome, Park, Range, RangeData,
     Status,
@@ -35,6 +35,7 @@ impl Domain {
             if call.read.size == 0 {
                 return self.finish(cx, call, Errno::OK, Half::Write);
             }
+            call.write.close();
         }
         let flow = self.run_read(cx, &mut call);
         self.after_read(cx, call, flow)
@@ -272,6 +273,7 @@ impl Domain {
                     }
                     let sender = self.thread_proc(sending.thread);
                     if self.limits.lsm == crate::limits::LsmMode::Cache
+                        && self.procs.contains_key(proc)
                         && let Some(sender) = sender.and_then(|sender| self.procs.get_mut(&sender))
                     {
                         sender.lsm.insert((proc.0, *question), allowed);
@@ -439,6 +441,25 @@ impl Domain {
             Answer { status: Status::TooLate, ..Answer::default() }
         } else {
             Answer::error(Errno::EPROTO)
+        }
+    }
+
+    /// READ_FAULT: the last result could not be copied out. What it delivered is lost (B075), and the
+    /// ioctl is over, also where MORE was said.
+    pub(crate) fn read_fault(&mut self, cx: &mut Cx<'_>, thread: ThreadId, seq: Seq) -> Answer {
+        if self.threads.get(thread).is_none_or(|thread| thread.seq != seq) {
+            return Answer::error(Errno::EPROTO);
+        }
+        self.undo_delivery(cx, thread, seq);
+        match self.take_activity(thread) {
+            Activity::ReadMore(call) => {
+                let actions = self.finish(cx, call, Errno::EFAULT, Half::Read).actions;
+                Answer { actions, ..Answer::default() }
+            }
+            activity => {
+                self.set_activity(thread, activity);
+                Answer::default()
+            }
         }
     }
 

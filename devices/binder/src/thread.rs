@@ -62,8 +62,8 @@ pub(crate) struct Thread {
     pub waiting: Option<u64>,
     /// It is going to read at the end of this message.
     pub runnable: bool,
-    /// Events that wait for a buffer.
-    pub notices: u32,
+    /// Events that wait for a buffer: a bit for each kind of notice.
+    pub notices: u8,
     /// What the last read delivered, for READ_FAULT.
     pub last_delivery: Option<Delivery>,
 }
@@ -192,6 +192,14 @@ impl Write {
     /// Bytes that it keeps while the ioctl waits.
     pub(crate) fn weight(&self) -> u64 {
         self.bytes.len() as u64 + self.user.iter().map(Range::weight).sum::<u64>()
+    }
+
+    /// The half is over: lets its bytes go, so that a thread that sleeps keeps none.
+    pub(crate) fn close(&mut self) {
+        self.position = self.consumed();
+        self.cursor = 0;
+        self.bytes = Vec::new();
+        self.user = Vec::new();
     }
 
     /// Takes the next chunk; false where it does not continue the stream.

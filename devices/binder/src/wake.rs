@@ -57,6 +57,9 @@ impl Domain {
         if let Some(queue) = self.queue_mut(place.queue) {
             queue.remove(place.ticket);
         }
+        if let Queue::Thread(id) = place.queue {
+            self.drained(id);
+        }
     }
 
     /// Completions count against the quota of transactions: they stay until they are read.
@@ -91,11 +94,21 @@ impl Domain {
             Work::Death(id) => {
                 if let Some(death) = self.deaths.get_mut(id) {
                     death.place = place;
+                    if let Some(Place { queue: Queue::DeliveredDeaths(proc), ticket }) = place
+                        && let Some(proc) = self.procs.get_mut(&proc)
+                    {
+                        proc.death_cookies.insert((death.cookie, ticket));
+                    }
                 }
             }
             Work::Freeze(id) => {
                 if let Some(freeze) = self.freezes.get_mut(id) {
                     freeze.place = place;
+                    if let Some(Place { queue: Queue::DeliveredFreezes(proc), ticket }) = place
+                        && let Some(proc) = self.procs.get_mut(&proc)
+                    {
+                        proc.freeze_cookies.insert((freeze.cookie, ticket));
+                    }
                 }
             }
             Work::ReturnError | Work::ReplyError | Work::Complete(_) => {}

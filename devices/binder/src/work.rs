@@ -79,6 +79,10 @@ impl WorkQueue {
         self.items.first_key_value().map(|(_, work)| *work)
     }
 
+    pub(crate) fn get(&self, ticket: u64) -> Option<Work> {
+        self.items.get(&ticket).copied()
+    }
+
     pub(crate) fn remove(&mut self, ticket: u64) -> Option<Work> {
         self.items.remove(&ticket)
     }

@@ -127,8 +127,8 @@ impl Domain {
                 }
             }
             // Only registrations that no ref has any more are in a queue that goes away.
-            Work::Death(id) => drop(self.deaths.remove(id)),
-            Work::Freeze(id) => drop(self.freezes.remove(id)),
+            Work::Death(id) => self.remove_death(id),
+            Work::Freeze(id) => self.remove_freeze(id),
             Work::ReturnError | Work::ReplyError | Work::Complete(_) => {}
         }
     }

@@ -306,7 +306,8 @@ pub(crate) fn read_arrays(plan: &mut Plan, memory: UserMemory<'_>, pages: &dyn P
                     .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
                 *fds = Some(words.collect());
             }
-            Err(Absent::Missing(at)) => return Some((at, *source + *count * 4 - at)),
+            // The end may lie beyond the last address, the part before `at` does not.
+            Err(Absent::Missing(at)) => return Some((at, *count * 4 - (at - *source))),
             Err(Absent::Fault) => {
                 plan.fail_at(index, Errno::EINVAL);
                 return None;

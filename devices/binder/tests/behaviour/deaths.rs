@@ -164,3 +164,37 @@ fn a_dead_nodes_handle_can_be_passed_on_and_watched() {
     assert_eq!(w.read(manager).returns, [Return::Noop, Return::DeadBinder { cookie: 7 }]);
     w.finish();
 }
+
+/// covers: B277, B106
+#[test]
+fn confirmations_that_nobody_reads_are_bounded() {
+    let limits = binder::Limits { max_refs: 8, ..Default::default() };
+    let Trio { mut w, client, handle, .. } = trio_with(World::with(limits, Default::default()), 0);
+    for cookie in 0..40 {
+        w.write(client, &[request(handle, cookie), clear(handle, cookie)]);
+    }
+    assert_eq!(w.census().deaths, 16);
+    assert_eq!(w.read(client).returns, [Return::Noop, Return::Error]);
+    let read = w.read(client).returns;
+    assert_eq!(read.len(), 17, "{read:?}");
+    w.write(client, &[request(handle, 1)]);
+    assert_eq!(w.census().deaths, 1);
+    w.finish();
+}
+
+/// covers: B278
+#[test]
+fn of_equal_cookies_the_first_delivered_is_acknowledged() {
+    let Trio { mut w, manager, owner, client, handle } = trio();
+    let second = w.publish(manager, owner, client, 0x800, 0);
+    w.write(client, &[request(handle, 7), request(second, 7)]);
+    w.release(owner.proc);
+    for _ in 0..2 {
+        assert_eq!(w.read(client).returns, [Return::Noop, Return::DeadBinder { cookie: 7 }]);
+    }
+    // The node with the lower pointer was told first.
+    w.write(client, &[Command::DeadBinderDone { cookie: 7 }, Command::EnterLooper]);
+    let out = w.write_read(client, &[clear(second, 7)], READ_SIZE);
+    assert_eq!(out.returns, [Return::Noop, Return::ClearDeathNotificationDone { cookie: 7 }]);
+    w.finish();
+}

@@ -186,7 +186,7 @@ fn a_process_that_dies_while_installing_fails_the_call() {
 /// covers: 2.12 (tokens must be gone at RELEASE)
 #[test]
 fn release_lets_every_file_go_before_it_is_over() {
-    let Trio { mut w, owner, client, handle, .. } = with_files();
+    let Trio { mut w, manager, owner, client, handle } = with_files();
     let data: Vec<u8> = (0..200).flat_map(|_| fd_object(3)).collect();
     let offsets: Vec<u64> = (0..200).map(|index| index * 24).collect();
     w.call(client, handle, &data, &offsets);
@@ -195,6 +195,8 @@ fn release_lets_every_file_go_before_it_is_over() {
     let answer = w.note(owner.proc, binder::Body::Release);
     assert_eq!(answer.status, Status::More);
     assert_eq!(w.domain.expects(GUEST, owner.proc.0, binder::Tid(0)), binder::Expects::More);
+    // Nobody looks at the answer of a note.
+    assert!(w.note(manager.proc, binder::Body::Flush).actions.is_empty());
     let more = || binder::Body::Continue(binder::Continue::More(Default::default()));
     let statuses: Vec<Status> = (0..3).map(|_| w.note(owner.proc, more()).status).collect();
     assert_eq!(statuses, [Status::More, Status::More, Status::Done]);

@@ -110,3 +110,21 @@ fn flush_makes_pollers_readable() {
     assert_eq!(w.polled, [th]);
     w.finish();
 }
+
+/// covers: B026: an epoll set is woken through the thread that added the file, whoever waits for it.
+#[test]
+fn a_poll_by_one_thread_arms_all_that_polled() {
+    let Trio { mut w, owner, client, handle, .. } = trio();
+    let waiter = w.looper(owner.proc, 21);
+    assert!(!w.poll(owner));
+    w.oneway(client, handle, b"1");
+    assert_eq!(w.polled, [owner]);
+    w.polled.clear();
+    assert!(w.poll(waiter));
+    let got = w.read(waiter).data();
+    w.free(waiter, got.data);
+    assert!(!w.poll(waiter));
+    w.oneway(client, handle, b"2");
+    assert_eq!(w.polled, [owner, waiter]);
+    w.finish();
+}

@@ -1,6 +1,6 @@
 //! The two halves of BINDER_WRITE_READ: consumption, room, queues, blocking, loopers.
 
-use binder::protocol::{Command, Return, bc, ioctl};
+use binder::protocol::{Command, Return, bc, ioctl, object};
 use binder::{Body, ChunkEnd, Errno, Status};
 
 use crate::payloads::*;
@@ -332,5 +332,24 @@ fn an_ioctl_of_a_busy_thread_is_a_protocol_error() {
     for body in [Body::Fetch, Body::Timeout, Body::Continue(binder::Continue::More(Default::default()))] {
         assert_eq!(w.send(owner, body).errno, Errno::EPROTO);
     }
+    w.finish();
+}
+
+/// covers: B075, PROTOCOL.md (READ_FAULT ends the ioctl also where MORE was said)
+#[test]
+fn a_fault_in_the_first_page_of_a_long_read_ends_it() {
+    let Trio { mut w, client, handle, .. } = trio();
+    let data: Vec<u8> = (0..60).flat_map(|at| flat_object(object::BINDER, 0, 0x9000 + at * 8, 1)).collect();
+    let offsets: Vec<u64> = (0..60).map(|at| at * 24).collect();
+    let command = w.call_command(client, handle, 1, &data, &offsets);
+    w.write(client, &[command]);
+    w.hold = true;
+    w.write_read(client, &[], 8192);
+    assert_eq!(w.last.status, Status::More);
+    assert_eq!(w.send(client, Body::ReadFault { offset: 0 }).status, Status::Done);
+    w.hold = false;
+    assert_eq!(w.census().suspended, 0);
+    let rest = w.read(client);
+    assert_eq!((rest.errno, rest.returns.last()), (0, Some(&TC)));
     w.finish();
 }

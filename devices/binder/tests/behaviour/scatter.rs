@@ -211,3 +211,11 @@ fn many_closes_come_in_several_answers() {
     assert!(w.procs[&owner.proc].fds.is_empty());
     w.finish();
 }
+
+#[test]
+fn an_array_that_runs_over_the_last_address_is_einval() {
+    let Trio { mut w, client, handle, .. } = trio();
+    let parcel = Parcel::new().ptr(u64::MAX - 15, 32).fda(4, 0, 8);
+    assert_eq!(parcel.refused(&mut w, client, handle, 32), -22);
+    w.finish();
+}
