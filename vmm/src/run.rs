@@ -67,13 +67,15 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
     let began = Instant::now();
     let source = Source::find(args)?;
     let interactive = args.command.is_empty() && source.has_agent() && terminal::is_interactive();
+    let engine = choose_engine(args.engine)?;
     let clock = match args.clock {
+        // KVM has no other, whatever was asked for: neither its date nor its entropy is made to repeat.
+        _ if engine == Kind::Kvm => ClockMode::Host,
         Some(ClockArg::Virtual) => ClockMode::Virtual,
         Some(ClockArg::Host) => ClockMode::Host,
         None if interactive => ClockMode::Host,
         None => ClockMode::Virtual,
     };
-    let engine = choose_engine(args.engine)?;
     let session = Session::default();
     if let Some(timeout) = args.timeout {
         enforce_timeout(args, timeout, session.clone())?;
@@ -123,6 +125,7 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
     let listener = Listener {
         session: session.clone(),
         activity,
+        handle: machine.handle(),
         clock: machine.clock(),
         began,
         stdin_file: if interactive { None } else { regular_stdin() },
@@ -323,6 +326,9 @@ fn agent_status(
     interrupted: &Interrupted,
     args: &RunArgs,
 ) -> Result<Status, Failure> {
+    if let (Some(error), None) = (session.unwritten(), interrupted.signal()) {
+        return Err(Failure::because(Code::Internal, "cannot write the command's output", error));
+    }
     match session.ended() {
         Some(CommandEnd::Exited(ExitStatus::Code(code))) => return Ok(Status::Exited { code }),
         Some(CommandEnd::Exited(ExitStatus::Signal(signal))) => return Ok(Status::Signaled { signal }),
@@ -350,7 +356,11 @@ fn agent_status(
     for note in session.notes() {
         eprintln!("bindervm: the guest said: {note}");
     }
-    Err(failure)
+    match (&outcome.end, session.lost()) {
+        // What stopped the run.
+        (End::Stopped, Some(reason)) => Err(Failure::new(code, reason.to_string())),
+        _ => Err(failure),
+    }
 }
 
 /// A failure with the guest's last words before it.

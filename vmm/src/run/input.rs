@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ pub fn pump_stdin(target: Target) -> io::Result<()> {
             }
             let mut sent = 0;
             while sent < read && target.session.wait_stdin_room() {
-                let Ok(taken) = target.link.stdin(target.id, &buffer[sent..read]) else { return };
-                target.session.stdin_used(taken);
+                let offer = || target.link.stdin(target.id, &buffer[sent..read]);
+                let Ok(taken) = target.session.offer_stdin(offer) else { return };
                 sent += taken;
                 target.handle.wake();
             }
@@ -104,27 +104,20 @@ pub fn watch_signals(handle: Handle, target: Option<Target>) -> io::Result<Arc<I
     Ok(interrupted)
 }
 
-/// Whether a signal ended the run.
+/// The signal that ended the run; 0: none did.
 #[derive(Debug, Default)]
-pub struct Interrupted {
-    term: AtomicBool,
-    int: AtomicBool,
-}
+pub struct Interrupted(AtomicU8);
 
 impl Interrupted {
     fn set(&self, signal: i32) {
-        let flag = if signal == SIGINT { &self.int } else { &self.term };
-        flag.store(true, Ordering::SeqCst);
+        self.0.store(signal as u8, Ordering::SeqCst);
     }
 
     /// The signal, if one did.
     pub fn signal(&self) -> Option<u8> {
-        if self.int.load(Ordering::SeqCst) {
-            Some(SIGINT as u8)
-        } else if self.term.load(Ordering::SeqCst) {
-            Some(SIGTERM as u8)
-        } else {
-            None
+        match self.0.load(Ordering::SeqCst) {
+            0 => None,
+            signal => Some(signal),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! The host's end of a run: what the agent says, and what it means for the command.
 
-use std::io::{self, Write};
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use agent_protocol::{AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, STREAM_CHUNK, Stream};
-use machine::Activity;
+use agent_protocol::{
+    AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, LostReason, STREAM_CHUNK, Stream,
+};
+use machine::{Activity, Handle};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
+
+/// The most complaints of the guest that are kept for the end of the run.
+const MAX_NOTES: usize = 20;
 
 /// What is known of the run so far. Clones share it.
 #[derive(Clone, Default)]
@@ -19,10 +27,12 @@ pub struct Session {
 struct State {
     ready: Option<ReadyAt>,
     ended: Option<CommandEnd>,
-    room: usize,
-    lost: bool,
+    /// The command's stdin may take bytes.
+    room: bool,
+    lost: Option<LostReason>,
     over: bool,
     notes: Vec<String>,
+    unwritten: Option<Errno>,
 }
 
 /// When the agent was ready to run commands.
@@ -66,6 +76,16 @@ impl Session {
         self.lock().notes.clone()
     }
 
+    /// Why the agent was lost, if it was.
+    pub fn lost(&self) -> Option<LostReason> {
+        self.lock().lost.clone()
+    }
+
+    /// Why output of the command could not be written, if some could not.
+    pub fn unwritten(&self) -> Option<Errno> {
+        self.lock().unwritten
+    }
+
     /// Nothing more will happen: whoever waits may stop.
     pub fn finish(&self) {
         self.lock().over = true;
@@ -74,7 +94,7 @@ impl Session {
 
     /// Waits until the agent is ready or the run is over. False when `limit` passed first.
     pub fn wait_ready(&self, limit: Duration) -> bool {
-        let waits = |state: &mut State| state.ready.is_none() && !state.lost && !state.over;
+        let waits = |state: &mut State| state.ready.is_none() && state.lost.is_none() && !state.over;
         let (_state, result) = self
             .changed
             .wait_timeout_while(self.lock(), limit, waits)
@@ -93,17 +113,22 @@ impl Session {
 
     /// Waits until the command's stdin takes bytes. False when it never will again.
     pub fn wait_stdin_room(&self) -> bool {
-        let takes = |state: &State| !state.lost && !state.over && state.ended.is_none();
-        let waits = |state: &mut State| state.room == 0 && takes(state);
+        let takes = |state: &State| state.lost.is_none() && !state.over && state.ended.is_none();
+        let waits = |state: &mut State| !state.room && takes(state);
         let state =
             self.changed.wait_while(self.lock(), waits).unwrap_or_else(|poisoned| poisoned.into_inner());
         takes(&state)
     }
 
-    /// The command's stdin took bytes; `room` is what it takes now.
-    pub fn stdin_used(&self, taken: usize) {
-        let mut state = self.lock();
-        state.room = state.room.saturating_sub(taken);
+    /// Offers bytes to the command's stdin: `offer` says how many it took. Where it took none, there
+    /// is room again when the agent says so, even if it does while the offer is made.
+    pub fn offer_stdin<E>(&self, offer: impl FnOnce() -> Result<usize, E>) -> Result<usize, E> {
+        self.lock().room = false;
+        let taken = offer()?;
+        if taken > 0 {
+            self.lock().room = true;
+        }
+        Ok(taken)
     }
 
     fn update(&self, change: impl FnOnce(&mut State)) {
@@ -123,6 +148,8 @@ pub struct Listener {
     pub session: Session,
     /// Guest time stands still while nothing is busy.
     pub activity: Activity,
+    /// Ends the run where the agent cannot be understood.
+    pub handle: Handle,
     /// Guest time.
     pub clock: engine::GuestClock,
     /// When the process began.
@@ -142,19 +169,31 @@ impl AgentEvents for Listener {
             }
             AgentEvent::StdinRoom(id, room) => match &mut self.stdin_file {
                 Some(_) => self.send_file(link, id, room),
-                None => self.session.update(|state| state.room = room),
+                None => self.session.update(|state| state.room = room > 0),
             },
             AgentEvent::Exited(_, status) => self.command_ended(link, CommandEnd::Exited(status)),
             AgentEvent::Failed(_, failure) => {
                 let end = CommandEnd::NotStarted { errno: failure.errno, text: failure.text.clone() };
                 self.command_ended(link, end);
             }
-            AgentEvent::Log(text) => eprintln!("bindervm: guest: {text}"),
+            AgentEvent::Log(text) => eprintln!("bindervm: guest: {}", plain(text)),
             AgentEvent::Fatal(text) => {
+                let text = plain(text);
                 eprintln!("bindervm: guest: {text}");
-                self.session.update(|state| state.notes.push(text.to_owned()));
+                self.session.update(|state| {
+                    if state.notes.len() < MAX_NOTES {
+                        state.notes.push(text);
+                    }
+                });
             }
-            AgentEvent::Lost(_) => self.session.update(|state| state.lost = true),
+            AgentEvent::Lost(reason) => {
+                self.session.update(|state| state.lost = Some(reason.clone()));
+                // A guest whose agent closed its port goes down, and says why. One that speaks
+                // another protocol would wait for ever.
+                if *reason != LostReason::Closed {
+                    self.handle.stop();
+                }
+            }
             AgentEvent::Hello(_) | AgentEvent::Started(..) | AgentEvent::Synced(_) => {}
         }
     }
@@ -162,12 +201,39 @@ impl AgentEvents for Listener {
     fn output(&mut self, _id: ExecId, stream: Stream, bytes: &[u8]) -> usize {
         // Written through at once; a slow reader holds the guest back. One that went away (a closed
         // pipe) loses the bytes, not the run.
-        let _ = match stream {
-            Stream::Stdout => io::stdout().write_all(bytes).and_then(|()| io::stdout().flush()),
-            Stream::Stderr => io::stderr().write_all(bytes),
+        let written = match stream {
+            Stream::Stdout => write_all(io::stdout(), bytes),
+            Stream::Stderr => write_all(io::stderr(), bytes),
         };
+        if let Err(error) = written
+            && error != Errno::PIPE
+        {
+            self.session.update(|state| {
+                state.unwritten.get_or_insert(error);
+            });
+        }
         bytes.len()
     }
+}
+
+/// Writes all of `bytes`, and waits for a file that is full and does not block.
+fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&file, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(&file, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Text of the guest without what would control the terminal it is shown on.
+fn plain(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).collect()
 }
 
 impl Listener {

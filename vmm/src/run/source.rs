@@ -1,6 +1,7 @@
 //! What a run boots: a built image, or a kernel of the user's own.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -76,9 +77,13 @@ impl Source {
 /// The ELF kernel for `path`: itself, or what is inside it if it is a bzImage. Unpacking takes a
 /// second, so the result is kept in the cache by content.
 fn vmlinux(path: &Path) -> Result<PathBuf, Failure> {
-    let bytes = fs::read(path).map_err(|error| {
-        Failure::because(Code::Image, format!("cannot read the kernel {}", path.display()), error)
-    })?;
+    let unreadable =
+        |error| Failure::because(Code::Image, format!("cannot read the kernel {}", path.display()), error);
+    // Pipes and devices may never end.
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
+        return Err(unreadable(io::Error::other("it is not a regular file")));
+    }
+    let bytes = fs::read(path).map_err(unreadable)?;
     if bytes.starts_with(b"\x7fELF") {
         return Ok(path.to_owned());
     }
