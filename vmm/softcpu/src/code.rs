@@ -28,6 +28,9 @@ pub const NONE: BlockId = u32::MAX;
 /// When this many micro-operations (32 bytes each) are held, the cache starts again from nothing.
 const MAX_UOPS: usize = 3 << 20;
 
+/// When this many dropped blocks wait, they are freed before another is decoded.
+const MAX_DROPPED: usize = 64 << 10;
+
 const JUMPS: usize = 4096;
 
 /// A guess where a block's exit leads.
@@ -264,14 +267,23 @@ impl CodeCache {
         self.free.push(id);
     }
 
+    /// True if more is held than [`collect`](Self::collect) leaves: no block is to be added before it.
+    pub fn is_full(&self) -> bool {
+        self.is_over() || self.dropped.len() > MAX_DROPPED
+    }
+
+    fn is_over(&self) -> bool {
+        self.uops > MAX_UOPS || self.vector_ops.len() + self.x87_ops.len() > MAX_UOPS
+    }
+
     /// Frees dropped blocks, and everything if there is too much. To be called while no block is
     /// executing.
     pub fn collect(&mut self, ram: &Ram) {
         self.dropped.clear();
-        if self.uops > MAX_UOPS || self.vector_ops.len() + self.x87_ops.len() > MAX_UOPS {
+        if self.is_over() {
             let blocks: Vec<u64> = self.by_address.keys().copied().collect();
             for physical in blocks {
-                self.invalidate(ram, physical, 1);
+                self.invalidate(ram, physical & !(PAGE - 1), PAGE);
             }
             self.dropped.clear();
             self.vector_ops.clear();

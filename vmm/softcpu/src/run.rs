@@ -68,6 +68,10 @@ impl Cpu {
                 }
                 id = link.block;
             };
+            if self.code.is_full() {
+                // The caller collects: a guest made of new code alone must not fill the host.
+                return Flow::Sync;
+            }
             found = self.find_block();
             if let (Ok(Found::Block(block)), Some(side)) = (&found, side) {
                 let link = Link { tag: self.code.tag(), block: *block };
