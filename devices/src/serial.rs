@@ -1,7 +1,7 @@
 //! A 16550A serial port: `vm-superio`'s registers, our line, sink and input.
 
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::Arc;
 
 use vm_superio::Trigger;
@@ -13,22 +13,20 @@ use crate::port::PortDevice;
 
 /// First port of COM1, Linux's ttyS0.
 pub const COM1: u16 = 0x3f8;
-/// Interrupt of COM1.
-pub const COM1_IRQ: u32 = 4;
 /// Ports that a 16550A takes.
 pub const PORTS: u16 = 8;
 
-/// A serial port. What the guest sends goes to the sink byte by byte; a sink that fails loses the
-/// byte, as an unplugged cable would.
+/// A serial port. What the guest sends goes to the sink byte by byte, flushed, for a prompt ends
+/// without a newline; a sink that fails loses the byte, as an unplugged cable would.
 pub struct SerialPort {
-    uart: Serial<Line, NoEvents, Sink>,
+    uart: Serial<Line, NoEvents, Box<dyn Write + Send>>,
     input: GuestInput,
 }
 
 impl SerialPort {
     /// A port whose interrupts arrive on `line`, whose output goes to `sink`, and whose input is `input`.
     pub fn new(line: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>, input: InputQueue) -> Self {
-        SerialPort { uart: Serial::new(Line(line), Sink(sink)), input: GuestInput::new(input) }
+        SerialPort { uart: Serial::new(Line(line), sink), input: GuestInput::new(input) }
     }
 
     /// Makes what the host pushed visible to the guest.
@@ -79,23 +77,11 @@ impl Trigger for Line {
     }
 }
 
-/// Keeps the UART from flushing the sink at every byte; the sink's owner knows when.
-struct Sink(Box<dyn Write + Send>);
-
-impl Write for Sink {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{CountedLine, SharedSink};
+    use std::io::{self, LineWriter};
 
     const DATA: u16 = 0;
     const IER: u16 = 1;
@@ -115,6 +101,17 @@ mod tests {
             port.write(DATA, &[*byte]);
         }
         assert_eq!(sink.bytes(), b"hello");
+    }
+
+    #[test]
+    fn a_prompt_is_shown_before_its_line_ends() {
+        let sink = SharedSink::default();
+        let buffered = LineWriter::new(sink.clone());
+        let mut port = SerialPort::new(CountedLine::new(), Box::new(buffered), InputQueue::new());
+        for byte in b"login: " {
+            port.write(DATA, &[*byte]);
+        }
+        assert_eq!(sink.bytes(), b"login: ");
     }
 
     #[test]

@@ -291,7 +291,7 @@ impl MmioTransport {
             return;
         }
         let queues = std::mem::take(&mut registers.queues);
-        // The device owns the queues from here; the registers keep their description.
+        // The device owns the queues from here.
         registers.queues = queues.iter().map(copy_of).collect();
         let active = ActiveQueues {
             ram: Arc::clone(&self.ram),
@@ -346,7 +346,7 @@ impl MmioTransport {
     }
 }
 
-/// A queue with the same size and addresses, at the start of its rings.
+/// What the registers still show of a queue: its size, and whether it is ready.
 fn copy_of(queue: &Queue) -> Queue {
     let mut copy = Queue::new(queue.max_size()).expect("queue size");
     copy.set_size(queue.size());

@@ -22,7 +22,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, CREATOR_ID};
-use devices::{cmos, power};
+use devices::{cmos, power, serial};
 use guest_ram::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -122,7 +122,7 @@ fn dsdt(slots: &[VirtioSlot]) -> Sdt {
             "COM1",
             &EISAName::new("PNP0501"),
             0,
-            &IO::new(SERIAL_PORT, SERIAL_PORT, 0, 8),
+            &IO::new(SERIAL_PORT, SERIAL_PORT, 0, serial::PORTS as u8),
             Some(SERIAL_GSI),
         ),
         // No line: this clock has no alarm.

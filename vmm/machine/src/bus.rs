@@ -5,15 +5,12 @@ use std::sync::Arc;
 use devices::cmos::{self, Cmos};
 use devices::port::PortDevice;
 use devices::power::{self, AcpiPower, KeyboardController};
-use devices::serial::SerialPort;
+use devices::serial::{self, SerialPort};
 use devices::virtio::mmio::MmioTransport;
 use engine::Bus;
 use vm_memory::GuestAddress;
 
 use crate::layout::{SERIAL_PORT, VIRTIO_STRIDE, VirtioSlot};
-
-/// Ports of a 16550.
-const SERIAL_PORTS: u64 = 8;
 
 /// Address ranges, each with what is there.
 #[derive(Debug)]
@@ -93,7 +90,7 @@ pub enum Legacy {
 impl Legacy {
     fn range(&self) -> (u16, u64) {
         match self {
-            Legacy::Serial(_) => (SERIAL_PORT, SERIAL_PORTS),
+            Legacy::Serial(_) => (SERIAL_PORT, u64::from(serial::PORTS)),
             Legacy::Cmos(_) => (cmos::PORT, u64::from(cmos::PORTS)),
             Legacy::Power(_) => (power::PORT, u64::from(power::PORTS)),
             Legacy::Keyboard(_) => (power::I8042_PORT, u64::from(power::I8042_PORTS)),

@@ -17,7 +17,6 @@ use vm_memory::GuestAddress;
 
 use crate::error::MachineError;
 
-const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
@@ -61,14 +60,14 @@ pub const LOCAL_APIC: GuestAddress = GuestAddress(0xfee0_0000);
 /// First virtio-mmio slot.
 pub const VIRTIO_BASE: GuestAddress = GuestAddress(0xd000_0000);
 /// Distance between two slots.
-pub const VIRTIO_STRIDE: u64 = 4 * KIB;
+pub const VIRTIO_STRIDE: u64 = devices::virtio::mmio::MMIO_SIZE;
 /// Interrupt line of the first slot; the others follow. Lines below belong to the PC's devices.
 pub const VIRTIO_FIRST_GSI: u32 = 9;
 /// Slots: as many as there are lines up to the last of the IOAPIC.
 pub const VIRTIO_SLOTS: usize = (engine::IOAPIC_LINES - VIRTIO_FIRST_GSI) as usize;
 
 /// First serial port's registers.
-pub const SERIAL_PORT: u16 = 0x3f8;
+pub const SERIAL_PORT: u16 = devices::serial::COM1;
 /// First serial port's interrupt line.
 pub const SERIAL_GSI: u32 = 4;
 /// Line of a PC's real-time clock. Ours has no alarm, so nothing raises it.

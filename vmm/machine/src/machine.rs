@@ -69,7 +69,6 @@ pub struct Machine {
     engine: Engine,
     board: Board,
     ram: Arc<GuestRam>,
-    size: MemorySize,
     config: MachineConfig,
     slots: Vec<VirtioSlot>,
     inbox: Arc<Inbox>,
@@ -124,7 +123,6 @@ impl Machine {
             engine,
             board,
             ram,
-            size,
             config,
             slots: Vec::new(),
             inbox,
@@ -148,11 +146,6 @@ impl Machine {
     /// The engine that runs it: [`Kind::Soft`] or [`Kind::Kvm`].
     pub fn engine(&self) -> Kind {
         self.engine.kind()
-    }
-
-    /// How much RAM it has.
-    pub fn memory(&self) -> MemorySize {
-        self.size
     }
 
     /// Guest time, for devices and observers.
@@ -295,11 +288,6 @@ impl Running {
     /// Controls the machine.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
-    }
-
-    /// Whether the run is over, so that [`join`](Self::join) answers at once.
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(|thread| thread.is_finished())
     }
 
     /// Waits for the end of the run.
