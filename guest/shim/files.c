@@ -66,17 +66,20 @@ int vb_send_files(struct vb_call *call, struct vb_proc *target,
 {
 	struct vb_device *dev = call->dev;
 	struct file *file;
+	int error = 0;
 	u32 token;
-	int error;
 
 	for (*done = 0; *done < count; (*done)++) {
 		file = fget(get_unaligned_le32(fds + *done * sizeof(__le32)));
-		if (!file)
-			return -EBADF;
+		if (!file) {
+			error = -EBADF;
+			break;
+		}
 		if (security_binder_transfer_file(call->proc->cred, target->cred,
 						  file) < 0) {
 			fput(file);
-			return -EPERM;
+			error = -EPERM;
+			break;
 		}
 		/* Numbers return late: a stale token names nothing. */
 		error = xa_alloc_cyclic(&dev->tokens, &token, file,
@@ -84,14 +87,17 @@ int vb_send_files(struct vb_call *call, struct vb_proc *target,
 					GFP_KERNEL_ACCOUNT);
 		if (error < 0) {
 			fput(file);
-			return -ENOMEM;
+			error = -ENOMEM;
+			break;
 		}
+		/* 1: the numbers have wrapped. */
+		error = 0;
 		tokens[*done] = cpu_to_le32(token);
 	}
 	/* Whoever comes after the sweep of a lost device sweeps for himself. */
 	if (vb_device_dead(dev))
 		vb_tokens_put_all(dev);
-	return 0;
+	return error;
 }
 
 /* Gives the reserved numbers back, if there are any. */

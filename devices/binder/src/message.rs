@@ -352,7 +352,7 @@ pub enum Status {
     /// Over.
     #[default]
     Done,
-    /// Post [`Continue::More`] (for RELEASE: not used).
+    /// Post [`Continue::More`]; of RELEASE: files are left to be let go.
     More,
     /// Post [`Continue::Needs`].
     Needs(Vec<Need>),

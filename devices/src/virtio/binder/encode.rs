@@ -112,10 +112,10 @@ pub fn answer(answer: &Answer, epoch: u32) -> Option<Vec<u8>> {
 }
 
 /// The bytes of an event buffer.
-pub fn event(event: &Event, epoch: u32, more_events: bool) -> wire::Event {
+pub fn event(event: &Event, epoch: u32, last_buffer: bool) -> wire::Event {
     let mut wire = wire::Event::new_zeroed();
     let mut flags = 0;
-    if more_events {
+    if last_buffer {
         flags |= wire::event::MORE_EVENTS;
     }
     if event.fetch {

@@ -227,7 +227,8 @@ impl VirtioDevice for BinderDevice {
             }
             None => {
                 let Some(active) = &mut self.active else { return Ok(()) };
-                active.serve(&mut self.world, usize::MAX)?;
+                // Not more than were in the ring when it rang: who posts later rings again.
+                active.serve(&mut self.world, wire::QUEUE_SIZE.into())?;
                 active.deliver(&mut self.world, usize::MAX)?;
             }
         }
@@ -324,7 +325,8 @@ impl Active {
                 let problem = "an event buffer is not 256 writable bytes";
                 return Err(DeviceError::Driver { queue: wire::EVENT_QUEUE, problem });
             };
-            // The last buffer says that more is waiting; its reposting brings the rest (2.9).
+            // The last buffer says so, whether more is waiting or not: the next event may come before
+            // the buffers are back, and only the kick after their reposting brings it (2.9).
             let last_buffer =
                 self.events.avail_idx(ram, Ordering::Acquire).map_err(ring)?.0 == self.events.next_avail();
             let Some(event) = world.next_event(last_buffer)? else { break };
@@ -384,8 +386,7 @@ impl World {
     fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
         let mut domain = lock(&self.domain)?;
         let event = domain.next_event(self.guest);
-        let more = last_buffer && domain.has_events(self.guest);
-        Ok(event.map(|event| encode::event(&event, self.config.epoch.get(), more)))
+        Ok(event.map(|event| encode::event(&event, self.config.epoch.get(), last_buffer)))
     }
 
     fn interrupt(&self, interrupt: &Interrupt) {
