@@ -167,11 +167,6 @@ impl Domain {
         self.guests.entry(guest).or_default();
     }
 
-    /// Its limits.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
     /// Handles one message to its end: when this returns, every thread that the message woke has
     /// read, and what they read waits in [`next_event`](Self::next_event).
     pub fn handle<R: GuestRams>(
@@ -288,11 +283,11 @@ impl Domain {
 
     /// Adds an event of a thread; one that waits for a buffer already stands for this one too.
     pub(crate) fn notify(&mut self, guest: GuestId, thread: ThreadId, notice: Notice) {
-        if let (Some(guest), Some(object)) = (self.guests.get_mut(&guest), self.threads.get_mut(thread)) {
-            if object.notices & notice.bit() == 0 {
-                guest.events.push_back((thread, notice));
-                object.notices |= notice.bit();
-            }
+        if let (Some(guest), Some(object)) = (self.guests.get_mut(&guest), self.threads.get_mut(thread))
+            && object.notices & notice.bit() == 0
+        {
+            guest.events.push_back((thread, notice));
+            object.notices |= notice.bit();
         }
     }
 
