@@ -299,18 +299,24 @@ impl MmioTransport {
             features: registers.driver_features,
             interrupt: self.interrupt.clone(),
         };
-        if let Err(error) = lock(&self.device).activate(active) {
-            self.fail(error.to_string());
+        if let Err(reason) = contained(|| lock(&self.device).activate(active)) {
+            self.fail(reason);
         }
     }
 
     /// Status 0: the device has let go of guest memory before the register reads 0.
     fn reset(&self, registers: &mut Registers) {
         let mut device = lock(&self.device);
-        device.reset();
+        let outcome = contained(|| {
+            device.reset();
+            Ok::<(), DeviceError>(())
+        });
         *registers = Registers::new(device.queue_sizes());
         self.interrupt.acknowledge(u32::MAX);
         self.status.store(0, Ordering::SeqCst);
+        if let Err(reason) = outcome {
+            self.fail(reason);
+        }
     }
 
     fn doorbell(&self, queue: u32) {
@@ -328,11 +334,8 @@ impl MmioTransport {
         if self.status() & (status::DRIVER_OK | status::DEVICE_NEEDS_RESET) != status::DRIVER_OK {
             return;
         }
-        // The device is not used again before its reset, which rebuilds what a panic left half done.
-        let outcome = catch_unwind(AssertUnwindSafe(|| step(&mut **device)))
-            .unwrap_or_else(|panic| Err(DeviceError::Panicked(panic_text(&*panic))));
-        if let Err(error) = outcome {
-            self.fail(error.to_string());
+        if let Err(reason) = contained(|| step(&mut **device)) {
+            self.fail(reason);
         }
     }
 
@@ -368,6 +371,15 @@ fn set_low(word: &mut u64, value: u32) {
 
 fn set_high(word: &mut u64, value: u32) {
     *word = (*word & 0xffff_ffff) | u64::from(value) << 32;
+}
+
+/// Runs a step of a device; a panic is an error like any other. The device is not used again before
+/// its reset, which rebuilds what a panic left half done.
+fn contained<E: std::fmt::Display>(step: impl FnOnce() -> Result<(), E>) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(outcome) => outcome.map_err(|error| error.to_string()),
+        Err(panic) => Err(DeviceError::Panicked(panic_text(&*panic)).to_string()),
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

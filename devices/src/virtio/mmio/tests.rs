@@ -47,6 +47,7 @@ impl VirtioDevice for Fragile {
         }
     }
     fn reset(&mut self) {
+        assert!(self.doorbells < 9, "a bug of its reset");
         *self = Fragile::default();
     }
 }
@@ -214,4 +215,15 @@ fn odd_accesses_are_harmless() {
         }
     }
     assert_eq!(driver.status(), 15);
+}
+
+#[test]
+fn a_panic_in_reset_is_contained() {
+    let driver = start();
+    for _ in 0..9 {
+        driver.kick(0);
+    }
+    driver.write(0x070, 0);
+    assert_eq!(driver.status(), NEEDS_RESET);
+    assert!(driver.transport.failure().unwrap().contains("a bug of its reset"));
 }
