@@ -25,7 +25,9 @@ pub fn bindervm() -> Command {
 
 /// A run of an image: what to do in the guest, and how.
 pub struct Guest {
+    /// The command line up to what is for the guest.
     command: Command,
+    argv: Vec<String>,
     folder: tempfile::TempDir,
     stdin: Vec<u8>,
     limit: Duration,
@@ -54,7 +56,7 @@ impl Guest {
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);
         }
-        Guest { command, folder, stdin: Vec::new(), limit: LIMIT }
+        Guest { command, argv: Vec::new(), folder, stdin: Vec::new(), limit: LIMIT }
     }
 
     /// Adds options.
@@ -77,26 +79,24 @@ impl Guest {
 
     /// Runs a program of the guest.
     pub fn run<const N: usize>(mut self, argv: [&str; N]) -> Ended {
-        self.command.arg("--").args(argv);
+        self.argv = argv.map(str::to_owned).to_vec();
         self.finish()
     }
 
     /// Runs a script in the guest's shell.
     pub fn shell(mut self, script: &str) -> Ended {
-        self.command.args(["--", "/bin/sh", "-s"]);
         self.stdin = script.as_bytes().to_vec();
-        self.finish()
+        self.run(["/bin/sh", "-s"])
     }
 
     fn finish(mut self) -> Ended {
         self.command.arg("--timeout").arg(format!("{}ms", self.limit.as_millis()));
-        // Options after `--` would be the guest's.
-        let command = options_first(&self.command);
+        self.command.arg("--").args(&self.argv);
         // From a file: bytes of a file reach the guest at moments that guest time defines.
         let mut stdin = tempfile::tempfile_in(self.folder.path()).expect("a temporary file");
         stdin.write_all(&self.stdin).expect("stdin is written");
         std::io::Seek::rewind(&mut stdin).expect("a file rewinds");
-        let output = { command }.stdin(Stdio::from(stdin)).output().expect("bindervm starts");
+        let output = self.command.stdin(Stdio::from(stdin)).output().expect("bindervm starts");
         let status = std::fs::read(self.folder.path().join("status.json")).unwrap_or_default();
         Ended {
             code: output.status.code().unwrap_or(-1),
@@ -106,16 +106,6 @@ impl Guest {
             folder: self.folder,
         }
     }
-}
-
-/// The same command with everything behind `--` at its end.
-fn options_first(command: &Command) -> Command {
-    let args: Vec<_> = command.get_args().collect();
-    let split = args.iter().position(|arg| *arg == "--").unwrap_or(args.len());
-    let behind = args[split..].iter().position(|arg| *arg == "--timeout").map_or(args.len(), |at| split + at);
-    let mut ordered = Command::new(command.get_program());
-    ordered.args(&args[..split]).args(&args[behind..]).args(&args[split..behind]);
-    ordered
 }
 
 impl Ended {

@@ -143,8 +143,8 @@ impl Tlb {
         self.fetch.fill(None);
     }
 
-    /// Drops the translations of one linear page. Returns false if it dropped everything,
-    /// because the page may be part of a large one.
+    /// Drops the translations of one linear page, or everything where the page may be part of a
+    /// large one.
     pub fn invalidate(&mut self, address: u64) {
         if self.large.contains(&(address >> 30)) {
             return self.flush();
