@@ -266,8 +266,12 @@ impl VirtioDevice for BinderDevice {
     }
 
     fn reset(&mut self) {
-        self.active = None;
         let world = &mut self.world;
+        if let (Some(_), Some(active)) = (&self.late, &mut self.active) {
+            // Posted before the reset, so served before it, as inline; nobody waits for the answers.
+            let _ = active.serve(world, wire::QUEUE_SIZE.into());
+        }
+        self.active = None;
         let mut sink =
             Stamped { at: world.recorder.now(), guest: world.guest, recorder: world.recorder.as_mut() };
         let mut domain = world.domain.lock().unwrap_or_else(PoisonError::into_inner);
