@@ -9,7 +9,7 @@ use std::process::{Command as Process, Stdio};
 
 use agent_protocol::window::{ReceiveWindow, SendWindow, WindowError};
 use agent_protocol::{ExecFailure, ExecRequest, ExitStatus, Stream, WindowSize};
-use rustix::io::{Errno, ioctl_fionbio};
+use rustix::io::{Errno, ioctl_fionbio, ioctl_fionread};
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
@@ -35,6 +35,8 @@ pub struct Command {
 pub struct Output {
     pub fd: OwnedFd,
     pub window: SendWindow,
+    /// Bytes to come before it is closed, where the process has ended and left its pipe to children.
+    left: Option<usize>,
 }
 
 /// The agent's end of stdin.
@@ -83,6 +85,25 @@ impl Command {
         if self.outputs.iter().all(Option::is_none) { self.status } else { None }
     }
 
+    /// The process has ended. What its pipes hold now is the last that is read of them: a child that
+    /// it left behind may go on writing for ever. A terminal needs no such bound, for it is hung up
+    /// when its session's leader ends.
+    pub fn ended(&mut self, status: ExitStatus) {
+        self.status = Some(status);
+        // What it left unread goes with it; the host may go on sending for a moment.
+        self.stdin.fd = None;
+        if self.is_terminal {
+            return;
+        }
+        for slot in &mut self.outputs {
+            let Some(output) = slot else { continue };
+            match ioctl_fionread(&output.fd) {
+                Ok(left) if left > 0 => output.left = Some(left as usize),
+                _ => *slot = None,
+            }
+        }
+    }
+
     /// Sends signal `signo` to the process group.
     pub fn signal(&self, signo: u32) -> Result<(), Errno> {
         let signal = i32::try_from(signo).ok().and_then(Signal::from_named_raw).ok_or(Errno::INVAL)?;
@@ -102,13 +123,17 @@ impl Command {
     /// Reads what the process wrote, as far as the window and `buffer` allow.
     pub fn read(&mut self, stream: Stream, buffer: &mut [u8]) -> Read {
         let Some(output) = &mut self.outputs[stream as usize] else { return Read::Nothing };
-        let length = buffer.len().min(output.window.room());
+        let length = buffer.len().min(output.window.room()).min(output.left.unwrap_or(usize::MAX));
         if length == 0 {
             return Read::Nothing;
         }
         match rustix::io::read(&output.fd, &mut buffer[..length]) {
             Ok(length) if length > 0 => {
                 output.window.spend(length);
+                output.left = output.left.map(|left| left - length);
+                if output.left == Some(0) {
+                    self.outputs[stream as usize] = None;
+                }
                 Read::Bytes(length)
             }
             // The process is gone, so what is not there now was written by nobody we wait for.
@@ -253,7 +278,7 @@ fn command(pid: u32, stdin: Option<OwnedFd>, outputs: [Option<Output>; 2], is_te
 }
 
 fn output(fd: OwnedFd) -> io::Result<Output> {
-    Ok(Output { fd: nonblocking(fd)?, window: SendWindow::new() })
+    Ok(Output { fd: nonblocking(fd)?, window: SendWindow::new(), left: None })
 }
 
 fn nonblocking(fd: OwnedFd) -> io::Result<OwnedFd> {

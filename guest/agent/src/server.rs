@@ -229,9 +229,7 @@ impl<'a> Server<'a> {
         }
         let runs = |command: &&mut Command| command.pid == ended.pid && command.status.is_none();
         if let Some(command) = self.commands.values_mut().find(runs) {
-            command.status = Some(ended.status);
-            // What it left unread goes with it; the host may go on sending for a moment.
-            command.stdin.fd = None;
+            command.ended(ended.status);
         }
     }
 

@@ -243,6 +243,16 @@ fn a_background_child_does_not_keep_a_command() {
 }
 
 #[test]
+fn a_background_child_that_never_stops_writing_does_not_keep_a_command() {
+    let mut agent = Agent::start();
+    let id = agent.exec(ExecRequest { stdin: true, ..shell("yes & read line; exit 3") });
+    agent.run_until(|heard| !heard.stdout.is_empty());
+    assert_eq!(agent.link.stdin(id, b"\n"), Ok(1));
+    assert_eq!(agent.exit_of(id), ExitStatus::Code(3));
+    assert_eq!(agent.run(shell("true")), ExitStatus::Code(0));
+}
+
+#[test]
 fn a_terminal_is_one() {
     let mut agent = Agent::start();
     let tty = Some(WindowSize { rows: 33, cols: 99 });
