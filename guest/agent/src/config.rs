@@ -5,7 +5,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Modules that every boot loads, one a line, in load order.
 pub const MODULES_FILE: &str = "/etc/bindervm/modules";
@@ -92,8 +92,17 @@ pub struct ServiceConfig {
 #[serde(deny_unknown_fields)]
 pub struct ReadyCheck {
     pub command: Vec<String>,
-    #[serde(default = "default_timeout")]
+    /// How long it may take: a day at most.
+    #[serde(default = "default_timeout", deserialize_with = "capped_timeout")]
     pub timeout_ms: u64,
+}
+
+/// No boot takes longer than this to be right, and no clock overflows by it.
+const MAX_TIMEOUT_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Takes [`MAX_TIMEOUT_MS`] for every longer time.
+fn capped_timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(u64::deserialize(deserializer)?.min(MAX_TIMEOUT_MS))
 }
 
 fn default_timeout() -> u64 {
@@ -184,6 +193,13 @@ mod tests {
         assert_eq!(mode("a bindervm.binder=kernel b"), Some(BinderMode::Kernel));
         assert_eq!(mode("bindervm.binder=kernel bindervm.binder=host\n"), Some(BinderMode::Host));
         assert_eq!(mode("bindervm.binder=qemu"), None);
+    }
+
+    #[test]
+    fn a_readiness_check_waits_a_day_at_most() {
+        let text = format!(r#"{{"command": ["true"], "timeout_ms": {}}}"#, u64::MAX);
+        let check: ReadyCheck = serde_json::from_str(&text).unwrap();
+        assert_eq!(check.timeout_ms, MAX_TIMEOUT_MS);
     }
 
     #[test]
