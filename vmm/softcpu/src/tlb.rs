@@ -11,6 +11,9 @@ use crate::memory::{HostPage, PAGE};
 pub const ENTRIES: usize = 1024;
 const FETCH_ENTRIES: usize = 256;
 
+/// The most 1 GiB regions with large pages that are told apart.
+const LARGE_REGIONS: usize = 64;
+
 /// A translation for data accesses.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -49,7 +52,8 @@ pub struct Tlb {
     fetch: Box<[Option<Fetch>; 2 * FETCH_ENTRIES]>,
     /// Slots of `data` filled since the last flush, some of them twice.
     filled: Vec<u16>,
-    /// 1 GiB regions in which an entry came from a large page.
+    /// 1 GiB regions in which an entry came from a large page. Where there are [`LARGE_REGIONS`]
+    /// of them, any address may be in one more.
     large: Vec<u64>,
     pub fills: u64,
     pub flushes: u64,
@@ -109,7 +113,10 @@ impl Tlb {
     /// Notes that `address` was translated by a page of more than 4 KiB.
     pub fn note_large(&mut self, address: u64) {
         let region = address >> 30;
-        if self.large.last() != Some(&region) && !self.large.contains(&region) {
+        if self.large.last() != Some(&region)
+            && self.large.len() < LARGE_REGIONS
+            && !self.large.contains(&region)
+        {
             self.large.push(region);
         }
     }
@@ -146,7 +153,7 @@ impl Tlb {
     /// Drops the translations of one linear page, or everything where the page may be part of a
     /// large one.
     pub fn invalidate(&mut self, address: u64) {
-        if self.large.contains(&(address >> 30)) {
+        if self.large.len() == LARGE_REGIONS || self.large.contains(&(address >> 30)) {
             return self.flush();
         }
         for mode in [Mode::Supervisor, Mode::User] {
@@ -165,5 +172,26 @@ impl Tlb {
                 entry.physical |= 1;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn with_many_large_pages_one_page_flushes_all() {
+        let mut tlb = Tlb::new();
+        for region in 0..LARGE_REGIONS as u64 - 1 {
+            tlb.note_large(region << 30);
+            tlb.note_large(region << 30);
+        }
+        tlb.invalidate(1 << 46);
+        assert_eq!(tlb.flushes, 0);
+        tlb.note_large(1 << 45);
+        tlb.note_large(1 << 46);
+        assert_eq!(tlb.large.len(), LARGE_REGIONS);
+        tlb.invalidate(1 << 46);
+        assert_eq!((tlb.flushes, tlb.large.len()), (1, 0));
     }
 }
