@@ -35,6 +35,7 @@ mod commands;
 mod death;
 mod domain;
 pub mod errno;
+mod fetched;
 mod freeze;
 pub mod ids;
 mod ioctl;

@@ -6,6 +6,7 @@
 use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileMemory, VolatileSlice};
 
 use crate::domain::GuestRams;
+use crate::fetched::Fetched;
 use crate::ids::{GuestId, Pfn};
 use crate::message::{Range, RangeData};
 
@@ -125,14 +126,14 @@ impl Piece<'_> {
 pub(crate) struct UserMemory<'a> {
     pub guest: GuestId,
     pub chunk: &'a [Range],
-    pub fetched: &'a [Range],
+    pub fetched: &'a Fetched,
 }
 
 impl<'a> UserMemory<'a> {
     /// The longest piece that starts at `address`, at most `length` bytes long.
     pub(crate) fn piece(&self, address: u64, length: u64) -> Result<Piece<'a>, Absent> {
         let mut fault = false;
-        for range in self.fetched.iter().chain(self.chunk) {
+        for range in self.fetched.at(address).into_iter().chain(self.chunk) {
             let Some(skip) = address.checked_sub(range.address) else { continue };
             if let Some(piece) = piece_of(range, skip, length) {
                 return Ok(piece);
@@ -212,7 +213,7 @@ mod tests {
     #[test]
     fn bytes_are_found_across_ranges_and_the_gap_is_named() {
         let ranges = [inline(100, b"abcd", false), inline(104, b"ef", true)];
-        let memory = UserMemory { guest: GuestId(0), chunk: &ranges, fetched: &[] };
+        let memory = UserMemory { guest: GuestId(0), chunk: &ranges, fetched: &Fetched::default() };
         let mut bytes = [0; 5];
         memory.read(&NoPages, 101, &mut bytes).unwrap();
         assert_eq!(&bytes, b"bcdef");
@@ -225,7 +226,7 @@ mod tests {
     fn a_page_list_shorter_than_its_range_is_not_believed() {
         let data = RangeData::Pages(vec![Pfn(7)]);
         let range = Range { address: 4096 * 3 + 4090, length: 100, readable: 100, fault: false, data };
-        let memory = UserMemory { guest: GuestId(0), chunk: &[range], fetched: &[] };
+        let memory = UserMemory { guest: GuestId(0), chunk: &[range], fetched: &Fetched::default() };
         assert_eq!(memory.covers(4096 * 3 + 4090, 6), Ok(()));
         assert_eq!(memory.covers(4096 * 3 + 4090, 7), Err(Absent::Missing(4096 * 4)));
     }

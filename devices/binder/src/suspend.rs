@@ -250,8 +250,7 @@ impl Domain {
             match (need, result.outcome) {
                 (Need::Data { address, length }, outcome) => {
                     let range = fetched(*address, *length, result.error, outcome)?;
-                    progress |= range.is_some();
-                    sending.fetched.extend(range);
+                    progress |= range.is_some_and(|range| sending.fetched.insert(range));
                 }
                 (Need::Pages { slots, .. }, Outcome::Pages(pfns)) => {
                     self.take_pages(cx, sending, slots, &pfns, result.error);
@@ -284,7 +283,7 @@ impl Domain {
         }
         if let (false, Some(Need::Data { address, length })) = (progress, needs.first()) {
             // A shim that brings nothing, ever, would keep the command for ever.
-            sending.fetched.push(fault(*address, *length));
+            sending.fetched.insert(fault(*address, *length));
         }
         Ok(())
     }
@@ -503,7 +502,7 @@ fn fetched(address: u64, length: u64, error: Errno, outcome: Outcome) -> Result<
         Outcome::None | Outcome::Data(_) if !error.is_ok() => Ok(Some(fault(address, length))),
         Outcome::None => Ok(None),
         Outcome::Data(range) if range.address != address => Err(Mismatch),
-        Outcome::Data(range) => Ok((range.readable > 0 || range.fault).then_some(range)),
+        Outcome::Data(range) => Ok(Some(range)),
         _ => Err(Mismatch),
     }
 }

@@ -45,14 +45,13 @@ impl Domain {
                 Ok(()) => s.offsets = Some(self.read_offsets(cx, call, s, guest)?),
             }
         }
-        match s.memory(call, guest).covers(s.data.data, s.data.data_size) {
-            // A fault is judged by its place among the objects.
-            Ok(()) | Err(Absent::Fault) => {}
-            Err(Absent::Missing(at)) => {
-                let length = s.data.data + s.data.data_size - at;
-                needs.push(Need::Data { address: at, length });
-                return Ok(needs);
-            }
+        // With a plan the data has been there. A fault is judged by its place among the objects.
+        if s.plan.is_none()
+            && let Err(Absent::Missing(at)) = s.memory(call, guest).covers(s.data.data, s.data.data_size)
+        {
+            let length = s.data.data + s.data.data_size - at;
+            needs.push(Need::Data { address: at, length });
+            return Ok(needs);
         }
         let Some(offsets) = s.offsets.as_deref() else { return Ok(needs) };
         let mut plan = match s.plan.take() {
@@ -144,11 +143,16 @@ impl Domain {
         }
         let memory = s.memory(call, guest);
         if plan.failure.is_none() {
-            for object in &plan.objects {
+            let mut all_there = true;
+            for (index, object) in plan.objects.iter().enumerate().skip(plan.covered) {
                 let What::Ptr(ptr) = &object.what else { continue };
                 match memory.covers(ptr.source, ptr.length) {
                     Ok(()) => {}
                     Err(Absent::Missing(at)) => {
+                        if all_there {
+                            plan.covered = index;
+                        }
+                        all_there = false;
                         needs.push(Need::Data { address: at, length: ptr.source + ptr.length - at });
                     }
                     Err(Absent::Fault) => {
@@ -159,6 +163,9 @@ impl Domain {
                 if needs.len() >= MAX_NEEDS {
                     return needs;
                 }
+            }
+            if all_there {
+                plan.covered = plan.objects.len();
             }
         }
         if let Some((address, length)) = read_arrays(plan, memory, cx.pages) {

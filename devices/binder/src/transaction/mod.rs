@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::{BufferId, NodeId, ThreadId, TransactionId};
 use crate::errno::Errno;
+use crate::fetched::Fetched;
 use crate::ids::{DebugId, GuestId, Kuid, ProcId, Token};
-use crate::message::Range;
 use crate::protocol::{TransactionData, tf};
 use crate::trace::Party;
 use crate::work::Place;
@@ -101,7 +101,7 @@ pub(crate) struct Sending {
     /// NUL included.
     pub secctx: Option<Vec<u8>>,
     /// What NEEDS brought.
-    pub fetched: Vec<Range>,
+    pub fetched: Fetched,
     /// The offsets array, fetched once.
     pub offsets: Option<Vec<u64>>,
     pub plan: Option<objects::Plan>,
@@ -123,7 +123,7 @@ impl Sending {
         let objects = self.plan.as_ref().map_or(0, |plan| plan.objects.len()) * size_of::<objects::Planned>();
         let tokens = self.tokens.len() * size_of::<Token>();
         let fixed = size_of::<Sending>() + offsets + objects + tokens;
-        fixed as u64 + self.fetched.iter().map(Range::weight).sum::<u64>()
+        fixed as u64 + self.fetched.weight()
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Plan {
     pub objects: Vec<Planned>,
     /// What is wrong after the last one of `objects`.
     pub failure: Option<Errno>,
+    /// All PTRs among this many first objects have their memory.
+    pub covered: usize,
     /// Bytes of the extra area that PTRs use.
     pub extra_used: u64,
 }

@@ -5,6 +5,7 @@ use crate::buffer::{Buffer, Sizes, align8};
 use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
+use crate::fetched::Fetched;
 use crate::ids::GuestId;
 use crate::limits::LsmMode;
 use crate::memory::UserMemory;
@@ -59,7 +60,7 @@ impl Domain {
             target_node: None,
             buffer: None,
             secctx: None,
-            fetched: Vec::new(),
+            fetched: Fetched::default(),
             offsets: None,
             plan: None,
             call_allowed: None,

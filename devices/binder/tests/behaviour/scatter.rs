@@ -1,6 +1,7 @@
 //! PTR and FDA objects.
 
 use binder::protocol::{Command, Return, TransactionData, br, object, tf};
+use binder::{Body, Errno, NeedKind};
 
 use crate::payloads::*;
 use crate::trio::*;
@@ -78,6 +79,37 @@ fn memory_travels_along_and_is_linked() {
         assert_eq!(&memory[24..], b"child\0\0\0");
         w.finish();
     }
+}
+
+/// A receiver with a mapping of 1 MiB, and the client's handle for its object.
+fn large_receiver(w: &mut World, manager: Th, client: Th) -> (Th, u32) {
+    let proc = w.open_device("binder", 60);
+    assert_eq!(w.note(proc, Body::Mmap { address: MAPPING, length: 1 << 20 }).errno, Errno::OK);
+    let owner = w.looper(proc, 60);
+    let handle = w.publish(manager, owner, client, 0x9000, 0);
+    w.trim(manager.proc);
+    w.asked.clear();
+    (owner, handle)
+}
+
+/// The pieces lie apart, the last one first: none can be asked for together with another one.
+/// covers: B203, rule 10
+#[test]
+fn thousands_of_pieces_are_each_asked_for_once() {
+    const PIECES: u64 = 4000;
+    let Trio { mut w, manager, client, .. } = trio();
+    let (owner, handle) = large_receiver(&mut w, manager, client);
+    let mut pieces: Vec<u64> = (0..PIECES).map(|n| w.put(client.proc, &n.to_le_bytes())).collect();
+    pieces.reverse();
+    let parcel = pieces.iter().fold(Parcel::new(), |parcel, address| parcel.ptr(*address, 8));
+    assert!(parcel.send(&mut w, client, handle, 8 * PIECES).parked);
+    let data = w.asked.iter().filter(|kind| **kind == NeedKind::Data).count();
+    assert_eq!(data as u64, PIECES);
+    let got = w.read(owner).data();
+    let extra = got.offsets + 8 * PIECES;
+    let seen = w.look(owner.proc, extra, 8 * PIECES);
+    assert!((0..PIECES).all(|n| long(&seen, 8 * n as usize) == PIECES - 1 - n));
+    w.finish();
 }
 
 /// covers: B202, B207
