@@ -42,6 +42,12 @@ const GUEST: GuestId = GuestId(0);
 
 /// Runs, tells how it ended, and gives the exit status of the process.
 pub fn run(args: &RunArgs) -> u8 {
+    if let Some(path) = &args.status
+        && let Err(error) = Report::prepare(path)
+    {
+        eprintln!("bindervm: cannot write the status file {}: {error}", path.display());
+        return Code::Usage as u8;
+    }
     let mut report = Report::default();
     let status = match execute(args, &mut report) {
         Ok(status) => status,

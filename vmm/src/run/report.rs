@@ -1,6 +1,8 @@
 //! What a run took and did: the closing summary for people, and the same in the status file.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use binder_trace::tally::Tally;
@@ -99,8 +101,18 @@ impl Report {
         );
     }
 
+    /// Finds out whether the file of `--status` can be written, before a run that it is to tell of.
+    /// Leaves what stands there alone.
+    pub fn prepare(path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        File::create(part(path))?;
+        Ok(())
+    }
+
     /// Writes the file of `--status`, by rename, so that a reader never sees half of it.
-    pub fn write(&self, status: &Status, path: &Path) -> std::io::Result<()> {
+    pub fn write(&self, status: &Status, path: &Path) -> io::Result<()> {
         let run = self.stats.as_ref().map(|stats| RunFigures {
             instructions: stats.instructions,
             boot_cpu_ms: self.ready.map(|ready| ready.cpu.as_millis() as u64),
@@ -113,13 +125,40 @@ impl Report {
         let file = StatusFile { status, engine, run, binder: &self.counters };
         let mut text = serde_json::to_string_pretty(&file)?;
         text.push('\n');
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        std::fs::write(&part, text)?;
-        std::fs::rename(&part, path)
+        fs::write(part(path), text)?;
+        fs::rename(part(path), path)
     }
+}
+
+/// Where the status file is written before it gets its name.
+fn part(path: &Path) -> PathBuf {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    part.into()
 }
 
 fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_file_that_cannot_be_written_is_found_before_the_run() {
+        let folder = std::env::temp_dir().join(format!("bindervm-status-{}", std::process::id()));
+        let path = folder.join("status.json");
+        assert_eq!(Report::prepare(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
+
+        fs::create_dir(&folder).unwrap();
+        assert_eq!(Report::prepare(&folder).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+        Report::prepare(&path).unwrap();
+        assert!(!path.exists());
+        Report::default().write(&Status::Exited { code: 3 }, &path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(r#""code": 3"#), "{text}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }
