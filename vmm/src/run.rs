@@ -411,9 +411,27 @@ fn machine_failure(error: MachineError) -> Failure {
 }
 
 fn trace_failure(error: recording::RecordingError) -> Failure {
-    Failure::because(Code::Internal, "cannot record the trace", error)
+    let code = match error {
+        // The path is the command line's.
+        recording::RecordingError::Open { .. } => Code::Usage,
+        _ => Code::Internal,
+    };
+    Failure::because(code, "cannot record the trace", error)
 }
 
 fn thread_failure(error: io::Error) -> Failure {
     Failure::because(Code::Internal, "cannot start a thread", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_that_cannot_be_made_is_a_wrong_command_line() {
+        let source = || io::Error::from(io::ErrorKind::NotFound);
+        let open = recording::RecordingError::Open { path: "/no/such/folder/x".into(), source: source() };
+        assert_eq!(trace_failure(open).code, Code::Usage);
+        assert_eq!(trace_failure(recording::RecordingError::Write(source())).code, Code::Internal);
+    }
 }
