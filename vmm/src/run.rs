@@ -313,10 +313,10 @@ fn regular_stdin() -> Option<Box<dyn io::Read + Send>> {
 /// How a run without an agent ended.
 fn bare_status(outcome: &Outcome, interrupted: &Interrupted) -> Result<Status, Failure> {
     match &outcome.end {
-        End::PoweredOff | End::Reset | End::Halted => Ok(Status::PoweredOff),
+        End::PoweredOff | End::Reset => Ok(Status::PoweredOff),
         End::Panic(_) => Err(told(Code::GuestPanic, outcome, false)),
         End::Timeout => Err(told(Code::Timeout, outcome, false)),
-        End::TripleFault(_) => Err(told(Code::GuestLost, outcome, false)),
+        End::Halted | End::TripleFault(_) => Err(told(Code::GuestLost, outcome, false)),
         End::EngineFailed(_) => Err(told(Code::Internal, outcome, false)),
         End::Stopped => match interrupted.signal() {
             Some(signal) => Ok(Status::Signaled { signal }),
