@@ -14,8 +14,9 @@ pub const MAX_RESULT: usize = 2048;
 pub const MAX_ACTIONS: usize = 64;
 /// Slots in one [`Need::Pages`] at most.
 pub const MAX_NEED_PAGES: usize = 256;
-/// Needs in one answer at most.
-pub const MAX_NEEDS: usize = 8;
+/// Needs in one answer at most: with their results, pages and files, some 600 bytes of the shim's
+/// page are left for data.
+pub const MAX_NEEDS: usize = 16;
 /// Result bytes that fit into an [`Event`]; longer results wait for [`Body::Fetch`].
 pub const EVENT_BYTES: usize = 192;
 

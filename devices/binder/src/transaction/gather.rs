@@ -18,6 +18,9 @@ use crate::transaction::{SendError, Sending};
 const MAX_NEED_FILES: usize = 128;
 /// Pieces of sender's memory kept for one command: a shim that brings a byte at a time is cut off.
 const MAX_FETCHED: usize = 4096;
+/// Bytes between two pieces of memory that are got together: less than a page, so that no page is
+/// touched that neither piece is in, and no fault comes from between them.
+const MAX_GAP: u64 = 256;
 
 impl Domain {
     /// Collects everything that is still missing, in one pass.
@@ -153,15 +156,18 @@ impl Domain {
                             plan.covered = index;
                         }
                         all_there = false;
-                        needs.push(Need::Data { address: at, length: ptr.source + ptr.length - at });
+                        let end = ptr.source + ptr.length;
+                        if !needs.iter_mut().any(|need| joined(need, at, end)) {
+                            if needs.len() >= MAX_NEEDS {
+                                return needs;
+                            }
+                            needs.push(Need::Data { address: at, length: end - at });
+                        }
                     }
                     Err(Absent::Fault) => {
                         plan.failure = Some(Errno::EINVAL);
                         break;
                     }
-                }
-                if needs.len() >= MAX_NEEDS {
-                    return needs;
                 }
             }
             if all_there {
@@ -195,5 +201,34 @@ impl Domain {
     fn token_room(&self, guest: GuestId, more: usize) -> bool {
         let held = self.guests.get(&guest).map_or(0, |guest| guest.tokens as usize + guest.fputs.len());
         held.saturating_add(more) <= self.limits.max_tokens as usize
+    }
+}
+
+/// Widens a need for data by `start..end`, if that is near.
+fn joined(need: &mut Need, start: u64, end: u64) -> bool {
+    let Need::Data { address, length } = need else { return false };
+    let known = *address + *length;
+    if start > known.saturating_add(MAX_GAP) || *address > end.saturating_add(MAX_GAP) {
+        return false;
+    }
+    *address = start.min(*address);
+    *length = end.max(known) - *address;
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn near_memory_is_joined_on_both_sides() {
+        let mut need = Need::Data { address: 1000, length: 100 };
+        assert!(!joined(&mut need, 1100 + MAX_GAP + 1, 2000));
+        assert!(!joined(&mut need, 700, 999 - MAX_GAP));
+        assert!(joined(&mut need, 1100 + MAX_GAP, 2000));
+        assert!(joined(&mut need, 700, 1000 - MAX_GAP));
+        assert!(joined(&mut need, 800, 900), "inside");
+        assert_eq!(need, Need::Data { address: 700, length: 1300 });
+        assert!(!joined(&mut Need::Pages { proc: ProcId(1), slots: Vec::new() }, 0, 8));
     }
 }

@@ -112,6 +112,25 @@ fn thousands_of_pieces_are_each_asked_for_once() {
     w.finish();
 }
 
+/// covers: B203, rule 10
+#[test]
+fn neighbouring_pieces_are_asked_for_together() {
+    let Trio { mut w, owner, client, handle, .. } = trio();
+    let memory: Vec<u8> = (0..=255).cycle().take(100 * 48).collect();
+    let start = w.put(client.proc, &memory);
+    let places: Vec<u64> = (0..100).map(|n| start + 48 * n).collect();
+    // Neither order of the pieces is the order of their addresses.
+    let parcel = places.iter().rev().step_by(2).fold(Parcel::new(), |parcel, at| parcel.ptr(*at, 32));
+    let parcel = places.iter().step_by(2).fold(parcel, |parcel, at| parcel.ptr(*at, 32));
+    assert!(parcel.send(&mut w, client, handle, 3200).parked);
+    assert_eq!(w.asked, [NeedKind::Pages, NeedKind::Data]);
+    let got = w.read(owner).data();
+    let seen = w.look(owner.proc, got.offsets + 800, 3200);
+    assert_eq!(seen[..32], memory[99 * 48..][..32]);
+    assert_eq!(seen[3168..], memory[98 * 48..][..32]);
+    w.finish();
+}
+
 /// covers: B202, B207
 #[test]
 fn space_and_source_are_checked() {
