@@ -1,39 +1,45 @@
 //! `bindervm doctor`: what this machine offers, and what to do about what is missing.
 
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 
 use images::{Cache, Options};
 use machine::Kind;
 
 use crate::exit::{Code, Failure};
+use crate::output;
 
 /// Prints the findings. Missing things are told, not failed on: the exit status says whether a
 /// guest can run at all.
 pub fn run() -> Result<(), Failure> {
     let choice = machine::choose(Kind::Auto)
         .map_err(|error| Failure::because(Code::BootFailed, "no engine works", error))?;
-    println!("engine     auto takes {}", choice.reason);
-    println!("kvm        {}", kvm());
-    println!("memory     {}", memory());
+    output::print(|out| print(&choice.reason, out))
+}
+
+fn print(engine: &str, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "engine     auto takes {engine}")?;
+    writeln!(out, "kvm        {}", kvm())?;
+    writeln!(out, "memory     {}", memory())?;
     let Some(cache) = Cache::of_user() else {
-        println!("cache      none: set HOME or XDG_CACHE_HOME, images are kept there");
+        writeln!(out, "cache      none: set HOME or XDG_CACHE_HOME, images are kept there")?;
         return Ok(());
     };
-    println!("cache      {}", cache.root().display());
+    writeln!(out, "cache      {}", cache.root().display())?;
     let options = Options::new(cache);
     for recipe in images::recipes(&options.recipes) {
         if let Ok(recipe) = images::find_recipe(&options, &recipe.name)
             && let Some(missing) = images::missing_tools(&recipe)
         {
-            println!("tools      {}: {missing}", recipe.name);
-            println!("           {}", missing.way_on());
+            writeln!(out, "tools      {}: {missing}", recipe.name)?;
+            writeln!(out, "           {}", missing.way_on())?;
         }
         let state = match images::open_in(&options.cache, &recipe.name) {
             Ok(image) => format!("built, linux {}", image.manifest.kernel),
             Err(_) => format!("not built: bindervm image build {}", recipe.name),
         };
-        println!("image      {}: {state}", recipe.name);
+        writeln!(out, "image      {}: {state}", recipe.name)?;
     }
     Ok(())
 }

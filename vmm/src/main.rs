@@ -12,6 +12,7 @@ mod args;
 mod doctor;
 mod exit;
 mod image;
+mod output;
 mod progress;
 mod run;
 mod terminal;

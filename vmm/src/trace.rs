@@ -9,17 +9,14 @@ use binder_trace::text;
 
 use crate::args::TraceArgs;
 use crate::exit::{Code, Failure};
+use crate::output;
 
 /// Prints the recording in the form that was asked for.
 pub fn run(args: &TraceArgs) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     match print(args, &mut out) {
         Ok(()) => Ok(()),
-        // A reader such as `head` has seen enough.
-        Err(PrintError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(PrintError::Output(error)) => {
-            Err(Failure::because(Code::Internal, "cannot write the output", error))
-        }
+        Err(PrintError::Output(error)) => output::judge(Err(error)),
         Err(PrintError::Trace(error)) => {
             // What was read is printed before what is wrong is told.
             let _ = out.flush();
