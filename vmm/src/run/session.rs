@@ -13,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::terminal;
+
 /// The most complaints of the guest that are kept for the end of the run.
 const MAX_NOTES: usize = 20;
 
@@ -176,10 +178,10 @@ impl AgentEvents for Listener {
                 let end = CommandEnd::NotStarted { errno: failure.errno, text: failure.text.clone() };
                 self.command_ended(link, end);
             }
-            AgentEvent::Log(text) => eprintln!("bindervm: guest: {}", plain(text)),
+            AgentEvent::Log(text) => tell(&plain(text)),
             AgentEvent::Fatal(text) => {
                 let text = plain(text);
-                eprintln!("bindervm: guest: {text}");
+                tell(&text);
                 self.session.update(|state| {
                     if state.notes.len() < MAX_NOTES {
                         state.notes.push(text);
@@ -229,6 +231,11 @@ fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Says what the guest said, maybe while the terminal is raw.
+fn tell(text: &str) {
+    eprint!("bindervm: guest: {text}{}", terminal::newline());
 }
 
 /// Text of the guest without what would control the terminal it is shown on.
