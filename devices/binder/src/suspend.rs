@@ -248,6 +248,11 @@ impl Domain {
         let mut progress = needs.iter().any(|need| need.kind() != NeedKind::Data);
         for (need, result) in needs.iter().zip(results) {
             match (need, result.outcome) {
+                (Need::Data { .. }, Outcome::None | Outcome::Data(_)) if result.error == Errno::ENOMEM => {
+                    // Not a fault: the guest could not get it now.
+                    sending.page_error = Some(Errno::ENOMEM);
+                    progress = true;
+                }
                 (Need::Data { address, length }, outcome) => {
                     let range = fetched(*address, *length, result.error, outcome)?;
                     progress |= range.is_some_and(|range| sending.fetched.insert(range));

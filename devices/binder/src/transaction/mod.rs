@@ -112,7 +112,7 @@ pub(crate) struct Sending {
     pub tokens: Vec<Token>,
     /// Why there are no more.
     pub file_error: Option<Errno>,
-    /// The mapping lost its pages or the guest has none.
+    /// The mapping lost its pages, or the guest has no memory for them or for the data.
     pub page_error: Option<Errno>,
 }
 

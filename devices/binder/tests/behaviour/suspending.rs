@@ -76,6 +76,26 @@ fn pages_that_cannot_be_had_fail_the_call() {
     }
 }
 
+/// covers: B128, rule 10
+#[test]
+fn data_that_cannot_be_had_for_want_of_memory_is_no_fault() {
+    for (error, errno) in [(Errno::ENOMEM, -12), (Errno::EFAULT, -14)] {
+        let Trio { mut w, client, handle, .. } = trio();
+        w.lazy = true;
+        let needs = suspended(&mut w, client, handle, 0);
+        let results = needs.iter().map(|need| match need {
+            Need::Data { .. } => NeedResult { error, outcome: Outcome::None },
+            need => w.supply(client, need),
+        });
+        let results = results.collect();
+        let answer = w.send(client, Body::Continue(Continue::Needs(results)));
+        let out = w.follow(client, &[], answer, Out::default());
+        assert_eq!(out.returns, [Return::Noop, Return::FailedReply]);
+        assert_eq!(w.extended_error(client), (br::FAILED_REPLY, errno));
+        w.finish();
+    }
+}
+
 /// Suspends the client's call and returns what it needs.
 fn suspended(w: &mut World, client: Th, handle: u32, flags: u32) -> Vec<Need> {
     let command = w.call_command(client, handle, flags, b"payload", &[]);
