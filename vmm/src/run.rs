@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -83,8 +83,9 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
         None => ClockMode::Virtual,
     };
     let session = Session::default();
+    let trace_file = Arc::new(OnceLock::new());
     if let Some(timeout) = args.timeout {
-        enforce_timeout(args, timeout, session.clone())?;
+        enforce_timeout(args, timeout, session.clone(), trace_file.clone())?;
     }
 
     let log = ConsoleLog::new();
@@ -118,6 +119,10 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
     };
     machine.add_virtio(Box::new(Rng::new(entropy))).map_err(machine_failure)?;
     let binder = add_binder(args, &source, &mut machine)?;
+    // A pipe may have nobody who reads it.
+    if args.trace.as_ref().is_some_and(|path| path.is_file()) {
+        let _ = trace_file.set(binder.recording.clone());
+    }
 
     if !source.has_agent() {
         let interrupted = input::watch_signals(machine.handle(), None).map_err(thread_failure)?;
@@ -203,8 +208,14 @@ fn serial_console(args: &RunArgs, source: &Source) -> SerialConsole {
     }
 }
 
-/// Ends the process where a run outlives its `--timeout` by [`GRACE`].
-fn enforce_timeout(args: &RunArgs, timeout: Duration, session: Session) -> Result<(), Failure> {
+/// Ends the process where a run outlives its `--timeout` by [`GRACE`]. What `recording` holds by then
+/// is kept.
+fn enforce_timeout(
+    args: &RunArgs,
+    timeout: Duration,
+    session: Session,
+    recording: Arc<OnceLock<Recording>>,
+) -> Result<(), Failure> {
     let status_file = args.status.clone();
     let watch = move || {
         if session.wait_over(timeout.saturating_add(GRACE)) {
@@ -217,6 +228,9 @@ fn enforce_timeout(args: &RunArgs, timeout: Duration, session: Session) -> Resul
         let status = Status::Failed { reason: Code::Timeout, message };
         if let Some(path) = status_file {
             let _ = Report::default().write(&status, &path);
+        }
+        if let Some(recording) = recording.get() {
+            recording.save();
         }
         std::process::exit(i32::from(status.exit_code()));
     };

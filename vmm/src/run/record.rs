@@ -1,7 +1,7 @@
 //! Where the binder device's trace events go: a file, a tally for the summary, both, or nowhere.
 
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
 use binder::GuestId;
@@ -40,6 +40,20 @@ impl Recording {
             writer.finish()?;
         }
         Ok(shared.tally.clone())
+    }
+
+    /// Writes what is buffered, for a run that did not end. Does not wait for it: one that sits in a
+    /// write of the recording holds it.
+    pub fn save(&self) {
+        let mut shared = match self.shared.try_lock() {
+            Ok(shared) => shared,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
+        if let Some(writer) = &mut shared.writer {
+            // The run failed already, and says so.
+            let _ = writer.finish();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
