@@ -14,7 +14,8 @@ use crate::ids::{DebugId, GuestId, Pid, ProcId, Tid, Token};
 use crate::limits::{Limits, Profile};
 use crate::memory::{NoPages, Pages, Rams};
 use crate::message::{
-    Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, Message, Need, Status,
+    Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, MAX_INSTALL_FILES,
+    Message, Need, Status,
 };
 use crate::node::Node;
 use crate::poll::PollCheck;
@@ -140,8 +141,9 @@ pub struct Domain {
 }
 
 impl Domain {
-    /// An empty world.
-    pub fn new(limits: Limits, profile: Profile) -> Domain {
+    /// An empty world. A greater `max_files` than [`MAX_INSTALL_FILES`] is taken as that.
+    pub fn new(mut limits: Limits, profile: Profile) -> Domain {
+        limits.max_files = limits.max_files.min(MAX_INSTALL_FILES);
         Domain {
             limits,
             profile,
@@ -371,11 +373,6 @@ impl Domain {
                     | (Notice::Completed, Some(Activity::Completed { .. }))
             )
         })
-    }
-
-    /// Guests that have events, ascending.
-    pub fn guests_with_events(&self) -> Vec<GuestId> {
-        self.guests.iter().filter(|(_, guest)| self.has_due(guest)).map(|(id, _)| *id).collect()
     }
 
     /// Which CONTINUE the core waits for from a thread: how the lists in it are to be decoded.

@@ -15,6 +15,8 @@ impl Errno {
     pub const ESRCH: Errno = Errno(-3);
     /// Interrupted by a signal.
     pub const EINTR: Errno = Errno(-4);
+    /// The device is gone or out of order.
+    pub const EIO: Errno = Errno(-5);
     /// Bad file descriptor; from the device: a stale or unknown id.
     pub const EBADF: Errno = Errno(-9);
     /// Nothing to read without waiting.

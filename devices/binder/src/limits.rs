@@ -31,7 +31,7 @@ pub struct Limits {
     pub max_transactions: u32,
     /// Buffers in the mappings of its processes.
     pub max_buffers: u32,
-    /// File descriptors in one transaction.
+    /// File descriptors in one transaction; at most [`crate::message::MAX_INSTALL_FILES`].
     pub max_files: u32,
     /// Files that the shim holds for the core.
     pub max_tokens: u32,

@@ -17,6 +17,9 @@ pub const MAX_NEED_PAGES: usize = 256;
 /// Needs in one answer at most: with their results, pages and files, some 600 bytes of the shim's
 /// page are left for data.
 pub const MAX_NEEDS: usize = 16;
+/// Files of one [`Status::Install`] at most: 980 fit into an answer (PROTOCOL.md 9), less the room of
+/// all actions, of 8 bytes each.
+pub const MAX_INSTALL_FILES: u32 = 980 - 2 * MAX_ACTIONS as u32;
 /// Result bytes that fit into an [`Event`]; longer results wait for [`Body::Fetch`].
 pub const EVENT_BYTES: usize = 192;
 

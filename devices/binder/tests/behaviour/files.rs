@@ -166,6 +166,23 @@ fn the_number_of_files_is_bounded() {
     w.finish();
 }
 
+/// covers: B201 (bounds)
+#[test]
+fn no_limit_admits_more_files_than_an_answer_carries() {
+    let limits = binder::Limits { max_files: u32::MAX, ..Default::default() };
+    let Trio { mut w, owner, client, handle, .. } = trio_with(World::with(limits, Default::default()), 0x100);
+    w.procs.get_mut(&client.proc).unwrap().fds.insert(3, 500);
+    let max = u64::from(binder::MAX_INSTALL_FILES);
+    let data: Vec<u8> = (0..=max).flat_map(|_| fd_object(3)).collect();
+    let offsets: Vec<u64> = (0..=max).map(|index| index * 24).collect();
+    assert_eq!(w.call(client, handle, &data, &offsets).returns, [Return::Noop, Return::FailedReply]);
+    assert_eq!(w.extended_error(client), (br::FAILED_REPLY, -12));
+    assert!(w.call(client, handle, &data[24..], &offsets[..max as usize]).parked);
+    w.read(owner).data();
+    assert_eq!(w.procs[&owner.proc].fds.len() as u64, max);
+    w.finish();
+}
+
 /// Thread exit between INSTALL and its answer.
 #[test]
 fn a_process_that_dies_while_installing_fails_the_call() {
