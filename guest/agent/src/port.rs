@@ -7,12 +7,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use agent_protocol::{Decoder, GuestMessage};
+use agent_protocol::{Decoder, GuestMessage, PORT_NAME};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
-/// The port's name, in `/sys/class/virtio-ports/*/name`.
-const NAME: &str = "bindervm.agent";
 const PORTS: &str = "/sys/class/virtio-ports";
 
 /// How long the driver may take to make the port. Its handshake runs in a kernel worker.
@@ -152,6 +150,6 @@ fn is_connected(fd: &OwnedFd) -> bool {
 fn find() -> Option<PathBuf> {
     fs::read_dir(PORTS).ok()?.flatten().find_map(|entry| {
         let name = fs::read_to_string(entry.path().join("name")).ok()?;
-        (name.trim_end() == NAME).then(|| PathBuf::from("/dev").join(entry.file_name()))
+        (name.trim_end() == PORT_NAME).then(|| PathBuf::from("/dev").join(entry.file_name()))
     })
 }

@@ -22,9 +22,6 @@ pub use port::{PortHandler, StreamPort};
 /// The console device's id.
 pub const DEVICE_ID: u32 = 3;
 
-/// The name of port 1, as in `/sys/class/virtio-ports/*/name`.
-pub const AGENT_PORT_NAME: &str = "bindervm.agent";
-
 /// Feature: more than one port, and control queues.
 pub const F_MULTIPORT: u64 = 1 << 1;
 
@@ -96,7 +93,9 @@ impl Console {
             (event::PORT_READY, Some(_)) if yes => {
                 self.pending.push_back(match port {
                     0 => Control::new(port, event::CONSOLE_PORT, 1),
-                    _ => Control { text: AGENT_PORT_NAME, ..Control::new(port, event::PORT_NAME, 1) },
+                    _ => {
+                        Control { text: agent_protocol::PORT_NAME, ..Control::new(port, event::PORT_NAME, 1) }
+                    }
                 });
                 self.pending.push_back(Control::new(port, event::PORT_OPEN, 1));
             }

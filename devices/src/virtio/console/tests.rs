@@ -111,7 +111,7 @@ fn the_handshake_announces_both_ports() {
         [
             (0, event::CONSOLE_PORT, 1, none()),
             (0, event::PORT_OPEN, 1, none()),
-            (1, event::PORT_NAME, 1, AGENT_PORT_NAME.to_owned()),
+            (1, event::PORT_NAME, 1, agent_protocol::PORT_NAME.to_owned()),
             (1, event::PORT_OPEN, 1, none()),
         ]
     );

@@ -43,5 +43,8 @@ pub use window::WINDOW;
 /// The version of this protocol that an agent names in its Hello.
 pub const VERSION: u32 = 1;
 
+/// The name of the virtio-console port that is the channel, in `/sys/class/virtio-ports/*/name`.
+pub const PORT_NAME: &str = "bindervm.agent";
+
 /// The most bytes of a stream that one frame carries.
 pub const STREAM_CHUNK: usize = 16 << 10;
