@@ -407,9 +407,7 @@ long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (!call.msg)
 		return -ENOMEM;
 	vb_pins_init(&call.pins);
-	/* An event of an earlier ioctl is dropped by its seq from here on. */
-	WRITE_ONCE(call.thread->seq, call.thread->seq + 1);
-	smp_store_release(&call.thread->event_ready, false);
+	vb_begin_seq(call.dev, call.thread);
 
 	vb_build(&call);
 	error = vb_run(&call);

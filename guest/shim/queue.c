@@ -251,6 +251,21 @@ static void vb_deliver(struct vb_device *dev, const struct vb_event *event,
 	rcu_read_unlock();
 }
 
+/*
+ * Begins an ioctl of the thread: events of earlier ones are dropped by their
+ * seq from here on. Events are brought under the lock, so that none that was
+ * compared with the old seq is stored after this.
+ */
+void vb_begin_seq(struct vb_device *dev, struct vb_thread *thread)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&dev->lock, flags);
+	WRITE_ONCE(thread->seq, thread->seq + 1);
+	smp_store_release(&thread->event_ready, false);
+	spin_unlock_irqrestore(&dev->lock, flags);
+}
+
 static int vb_post_event_buffer(struct vb_device *dev, struct vb_event *event)
 {
 	struct scatterlist sg;

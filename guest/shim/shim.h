@@ -206,6 +206,7 @@ int vb_answer(struct vb_device *dev, struct vb_message *msg,
 int vb_exchange(struct vb_device *dev, struct vb_message *msg,
 		struct vb_reply *reply);
 void vb_drain(struct vb_device *dev, bool sync);
+void vb_begin_seq(struct vb_device *dev, struct vb_thread *thread);
 int vb_post_event_buffers(struct vb_device *dev);
 void vb_fail_in_flight(struct vb_device *dev);
 
