@@ -200,7 +200,7 @@ fn choose_engine(asked: EngineArg) -> Result<Kind, Failure> {
 fn serial_console(args: &RunArgs, source: &Source) -> SerialConsole {
     if source.has_agent() {
         let output: Box<dyn io::Write + Send> =
-            if args.console { Box::new(terminal::LineStderr) } else { Box::new(io::sink()) };
+            if args.console { Box::new(io::stderr()) } else { Box::new(io::sink()) };
         SerialConsole { output, input: None }
     } else {
         let stdin: Option<OwnedFd> = rustix::io::dup(io::stdin()).ok();

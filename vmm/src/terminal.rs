@@ -1,6 +1,6 @@
 //! The terminal in raw mode, and back again whatever happens.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::IsTerminal;
 use std::sync::Mutex;
 
 use rustix::termios::{self, OptionalActions, Termios, Winsize};
@@ -17,34 +17,6 @@ pub fn is_interactive() -> bool {
 pub fn newline() -> &'static str {
     let is_raw = SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_some();
     if is_raw && std::io::stderr().is_terminal() { "\r\n" } else { "\n" }
-}
-
-/// Stderr for text with bare line feeds, such as a guest's console.
-pub struct LineStderr;
-
-impl Write for LineStderr {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        write_lines(&mut io::stderr().lock(), bytes, newline())?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-/// Writes `bytes` with `newline` for each line feed.
-fn write_lines(out: &mut impl Write, bytes: &[u8], newline: &str) -> io::Result<()> {
-    for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-        match piece.strip_suffix(b"\n") {
-            Some(line) => {
-                out.write_all(line)?;
-                out.write_all(newline.as_bytes())?;
-            }
-            None => out.write_all(piece)?,
-        }
-    }
-    Ok(())
 }
 
 /// Size of the terminal in characters, if stdout is one.
@@ -83,19 +55,5 @@ pub fn restore() {
     let saved = SAVED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
     if let Some(saved) = saved {
         let _ = termios::tcsetattr(std::io::stdin(), OptionalActions::Drain, &saved);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_line_begins_at_the_left() {
-        for (text, expected) in [("a\nb", "a\r\nb"), ("\n\nc\n", "\r\n\r\nc\r\n"), ("", "")] {
-            let mut out = Vec::new();
-            write_lines(&mut out, text.as_bytes(), "\r\n").unwrap();
-            assert_eq!(String::from_utf8(out).unwrap(), expected);
-        }
     }
 }
