@@ -16,7 +16,7 @@ use std::time::Duration;
 use binder::errno::Errno;
 use binder::ids::GuestId;
 use binder::limits::{Limits, LsmMode};
-use binder::message::{Answer, Header};
+use binder::message::{Answer, Header, MAX_INSTALL_FILES};
 use binder::trace::{TraceEvent, TraceSink};
 use binder::{Census, Domain, GuestRams};
 use guest_ram::GuestRam;
@@ -158,7 +158,7 @@ impl BinderDevice {
             lsm: lsm.into(),
             max_procs: limits.max_procs.into(),
             max_threads: limits.max_threads.into(),
-            max_files: limits.max_files.into(),
+            max_files: limits.max_files.min(MAX_INSTALL_FILES).into(),
         };
         let late = match timing {
             Timing::Inline => None,
@@ -355,7 +355,7 @@ impl World {
         let epoch = self.config.epoch.get();
         let Ok(header) = decode::header(page) else { return Ok(self.protocol_error()) };
         if header.epoch.get() != epoch {
-            let stale = Answer { errno: Errno(-5), ..Answer::default() };
+            let stale = Answer { errno: Errno::EIO, ..Answer::default() };
             return Ok(self.encode(&stale));
         }
         let guest = self.guest;
