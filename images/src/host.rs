@@ -16,8 +16,14 @@ const ALWAYS: &[(&str, &str)] = &[
     ("cc", "gcc"),
     ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
-/// To build kernel modules; Debian's headers ask for the compiler that built the kernel.
-const FOR_MODULES: &[(&str, &str)] = &[("make", "make"), ("gcc-12", "gcc-12"), ("strip", "binutils")];
+/// To build kernel modules; Debian's headers ask for the compiler that built the kernel, and their
+/// objtool for libelf.
+const FOR_MODULES: &[(&str, &str)] = &[
+    ("make", "make"),
+    ("gcc-12", "gcc-12"),
+    ("strip", "binutils"),
+    ("/usr/lib/x86_64-linux-gnu/libelf.so.1", "libelf1"),
+];
 /// To unpack source archives and run compile steps.
 const FOR_SOURCES: &[(&str, &str)] = &[("make", "make"), ("xz", "xz-utils")];
 
