@@ -104,14 +104,15 @@ impl Report {
     /// Finds out whether the file of `--status` can be written, before a run that it is to tell of.
     /// Leaves what stands there alone.
     pub fn prepare(path: &Path) -> io::Result<()> {
-        if path.is_dir() {
-            return Err(io::ErrorKind::IsADirectory.into());
-        }
-        File::create(part(path))?;
+        match is_special(path) {
+            true => File::options().write(true).open(path)?,
+            false => File::create(part(path))?,
+        };
         Ok(())
     }
 
-    /// Writes the file of `--status`, by rename, so that a reader never sees half of it.
+    /// Writes the file of `--status`: a regular file by rename, so that a reader never sees half of
+    /// it; a device or a pipe as it is.
     pub fn write(&self, status: &Status, path: &Path) -> io::Result<()> {
         let run = self.stats.as_ref().map(|stats| RunFigures {
             instructions: stats.instructions,
@@ -125,9 +126,17 @@ impl Report {
         let file = StatusFile { status, engine, run, binder: &self.counters };
         let mut text = serde_json::to_string_pretty(&file)?;
         text.push('\n');
+        if is_special(path) {
+            return fs::write(path, text);
+        }
         fs::write(part(path), text)?;
         fs::rename(part(path), path)
     }
+}
+
+/// Whether `path` is something that must not be replaced by a file.
+fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// Where the status file is written before it gets its name.
@@ -160,5 +169,15 @@ mod tests {
         assert!(text.contains(r#""code": 3"#), "{text}");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
         fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_device_stays_a_device_and_a_folder_is_refused() {
+        let null = Path::new("/dev/null");
+        Report::prepare(null).unwrap();
+        Report::default().write(&Status::PoweredOff, null).unwrap();
+        assert!(is_special(null));
+        assert!(Report::prepare(Path::new("/")).is_err());
+        assert!(Report::prepare(Path::new("/nonexistent/folder/status")).is_err());
     }
 }
