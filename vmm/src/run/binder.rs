@@ -1,0 +1,79 @@
+//! The guest's binder world: domain, device, recording.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
+use binder_trace::recording::{self, Writer};
+use devices::virtio::binder::{BinderDevice, Counters, SharedDomain, Timing};
+use machine::Machine;
+
+use super::record::Recording;
+use super::source::Source;
+use super::verdict::{machine_failure, trace_failure};
+use crate::args::{BinderArg, BinderDeviceArg, ProfileArg, RunArgs};
+use crate::exit::Failure;
+
+/// The one guest of a run.
+const GUEST: GuestId = GuestId(0);
+
+/// The guest's binder world, as the end of the run needs it.
+pub struct Binder {
+    /// What is recorded of it.
+    pub recording: Recording,
+    counters: Arc<Mutex<Counters>>,
+    domain: Option<SharedDomain>,
+}
+
+impl Binder {
+    /// The device's counters. What the guest left is what the device found when it was last reset,
+    /// or, where a guest went without a word, what is there now.
+    pub fn counters(&self) -> Counters {
+        let mut counters = *self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(domain) = &self.domain {
+            let now = domain.lock().unwrap_or_else(PoisonError::into_inner).census(GUEST);
+            if now != Census::default() {
+                counters.left = now;
+            }
+        }
+        counters
+    }
+}
+
+/// Puts the binder device on the machine, unless the guest's kernel has the driver.
+pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Result<Binder, Failure> {
+    let writer = match &args.trace {
+        None => None,
+        Some(path) => {
+            let header = recording::Header {
+                version: recording::VERSION,
+                guest: args.name.clone().unwrap_or_else(|| "g0".to_owned()),
+                image: source.image_name.clone(),
+                engine: machine.engine().to_string(),
+                command: args.command.clone(),
+            };
+            Some(Writer::create(path, &header).map_err(trace_failure)?)
+        }
+    };
+    let recording = Recording::new(machine.clock(), writer, args.summary || args.status.is_some());
+    if args.binder == BinderArg::Kernel {
+        return Ok(Binder { recording, counters: Arc::default(), domain: None });
+    }
+    let profile = match args.binder_profile {
+        ProfileArg::Linux6_1 => Profile::Linux6_1,
+        ProfileArg::Linux6_12 => Profile::Linux6_12,
+        ProfileArg::Linux7_2 => Profile::Linux7_2,
+    };
+    let limits = Limits { lsm: LsmMode::Cache, ..Limits::default() };
+    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), profile)));
+    let timing = match args.binder_device {
+        BinderDeviceArg::Inline => Timing::Inline,
+        BinderDeviceArg::Late => {
+            let handle = machine.handle();
+            Timing::Late { seed: args.seed, waker: Box::new(move || handle.wake()) }
+        }
+    };
+    let device = BinderDevice::new(domain.clone(), GUEST, &limits, timing, Box::new(recording.clone()));
+    let counters = device.counters();
+    machine.add_virtio(Box::new(device)).map_err(machine_failure)?;
+    Ok(Binder { recording, counters, domain: Some(domain) })
+}
