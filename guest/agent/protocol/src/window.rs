@@ -17,6 +17,7 @@ pub enum WindowError {
 /// The sender's end of a stream.
 #[derive(Clone, Debug)]
 pub struct SendWindow {
+    size: u32,
     room: u32,
 }
 
@@ -24,7 +25,12 @@ impl SendWindow {
     /// A stream that has not begun.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        SendWindow { room: WINDOW }
+        SendWindow::of(WINDOW)
+    }
+
+    /// One with a window of `size` bytes.
+    pub fn of(size: u32) -> Self {
+        SendWindow { size, room: size }
     }
 
     /// Bytes that may be sent now.
@@ -40,7 +46,7 @@ impl SendWindow {
     /// The receiver took `bytes` more.
     pub fn grant(&mut self, bytes: u32) -> Result<(), WindowError> {
         self.room =
-            self.room.checked_add(bytes).filter(|room| *room <= WINDOW).ok_or(WindowError::OverGrant)?;
+            self.room.checked_add(bytes).filter(|room| *room <= self.size).ok_or(WindowError::OverGrant)?;
         Ok(())
     }
 }
@@ -48,6 +54,7 @@ impl SendWindow {
 /// The receiver's end of a stream.
 #[derive(Clone, Debug)]
 pub struct ReceiveWindow {
+    size: u32,
     /// What the sender may still send, as it knows.
     room: u32,
     /// Taken, and not yet told to the sender.
@@ -55,13 +62,15 @@ pub struct ReceiveWindow {
 }
 
 impl ReceiveWindow {
-    /// Credits are collected up to this, so that short streams need none.
-    const WORTH_TELLING: u32 = WINDOW / 2;
-
     /// A stream that has not begun.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
-        ReceiveWindow { room: WINDOW, owed: 0 }
+        ReceiveWindow::of(WINDOW)
+    }
+
+    /// One with a window of `size` bytes.
+    pub fn of(size: u32) -> Self {
+        ReceiveWindow { size, room: size, owed: 0 }
     }
 
     /// `bytes` arrived.
@@ -74,9 +83,10 @@ impl ReceiveWindow {
     /// `bytes` of what arrived were taken. Returns the credit that is to be sent now, if any.
     pub fn taken(&mut self, bytes: usize) -> Option<u32> {
         // No more can be taken than arrived.
-        let arrived = WINDOW - self.room - self.owed;
+        let arrived = self.size - self.room - self.owed;
         self.owed += arrived.min(u32::try_from(bytes).unwrap_or(u32::MAX));
-        if self.owed < Self::WORTH_TELLING {
+        // Credits are collected, so that short streams need none.
+        if self.owed < self.size / 2 {
             return None;
         }
         self.room += self.owed;
