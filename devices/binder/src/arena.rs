@@ -1,8 +1,11 @@
 //! Arenas with typed ids: an id names one object for life, and a stale id finds nothing.
 
+use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
 use serde::{Deserialize, Serialize};
+
+use crate::check::{Inconsistent, holds};
 
 /// An id that an [`Arena`] hands out: a slot and the generation of its content.
 pub(crate) trait ArenaId: Copy {
@@ -112,6 +115,21 @@ impl<I: ArenaId, T> Arena<I, T> {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|slot| slot.value.as_ref())
+    }
+
+    /// Every object with its id.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (I, &T)> {
+        let ids = (0..).zip(&self.slots);
+        ids.filter_map(|(index, slot)| Some((I::new(index, slot.generation), slot.value.as_ref()?)))
+    }
+
+    /// Every free slot is there, vacant and listed once; an insertion may rely on that.
+    pub(crate) fn check(&self) -> Result<(), Inconsistent> {
+        holds(u32::try_from(self.slots.len()).is_ok(), "an arena has more slots than there are ids")?;
+        let vacant = |index: &u32| self.slots.get(*index as usize).is_some_and(|slot| slot.value.is_none());
+        holds(self.free.iter().all(vacant), "a free slot of an arena is in use or missing")?;
+        let distinct: BTreeSet<u32> = self.free.iter().copied().collect();
+        holds(distinct.len() == self.free.len(), "a slot of an arena is free twice")
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{BufferId, NodeId, RefId, TransactionId};
+use crate::check::{Inconsistent, holds};
 use crate::errno::Errno;
 use crate::ids::{DebugId, GuestId, Pfn, Pid, ProcId};
 use crate::memory::{NotRam, PAGE, PageByte, Pages, Piece};
@@ -72,7 +73,7 @@ impl Sizes {
 }
 
 /// Async buffers of one sender.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct AsyncUse {
     buffers: u64,
     bytes: u64,
@@ -257,6 +258,53 @@ impl Mapping {
     /// Filled slots that no buffer touches.
     pub(crate) fn idle(&self) -> u32 {
         self.slots.iter().filter(|slot| slot.users == 0 && slot.page.is_some()).count() as u32
+    }
+
+    /// Whether holes and buffers share the mapping out without a gap, and every count follows from them.
+    /// `find` gives a buffer of this mapping's process.
+    pub(crate) fn check<'a>(
+        &self,
+        find: impl Fn(BufferId) -> Option<&'a Buffer>,
+    ) -> Result<(), Inconsistent> {
+        let fits = self.length <= MAX_MAPPING && self.length.is_multiple_of(PAGE);
+        holds(fits && self.address.is_multiple_of(PAGE), "a mapping is not of whole pages")?;
+        holds(self.address.checked_add(self.length).is_some(), "a mapping ends beyond the last address")?;
+        holds(self.slots.len() as u64 == self.length / PAGE, "a mapping has another number of slots")?;
+
+        let mut pieces: BTreeMap<u64, u64> = self.holes.clone();
+        let mut users = vec![0; self.slots.len()];
+        let mut async_bytes = 0;
+        let mut async_use: BTreeMap<Pid, AsyncUse> = BTreeMap::new();
+        for (offset, id) in &self.buffers {
+            let buffer = find(*id).ok_or(Inconsistent("a mapping has a buffer that is not there"))?;
+            holds(buffer.offset == *offset, "a buffer is not where its mapping has it")?;
+            let end = buffer.offset.checked_add(buffer.size);
+            let inside = buffer.size > 0 && end.is_some_and(|end| end <= self.length);
+            holds(inside, "a buffer reaches out of its mapping")?;
+            holds(pieces.insert(*offset, buffer.size).is_none(), "a buffer is in a hole")?;
+            for slot in self.slots_of(buffer.offset, buffer.size) {
+                users[slot as usize] += 1;
+            }
+            if buffer.is_async {
+                async_bytes += buffer.size;
+                let usage = async_use.entry(buffer.sender).or_default();
+                usage.buffers += 1;
+                usage.bytes += buffer.size;
+            }
+        }
+        let mut end = 0;
+        for (offset, size) in pieces {
+            holds(offset == end && size > 0 && size <= self.length - end, "buffers and holes overlap")?;
+            end += size;
+        }
+        holds(end == self.length, "a part of a mapping is lost")?;
+        let by_size: BTreeSet<(u64, u64)> =
+            self.holes.iter().map(|(offset, size)| (*size, *offset)).collect();
+        holds(by_size == self.holes_by_size, "the holes are in two tables that differ")?;
+        let counted = self.slots.iter().map(|slot| slot.users).eq(users);
+        holds(counted, "a page's users are counted wrong")?;
+        let budget = self.async_free.checked_add(async_bytes) == Some(self.length / 2);
+        holds(budget && async_use == self.async_use, "the oneway budget is counted wrong")
     }
 
     fn byte(&self, offset: u64) -> Result<PageByte, NotRam> {

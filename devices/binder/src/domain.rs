@@ -98,7 +98,7 @@ pub(crate) enum Notice {
 
 impl Notice {
     /// Its bit in `Thread::notices`.
-    fn bit(self) -> u8 {
+    pub(crate) fn bit(self) -> u8 {
         1 << self as u8
     }
 }
@@ -133,7 +133,7 @@ pub struct Domain {
     pub(crate) deaths: Arena<DeathId, Death>,
     pub(crate) freezes: Arena<FreezeId, Freeze>,
     pub(crate) last_proc: ProcId,
-    last_debug_id: DebugId,
+    pub(crate) last_debug_id: DebugId,
     /// Woken in this message; empty between messages.
     pub(crate) runnable: VecDeque<ThreadId>,
     /// What this message may have made readable; empty between messages.

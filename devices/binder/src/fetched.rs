@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::{Inconsistent, holds};
 use crate::memory::PAGE;
 use crate::message::{Range, RangeData};
 
@@ -37,6 +38,13 @@ impl Fetched {
 
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// Whether it is what its own ranges make.
+    pub(crate) fn check(&self) -> Result<(), Inconsistent> {
+        let mut again = Fetched::default();
+        let grew = self.0.iter().all(|(start, range)| *start == range.address && again.insert(range.clone()));
+        holds(grew && again == *self, "fetched memory overlaps itself")
     }
 
     /// Bytes of host memory that it takes.

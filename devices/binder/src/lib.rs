@@ -17,7 +17,8 @@
 //!   plain data, other messages run, and on resume everything that may have died is looked at again.
 //!
 //! Objects live in arenas and are named by generation-checked ids, so a stale id finds nothing.
-//! All state is plain data and can be saved with serde between any two messages.
+//! All state is plain data and can be saved with serde between any two messages; one that was loaded
+//! is judged by [`Domain::check`] before it is used.
 //!
 //! # The way of a message
 //!
@@ -31,6 +32,7 @@
 
 mod arena;
 mod buffer;
+mod check;
 mod commands;
 mod death;
 mod domain;
@@ -56,6 +58,7 @@ mod transaction;
 mod wake;
 mod work;
 
+pub use check::Inconsistent;
 pub use domain::{Census, Domain, GuestRams};
 pub use errno::Errno;
 pub use ids::*;

@@ -15,10 +15,10 @@ use crate::trace::TraceEvent;
 use crate::work::{Queue, Work, WorkQueue};
 
 /// Device names in one domain at most.
-const MAX_CONTEXTS: usize = 1024;
+pub(crate) const MAX_CONTEXTS: usize = 1024;
 /// Bytes of a device name (B404) and of a security context.
-const MAX_NAME: usize = 255;
-const MAX_SECCTX: usize = 4096;
+pub(crate) const MAX_NAME: usize = 255;
+pub(crate) const MAX_SECCTX: usize = 4096;
 
 impl Domain {
     /// A device is opened: a fresh process object (B001).

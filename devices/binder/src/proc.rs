@@ -6,10 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::arena::{NodeId, RefId, ThreadId};
 use crate::buffer::Mapping;
+use crate::check::{Inconsistent, holds};
 use crate::errno::Errno;
 use crate::ids::{GuestId, Kuid, Pid, Tid};
 use crate::message::LsmQuestion;
-use crate::work::WorkQueue;
+use crate::work::{WorkQueue, tickets_follow};
 
 /// Index of a [`Context`] in its domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,6 +97,16 @@ impl WaitingList {
     pub(crate) fn is_empty(&self) -> bool {
         self.threads.is_empty()
     }
+
+    /// Threads with their tickets.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, ThreadId)> {
+        self.threads.iter().map(|(ticket, thread)| (*ticket, *thread))
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Inconsistent> {
+        let last = self.threads.last_key_value().map(|(ticket, _)| *ticket);
+        holds(tickets_follow(last, self.next), "a waiting list gives tickets out twice")
+    }
 }
 
 /// Numbers and the refs behind them (B249, B250).
@@ -146,6 +157,20 @@ impl HandleTable {
     /// The ref with the lowest number.
     pub(crate) fn first(&self) -> Option<RefId> {
         self.by_handle.first_key_value().map(|(_, id)| *id)
+    }
+
+    /// Numbers with their refs.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u32, RefId)> {
+        self.by_handle.iter().map(|(handle, id)| (*handle, *id))
+    }
+
+    /// Whether a number that is handed out next is free, and both tables have as many refs.
+    pub(crate) fn check(&self) -> Result<(), Inconsistent> {
+        holds(self.by_handle.len() == self.by_node.len(), "a handle table has two sizes")?;
+        let given = |handle: u32| handle <= self.highest;
+        holds(self.by_handle.keys().all(|handle| given(*handle)), "a handle was never given out")?;
+        let free = |handle: &u32| *handle > 0 && given(*handle) && !self.by_handle.contains_key(handle);
+        holds(self.unused.iter().all(free), "an unused handle is in use")
     }
 }
 

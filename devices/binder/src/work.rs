@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{DeathId, FreezeId, NodeId, ThreadId, TransactionId};
+use crate::check::{Inconsistent, holds};
 use crate::ids::ProcId;
 
 /// One item of a queue.
@@ -56,6 +57,11 @@ pub(crate) struct Place {
     pub ticket: u64,
 }
 
+/// Whether `next` comes after the `last` ticket that is still out, and counting on cannot overflow.
+pub(crate) fn tickets_follow(last: Option<u64>, next: u64) -> bool {
+    last.is_none_or(|last| last < next) && next < 1 << 62
+}
+
 /// First in, first out (B081), with removal from the middle.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct WorkQueue {
@@ -93,5 +99,16 @@ impl WorkQueue {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Work> {
         self.items.values().copied()
+    }
+
+    /// Items with their tickets.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, Work)> {
+        self.items.iter().map(|(ticket, work)| (*ticket, *work))
+    }
+
+    /// Whether the next ticket is a new one, with room for all that may follow.
+    pub(crate) fn check(&self) -> Result<(), Inconsistent> {
+        let last = self.items.last_key_value().map(|(ticket, _)| *ticket);
+        holds(tickets_follow(last, self.next), "a queue gives tickets out twice")
     }
 }

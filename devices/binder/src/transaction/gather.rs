@@ -15,7 +15,7 @@ use crate::transaction::send::Permission;
 use crate::transaction::{SendError, Sending};
 
 /// Descriptors asked for with one need: the results of all needs must fit into one page.
-const MAX_NEED_FILES: usize = 128;
+pub(crate) const MAX_NEED_FILES: usize = 128;
 /// Pieces of sender's memory kept for one command: a shim that brings a byte at a time is cut off.
 const MAX_FETCHED: usize = 4096;
 /// Bytes between two pieces of memory that are got together: less than a page, so that no page is

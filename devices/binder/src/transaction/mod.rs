@@ -8,7 +8,7 @@
 pub(crate) mod cleanup;
 pub(crate) mod copy;
 mod enqueue;
-mod gather;
+pub(crate) mod gather;
 pub(crate) mod objects;
 pub(crate) mod send;
 

@@ -9,7 +9,7 @@ use crate::world::*;
 
 /// A step of a guest that keeps to the shim's protocol but does nonsense with binder.
 #[derive(Clone, Debug)]
-enum Act {
+pub enum Act {
     Write { who: usize, commands: Vec<Command>, read: bool },
     Call { who: usize, handle: u32, flags: u32, objects: Vec<(u32, u32, u64)>, size: usize },
     Reply { who: usize, objects: Vec<(u32, u32, u64)> },
@@ -56,7 +56,7 @@ fn objects() -> impl Strategy<Value = Vec<(u32, u32, u64)>> {
     prop::collection::vec((kind, prop_oneof![Just(0), Just(0x100), Just(0x1000)], 0..4u64), 0..4)
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub fn act() -> impl Strategy<Value = Act> {
     let who = 0..6usize;
     prop_oneof![
         4 => (who.clone(), prop::collection::vec(command(), 0..4), any::<bool>())
@@ -100,7 +100,8 @@ fn parcel(objects: &[(u32, u32, u64)], size: usize) -> (Vec<u8>, Vec<u64>) {
     (data, offsets)
 }
 
-fn run(acts: Vec<Act>, lazy: bool, install_error: bool) {
+/// A world after some acts.
+pub fn acted(acts: Vec<Act>, lazy: bool, install_error: bool) -> World {
     let mut w = World::new();
     w.lazy = lazy;
     w.install_error = install_error.then_some(Errno(-24));
@@ -149,11 +150,11 @@ fn run(acts: Vec<Act>, lazy: bool, install_error: bool) {
         }
         w.events();
     }
-    w.finish();
+    w
 }
 
 /// Any message at all, from any guest, with ranges and results made up.
-fn message() -> impl Strategy<Value = Message> {
+pub fn message() -> impl Strategy<Value = Message> {
     let range = (
         any::<u64>(),
         any::<u64>(),
@@ -245,7 +246,7 @@ proptest! {
         lazy in any::<bool>(),
         install_error in any::<bool>(),
     ) {
-        run(acts, lazy, install_error);
+        acted(acts, lazy, install_error).finish();
     }
 
     /// covers: 2.24, 37
@@ -254,6 +255,7 @@ proptest! {
         let mut w = World::new();
         for (index, message) in messages.into_iter().enumerate() {
             let rams = Rams(&w.ram);
+            w.domain = reload(&w.domain, &Limits::default());
             w.domain.handle(&rams, GUEST, message, &mut NoTrace);
             if index % 3 == 0 {
                 while w.domain.has_events(GUEST) {

@@ -13,6 +13,7 @@ mod payloads;
 mod polling;
 mod reading;
 mod references;
+mod restoring;
 mod scatter;
 mod suspending;
 mod tracing;

@@ -110,6 +110,21 @@ pub struct World {
     pub hold: bool,
     pub last: Answer,
     pub idle_pages: u32,
+    limits: Limits,
+    /// Messages so far.
+    messages: u32,
+}
+
+/// Every message up to this one, and every so many after it, meets a domain that was saved and restored.
+const RELOADS: u32 = 150;
+
+/// The domain as it comes back from a snapshot.
+pub fn reload(domain: &Domain, limits: &Limits) -> Domain {
+    let bytes = postcard::to_stdvec(domain).expect("a domain is plain data");
+    let loaded: Domain = postcard::from_bytes(&bytes).expect("a saved domain can be read");
+    loaded.check(limits).expect("a saved domain is consistent");
+    assert_eq!(postcard::to_stdvec(&loaded).unwrap(), bytes, "the encoding is stable");
+    loaded
 }
 
 pub const GUEST: GuestId = GuestId(1);
@@ -120,7 +135,7 @@ impl World {
     }
 
     pub fn with(limits: Limits, profile: Profile) -> World {
-        let mut domain = Domain::new(limits, profile);
+        let mut domain = Domain::new(limits.clone(), profile);
         domain.attach(GUEST);
         World {
             domain,
@@ -152,6 +167,8 @@ impl World {
             hold: false,
             last: Answer::default(),
             idle_pages: 0,
+            limits,
+            messages: 0,
         }
     }
 
@@ -240,6 +257,10 @@ impl World {
     /// Posts a message and collects the events.
     pub fn message(&mut self, header: Header, body: Body) -> Answer {
         let rams = Rams(&self.ram);
+        self.messages += 1;
+        if self.messages <= RELOADS || self.messages.is_multiple_of(RELOADS) {
+            self.domain = reload(&self.domain, &self.limits);
+        }
         let answer = self.domain.handle(&rams, GUEST, Message { header, body }, &mut self.trace);
         self.act(Th { proc: ProcId(header.proc), tid: header.tid }, &answer.actions);
         self.idle_pages = answer.idle_pages;
