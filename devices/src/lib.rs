@@ -25,6 +25,7 @@ pub mod input;
 pub mod irq;
 pub mod port;
 pub mod power;
+pub mod pvpanic;
 pub mod serial;
 pub mod virtio;
 

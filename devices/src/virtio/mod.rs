@@ -15,6 +15,7 @@ use virtio_queue::{Queue, QueueT};
 use crate::irq::IrqLine;
 
 pub mod binder;
+pub mod block;
 pub mod console;
 #[cfg(test)]
 mod hostile;
@@ -22,7 +23,7 @@ pub mod mmio;
 mod ring;
 pub mod rng;
 
-pub use ring::{ChainReader, Ring};
+pub use ring::{ChainReader, ChainWriter, Ring};
 
 /// A virtio device behind a transport.
 pub trait VirtioDevice: Send {

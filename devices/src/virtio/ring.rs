@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use guest_ram::GuestRam;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
-use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader};
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader, Writer};
 use vm_memory::bitmap::MS;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -17,6 +17,9 @@ pub type Chain = DescriptorChain<Arc<GuestRam>>;
 
 /// The bytes that a driver put into a chain.
 pub type ChainReader<'a> = Reader<'a, MS<'a, GuestRam>>;
+
+/// The room that a driver gave in a chain.
+pub type ChainWriter<'a> = Writer<'a, MS<'a, GuestRam>>;
 
 /// A ready queue, the memory it lies in, and the way to tell the driver.
 pub struct Ring {
@@ -64,6 +67,19 @@ impl Ring {
             let filled = source(&mut buffer[..room])?;
             writer.write_all(&buffer[..filled]).map_err(|e| DeviceError::Host(e.to_string()))?;
             Ok((filled > 0).then_some(filled as u32))
+        })
+    }
+
+    /// Hands the bytes and the room of every available chain to `answer`, which says how many bytes it
+    /// wrote.
+    pub fn answer(
+        &mut self,
+        mut answer: impl FnMut(ChainReader<'_>, ChainWriter<'_>) -> Result<u32, DeviceError>,
+    ) -> Result<(), DeviceError> {
+        let ram = Arc::clone(&self.ram);
+        self.serve(|ring, chain| {
+            let writer = chain.clone().writer(&ram).map_err(|e| ring.error(e))?;
+            answer(chain.reader(&ram).map_err(|e| ring.error(e))?, writer).map(Some)
         })
     }
 
