@@ -376,8 +376,12 @@ struct Boot<'a> {
     hostname: &'a str,
     binder: BootModules,
     devices: &'a [String],
+    on_demand: DeviceModules,
     services: &'a [Service],
 }
+
+/// For each device that a run may have or not, the lines of its modules in load order.
+type DeviceModules = BTreeMap<String, Vec<String>>;
 
 /// Lines `PATH OPTIONS`, in load order, for each driver.
 #[derive(Serialize)]
@@ -417,10 +421,9 @@ fn initramfs(
     }
     archive.add("init", Node::File { mode: 0o755, data: read(&products.init)? })?;
 
-    let modules = add_modules(&mut archive, recipe, kernel, &products.modules)?;
+    let (modules, on_demand) = add_modules(&mut archive, recipe, kernel, &products.modules)?;
     let lines = |when: LoadedFor| -> Vec<String> {
-        let wanted = modules.iter().filter(|module| module.loaded_for == when);
-        wanted.map(|module| format!("{} {}", module.path, module.options).trim_end().to_owned()).collect()
+        modules.iter().filter(|module| module.loaded_for == when).map(module_line).collect()
     };
     let base = lines(LoadedFor::EveryBoot).join("\n") + "\n";
     archive.add("etc/bindervm/modules", Node::File { mode: 0o644, data: base.into_bytes() })?;
@@ -428,6 +431,7 @@ fn initramfs(
         hostname: &recipe.name,
         binder: BootModules { host: lines(LoadedFor::HostBinder), kernel: lines(LoadedFor::KernelBinder) },
         devices: &recipe.binder.devices,
+        on_demand,
         services: &recipe.services,
     };
     let data = serde_json::to_vec_pretty(&boot)
@@ -436,37 +440,55 @@ fn initramfs(
     Ok((archive, modules))
 }
 
-/// Adds the wanted modules and what they need; gives them in load order.
+/// What the agent reads: `PATH OPTIONS`.
+fn module_line(module: &ModuleRecord) -> String {
+    format!("{} {}", module.path, module.options).trim_end().to_owned()
+}
+
+/// Adds the wanted modules and what they need; gives them in load order, and for each device of
+/// `on_demand` the lines that load what it needs beside the modules of every boot.
 fn add_modules(
     archive: &mut Archive,
     recipe: &Recipe,
     kernel: &Kernel,
     own: &BTreeMap<String, PathBuf>,
-) -> Result<Vec<ModuleRecord>, Failure> {
+) -> Result<(Vec<ModuleRecord>, DeviceModules), Failure> {
     let mut graph = kernel.modules()?;
     for file in own.values() {
         graph.add(&file.to_string_lossy(), depends_of(&read(file)?));
     }
     let mut records: Vec<ModuleRecord> = Vec::new();
+    let mut on_demand: DeviceModules = BTreeMap::new();
     let lists = [
-        (LoadedFor::EveryBoot, &recipe.kernel.load),
-        (LoadedFor::HostBinder, &recipe.binder.host),
-        (LoadedFor::KernelBinder, &recipe.binder.kernel),
+        (LoadedFor::EveryBoot, None, &recipe.kernel.load),
+        (LoadedFor::HostBinder, None, &recipe.binder.host),
+        (LoadedFor::KernelBinder, None, &recipe.binder.kernel),
     ];
-    for (loaded_for, wanted) in lists {
+    let devices = &recipe.kernel.on_demand;
+    let devices = devices.iter().map(|(device, wanted)| (LoadedFor::OnDemand, Some(device), wanted));
+    for (loaded_for, device, wanted) in lists.into_iter().chain(devices) {
         for name in graph.load_order(wanted.iter().map(String::as_str))? {
-            if records.iter().any(|there| there.name == name && there.loaded_for == LoadedFor::EveryBoot) {
+            let there = records.iter().find(|there| there.name == name);
+            if there.is_some_and(|there| there.loaded_for == LoadedFor::EveryBoot) {
                 continue; // loaded already whichever driver is chosen
+            }
+            if let (Some(device), Some(there)) = (device, there) {
+                on_demand.entry(device.clone()).or_default().push(module_line(there));
+                continue; // two devices need it
             }
             // Names come from the graph. Joining an absolute path (our own module) gives that path.
             let file = kernel.modules_folder().join(graph.path(&name).unwrap_or_default());
             let path = format!("lib/modules/{name}.ko");
             archive.add(&path, Node::File { mode: 0o644, data: read_module(&file)? })?;
             let options = recipe.kernel.options.get(&name).cloned().unwrap_or_default();
-            records.push(ModuleRecord { name, path: format!("/{path}"), options, loaded_for });
+            let record = ModuleRecord { name, path: format!("/{path}"), options, loaded_for };
+            if let Some(device) = device {
+                on_demand.entry(device.clone()).or_default().push(module_line(&record));
+            }
+            records.push(record);
         }
     }
-    Ok(records)
+    Ok((records, on_demand))
 }
 
 /// A module's bytes; Debian's kernels from 6.6 on have them compressed.

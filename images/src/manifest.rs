@@ -77,6 +77,8 @@ pub enum LoadedFor {
     HostBinder,
     /// When the kernel's own driver does.
     KernelBinder,
+    /// When the run has a device that needs it.
+    OnDemand,
 }
 
 /// A Debian package.

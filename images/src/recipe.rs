@@ -69,6 +69,10 @@ pub struct Kernel {
     pub package: String,
     /// Modules every boot loads, in this order; their needs are found and loaded before them.
     pub load: Vec<String>,
+    /// A device of the host (`disk`, `panic`) to the modules it needs in the guest: loaded where the run
+    /// has that device.
+    #[serde(default)]
+    pub on_demand: BTreeMap<String, Vec<String>>,
     /// Module name to its options.
     #[serde(default)]
     pub options: BTreeMap<String, String>,
@@ -349,7 +353,8 @@ impl Recipe {
 
     /// Every module the recipe names for some boot.
     fn wanted_modules(&self) -> impl Iterator<Item = &String> {
-        self.kernel.load.iter().chain(&self.binder.host).chain(&self.binder.kernel)
+        let on_demand = self.kernel.on_demand.values().flatten();
+        self.kernel.load.iter().chain(&self.binder.host).chain(&self.binder.kernel).chain(on_demand)
     }
 
     /// `path` of the recipe, seen from the recipe's folder.

@@ -46,6 +46,13 @@ impl BinderMode {
     }
 }
 
+/// The devices that `bindervm.load=NAME,NAME` names on the kernel's command line: those whose modules
+/// are loaded in this boot.
+pub fn devices_from_command_line(line: &str) -> impl Iterator<Item = &str> {
+    let lists = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("bindervm.load="));
+    lists.flat_map(|list| list.split(',')).filter(|name| !name.is_empty())
+}
+
 /// `/etc/bindervm/boot.json`.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +66,9 @@ pub struct BootConfig {
     /// Names in /dev that binder's module must bring; made usable for everybody.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// Module lines for each device of the host that a run may have or not.
+    #[serde(default)]
+    pub on_demand: BTreeMap<String, Vec<String>>,
     /// Started in this order, each when the one before is ready.
     #[serde(default)]
     pub services: Vec<ServiceConfig>,
@@ -148,6 +158,9 @@ pub enum ConfigError {
     /// A value of `bindervm.binder=`.
     #[error("kernel command line: bindervm.binder={0} is neither host nor kernel")]
     BinderMode(String),
+    /// A name of `bindervm.load=`.
+    #[error("the image has no modules for the device '{0}' (kernel.on_demand of its recipe)")]
+    Device(String),
 }
 
 /// Reads a text file.
@@ -168,6 +181,12 @@ impl BootConfig {
             BinderMode::Kernel => &self.binder.kernel,
         };
         Module::parse_all(lines.iter().map(String::as_str))
+    }
+
+    /// The modules that a device of the host needs.
+    pub fn device_modules(&self, device: &str) -> Result<Vec<Module>, ConfigError> {
+        let lines = self.on_demand.get(device).ok_or_else(|| ConfigError::Device(device.to_owned()))?;
+        Ok(Module::parse_all(lines.iter().map(String::as_str)))
     }
 }
 
@@ -193,6 +212,19 @@ mod tests {
         assert_eq!(mode("a bindervm.binder=kernel b"), Some(BinderMode::Kernel));
         assert_eq!(mode("bindervm.binder=kernel bindervm.binder=host\n"), Some(BinderMode::Host));
         assert_eq!(mode("bindervm.binder=qemu"), None);
+    }
+
+    #[test]
+    fn the_command_line_names_devices() {
+        let devices = |line| devices_from_command_line(line).collect::<Vec<_>>();
+        assert_eq!(
+            devices("quiet bindervm.load=disk,panic x bindervm.load=share"),
+            ["disk", "panic", "share"]
+        );
+        assert!(devices("bindervm.load= bindervm.loads=a").is_empty());
+        let config: BootConfig = serde_json::from_str(r#"{"on_demand": {"disk": ["/lib/a.ko"]}}"#).unwrap();
+        assert_eq!(config.device_modules("disk").unwrap()[0].path, "/lib/a.ko");
+        assert!(config.device_modules("tape").unwrap_err().to_string().contains("'tape'"));
     }
 
     #[test]

@@ -104,11 +104,15 @@ fn init() -> ExitCode {
 
 /// From Hello to the last message. Returns why it is over.
 fn live(mut port: Port, reaper: &Reaper, problems: Vec<String>) -> String {
-    let (mode, mode_problem) =
-        match config::read("/proc/cmdline").and_then(|line| BinderMode::from_command_line(&line)) {
-            Ok(mode) => (mode, None),
-            Err(error) => (BinderMode::default(), Some(error.to_string())),
-        };
+    let command_line = config::read("/proc/cmdline");
+    let (mode, mode_problem) = match command_line
+        .as_deref()
+        .map_err(ToString::to_string)
+        .and_then(|line| BinderMode::from_command_line(line).map_err(|error| error.to_string()))
+    {
+        Ok(mode) => (mode, None),
+        Err(problem) => (BinderMode::default(), Some(problem)),
+    };
     port.send(&GuestMessage::Hello(hello(mode)));
     report(&mut port, problems.into_iter().chain(mode_problem));
 
@@ -123,6 +127,14 @@ fn live(mut port: Port, reaper: &Reaper, problems: Vec<String>) -> String {
     }
     if let Err(error) = boot::loopback_up() {
         port.send(&GuestMessage::Log(format!("loopback: {error}").into()));
+    }
+    for device in config::devices_from_command_line(command_line.as_deref().unwrap_or_default()) {
+        match config.device_modules(device) {
+            Ok(modules) => {
+                report(&mut port, modules.iter().filter_map(|module| boot::load_module(module).err()))
+            }
+            Err(error) => report(&mut port, [error.to_string()]),
+        }
     }
     report(
         &mut port,

@@ -22,7 +22,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, CREATOR_ID};
-use devices::{cmos, power, serial};
+use devices::{cmos, power, pvpanic, serial};
 use guest_ram::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -131,6 +131,13 @@ fn dsdt(slots: &[VirtioSlot]) -> Sdt {
             &EISAName::new("PNP0B00"),
             0,
             &IO::new(cmos::PORT, cmos::PORT, 0, cmos::PORTS as u8),
+            None,
+        ),
+        device(
+            "PEVT",
+            &pvpanic::HID,
+            0,
+            &IO::new(pvpanic::PORT, pvpanic::PORT, 0, pvpanic::PORTS as u8),
             None,
         ),
     ];

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use devices::cmos::{self, Cmos};
 use devices::port::PortDevice;
 use devices::power::{self, AcpiPower, KeyboardController};
+use devices::pvpanic::{self, PanicDevice};
 use devices::serial::{self, SerialPort};
 use devices::virtio::mmio::MmioTransport;
 use engine::Bus;
@@ -85,6 +86,8 @@ pub enum Legacy {
     Power(AcpiPower),
     /// The reset line behind the keyboard controller.
     Keyboard(KeyboardController),
+    /// Where the guest's kernel says that it panicked.
+    Panic(PanicDevice),
 }
 
 impl Legacy {
@@ -94,6 +97,7 @@ impl Legacy {
             Legacy::Cmos(_) => (cmos::PORT, u64::from(cmos::PORTS)),
             Legacy::Power(_) => (power::PORT, u64::from(power::PORTS)),
             Legacy::Keyboard(_) => (power::I8042_PORT, u64::from(power::I8042_PORTS)),
+            Legacy::Panic(_) => (pvpanic::PORT, u64::from(pvpanic::PORTS)),
         }
     }
 
@@ -103,6 +107,7 @@ impl Legacy {
             Legacy::Cmos(device) => device,
             Legacy::Power(device) => device,
             Legacy::Keyboard(device) => device,
+            Legacy::Panic(device) => device,
         }
     }
 }

@@ -11,6 +11,7 @@ use devices::cmos::{Cmos, WallClock};
 use devices::input::InputQueue;
 use devices::irq::IrqLine;
 use devices::power::{AcpiPower, KeyboardController, PowerRequest, PowerSink};
+use devices::pvpanic::{PanicDevice, PanicSink};
 use devices::serial::SerialPort;
 use devices::virtio::VirtioDevice;
 use devices::virtio::mmio::MmioTransport;
@@ -27,6 +28,10 @@ use crate::events::{ConsoleSource, EventThread};
 use crate::inbox::{Activity, Handle, Inbox, StopReason};
 use crate::layout::{ACPI_TABLES, MemorySize, SERIAL_GSI, VirtioSlot};
 use crate::outcome::{End, ExitCounts, Outcome, RunStats};
+
+/// Guest time from the panic device's news to the end of the run: the kernel tells the device before
+/// it has flushed what it prints of the panic.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a guest is made from. [`Machine::new`] checks it.
 pub struct MachineConfig {
@@ -73,6 +78,7 @@ pub struct Machine {
     slots: Vec<VirtioSlot>,
     inbox: Arc<Inbox>,
     power: Arc<PowerSwitch>,
+    panic: Arc<PanicLatch>,
     serial_input: InputQueue,
     exits: ExitCounts,
 }
@@ -100,6 +106,7 @@ impl Machine {
         let deterministic = engine.kind() == Kind::Soft && config.clock == ClockMode::Virtual;
         let inbox = Inbox::new(kicker.clone(), !deterministic);
         let power = Arc::new(PowerSwitch { request: Mutex::default(), kicker: kicker.clone() });
+        let panic = Arc::new(PanicLatch { at: Mutex::default(), clock: engine.clock() });
         config.log.on_panic(Box::new(move || kicker.kick()));
 
         let serial_input = InputQueue::new();
@@ -116,6 +123,7 @@ impl Machine {
             Legacy::Cmos(Cmos::new(Box::new(rtc))),
             Legacy::Power(AcpiPower::new(power.clone())),
             Legacy::Keyboard(KeyboardController::new(power.clone())),
+            Legacy::Panic(PanicDevice::new(panic.clone())),
         ] {
             board.add_legacy(device).expect("the PC's own devices have ports of their own");
         }
@@ -127,6 +135,7 @@ impl Machine {
             slots: Vec::new(),
             inbox,
             power,
+            panic,
             serial_input,
             exits: ExitCounts::default(),
         })
@@ -234,13 +243,18 @@ impl Machine {
             Some(StopReason::Timeout) => return Some(self.after_panic().unwrap_or(End::Timeout)),
             None => {}
         }
-        let panic = self.config.log.panic().filter(|panic| panic.complete)?;
-        Some(End::Panic(panic.message))
+        if let Some(panic) = self.config.log.panic().filter(|panic| panic.complete) {
+            return Some(End::Panic(panic.message));
+        }
+        let told = self.panic.told()?;
+        (self.engine.now() > told + LAST_WORDS).then(|| self.after_panic()).flatten()
     }
 
-    /// What a guest that stopped working really died of.
+    /// What a guest that stopped working really died of: its kernel's reason, if that was printed.
     fn after_panic(&self) -> Option<End> {
-        self.config.log.panic().map(|panic| End::Panic(panic.message))
+        let printed = self.config.log.panic().map(|panic| panic.message);
+        let told = self.panic.told().map(|_| "its reason is not on the console".to_owned());
+        printed.or(told).map(End::Panic)
     }
 
     fn is_virtual(&self) -> bool {
@@ -331,6 +345,30 @@ struct Rtc {
 impl WallClock for Rtc {
     fn since_epoch(&self) -> Duration {
         self.base + self.clock.now()
+    }
+}
+
+/// When the guest told its panic device of its panic.
+struct PanicLatch {
+    at: Mutex<Option<Duration>>,
+    clock: GuestClock,
+}
+
+impl PanicLatch {
+    /// Guest time of the panic, if there was one.
+    fn told(&self) -> Option<Duration> {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Duration>> {
+        self.at.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl PanicSink for PanicLatch {
+    fn panicked(&self) {
+        let now = self.clock.now();
+        self.lock().get_or_insert(now);
     }
 }
 
