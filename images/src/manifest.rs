@@ -77,7 +77,7 @@ pub enum LoadedFor {
     HostBinder,
     /// When the kernel's own driver does.
     KernelBinder,
-    /// When the run has a device that needs it.
+    /// When the run has a device, or the kernel asks for something, that needs it.
     OnDemand,
 }
 

@@ -69,8 +69,8 @@ pub struct Kernel {
     pub package: String,
     /// Modules every boot loads, in this order; their needs are found and loaded before them.
     pub load: Vec<String>,
-    /// A device of the host (`disk`, `panic`) to the modules it needs in the guest: loaded where the run
-    /// has that device.
+    /// What only some runs need, to the modules that bring it: a device of the host (`disk`, `panic`),
+    /// loaded where the run has that device, or a name that the kernel asks modprobe for (`fs-ext4`).
     #[serde(default)]
     pub on_demand: BTreeMap<String, Vec<String>>,
     /// Module name to its options.

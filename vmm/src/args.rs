@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::run::disk::DiskArg;
+
 /// Boots Android/Linux guests whose binder driver lives on the host.
 #[derive(Debug, Parser)]
 #[command(name = "bindervm", version, about, max_term_width = 100)]
@@ -43,6 +45,10 @@ pub struct RunArgs {
     /// Words to add to the kernel command line.
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub append: Option<String>,
+    /// Give the guest a disk (/dev/vda, /dev/vdb, ...): a raw file, or a block device. With `,ro` writes
+    /// are errors; with `,overlay=memory` they are forgotten, with `,overlay=FILE` they go to FILE.
+    #[arg(long, value_name = "FILE[,ro][,overlay=TO]", value_parser = crate::run::disk::parse)]
+    pub disk: Vec<DiskArg>,
     /// What executes the guest.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,

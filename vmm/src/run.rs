@@ -25,6 +25,7 @@ use crate::exit::{Code, Failure, Status};
 use crate::terminal::{self, RawMode};
 
 mod binder;
+pub mod disk;
 mod input;
 mod limit;
 mod record;
@@ -112,6 +113,7 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
     };
     machine.add_virtio(Box::new(Rng::new(entropy))).map_err(machine_failure)?;
     let binder = add_binder(args, &source, &mut machine)?;
+    disk::add(args, &mut machine)?;
     // A pipe may have nobody who reads it.
     if args.trace.as_ref().is_some_and(|path| path.is_file()) {
         let _ = trace_file.set(binder.recording.clone());

@@ -74,6 +74,12 @@ pub fn load_module(module: &Module) -> Result<(), String> {
     }
 }
 
+/// Makes the kernel call the agent where it would call modprobe.
+pub fn answer_module_requests() {
+    // A kernel that cannot load modules has no such file, and asks for none.
+    let _ = fs::write("/proc/sys/kernel/modprobe", "/init");
+}
+
 /// Lets every user open `/dev/NAME`, as Android's ueventd does for binder.
 pub fn open_device(name: &str) -> Result<(), String> {
     let path = format!("/dev/{name}");

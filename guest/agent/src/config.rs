@@ -66,7 +66,8 @@ pub struct BootConfig {
     /// Names in /dev that binder's module must bring; made usable for everybody.
     #[serde(default)]
     pub devices: Vec<String>,
-    /// Module lines for each device of the host that a run may have or not.
+    /// Module lines for what only some runs need: devices of the host, and what the kernel asks
+    /// modprobe for.
     #[serde(default)]
     pub on_demand: BTreeMap<String, Vec<String>>,
     /// Started in this order, each when the one before is ready.
@@ -158,9 +159,9 @@ pub enum ConfigError {
     /// A value of `bindervm.binder=`.
     #[error("kernel command line: bindervm.binder={0} is neither host nor kernel")]
     BinderMode(String),
-    /// A name of `bindervm.load=`.
-    #[error("the image has no modules for the device '{0}' (kernel.on_demand of its recipe)")]
-    Device(String),
+    /// A name of `bindervm.load=`, or one that the kernel asked for.
+    #[error("the image has no modules for '{0}' (kernel.on_demand of its recipe)")]
+    OnDemand(String),
 }
 
 /// Reads a text file.
@@ -183,9 +184,9 @@ impl BootConfig {
         Module::parse_all(lines.iter().map(String::as_str))
     }
 
-    /// The modules that a device of the host needs.
-    pub fn device_modules(&self, device: &str) -> Result<Vec<Module>, ConfigError> {
-        let lines = self.on_demand.get(device).ok_or_else(|| ConfigError::Device(device.to_owned()))?;
+    /// The modules that bring a device of the host, or what the kernel asks for.
+    pub fn modules_for(&self, name: &str) -> Result<Vec<Module>, ConfigError> {
+        let lines = self.on_demand.get(name).ok_or_else(|| ConfigError::OnDemand(name.to_owned()))?;
         Ok(Module::parse_all(lines.iter().map(String::as_str)))
     }
 }
@@ -223,8 +224,8 @@ mod tests {
         );
         assert!(devices("bindervm.load= bindervm.loads=a").is_empty());
         let config: BootConfig = serde_json::from_str(r#"{"on_demand": {"disk": ["/lib/a.ko"]}}"#).unwrap();
-        assert_eq!(config.device_modules("disk").unwrap()[0].path, "/lib/a.ko");
-        assert!(config.device_modules("tape").unwrap_err().to_string().contains("'tape'"));
+        assert_eq!(config.modules_for("disk").unwrap()[0].path, "/lib/a.ko");
+        assert!(config.modules_for("tape").unwrap_err().to_string().contains("'tape'"));
     }
 
     #[test]

@@ -37,11 +37,14 @@ mod services;
 const BOOT_MESSAGE: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
-    let serve_only = std::env::args().nth(1).is_some_and(|argument| argument == "--serve");
-    match (serve_only, std::process::id()) {
-        (true, _) => serve(),
-        (false, 1) => init(),
-        (false, _) => {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match (std::process::id(), &arguments[..]) {
+        (1, _) => init(),
+        (_, ["--serve"]) => serve(),
+        // As the kernel calls modprobe (kernel/kmod.c), after `boot::answer_module_requests`.
+        (_, ["-q", "--", wanted]) => load_on_demand(wanted),
+        (_, _) => {
             eprintln!("bindervm-agent: not the first process of a guest; try --serve");
             ExitCode::FAILURE
         }
@@ -71,6 +74,16 @@ fn serve() -> ExitCode {
     }
 }
 
+/// Loads what the kernel found missing: the file system of a mount, say.
+fn load_on_demand(wanted: &str) -> ExitCode {
+    let loaded = BootConfig::load()
+        .and_then(|config| config.modules_for(wanted))
+        .map_err(|error| error.to_string())
+        .and_then(|modules| modules.iter().try_for_each(boot::load_module));
+    // The kernel says to whoever asked that it is not there; nobody reads more than that.
+    if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// The life of PID 1. Returns only if the kernel refuses to switch off, and then panics it.
 fn init() -> ExitCode {
     let mut problems = boot::mount_all();
@@ -80,6 +93,7 @@ fn init() -> ExitCode {
         problems.push(format!("cannot watch children: {error}"));
     }
     load_common_modules(&mut problems);
+    boot::answer_module_requests();
     if !on_console {
         // A console that a module brings. Without any there is nobody to read.
         let _ = boot::attach_console();
@@ -129,7 +143,7 @@ fn live(mut port: Port, reaper: &Reaper, problems: Vec<String>) -> String {
         port.send(&GuestMessage::Log(format!("loopback: {error}").into()));
     }
     for device in config::devices_from_command_line(command_line.as_deref().unwrap_or_default()) {
-        match config.device_modules(device) {
+        match config.modules_for(device) {
             Ok(modules) => {
                 report(&mut port, modules.iter().filter_map(|module| boot::load_module(module).err()))
             }

@@ -69,7 +69,13 @@ impl Source {
             BinderArg::Host => Some("bindervm.binder=host"),
             BinderArg::Kernel => Some("bindervm.binder=kernel"),
         };
-        let parts = [Some(self.command_line.as_str()), binder, args.append.as_deref()];
+        // The modules that this run's devices need; see the agent's README.
+        let load = match args.disk.is_empty() {
+            _ if !self.has_agent() => None,
+            true => Some("bindervm.load=panic"),
+            false => Some("bindervm.load=panic,disk"),
+        };
+        let parts = [Some(self.command_line.as_str()), binder, load, args.append.as_deref()];
         parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
