@@ -9,8 +9,83 @@ use crate::remote::{LINES, Remote};
 /// Where the I/O APIC's registers are.
 pub const IO_APIC: u64 = 0xfec0_0000;
 
-pub struct Board {
+/// Whether a CPU executes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    Running,
+    /// HLT was executed and nothing has woken the CPU.
+    Halted,
+    /// After INIT, and an application processor after reset.
+    WaitForStartup,
+}
+
+/// One CPU as the board sees it: what it does, and what waits for it.
+#[derive(Clone, Debug)]
+pub struct Local {
     pub apic: LocalApic,
+    pub activity: Activity,
+    /// RFLAGS.IF, as it was when the CPU last halted or its turn ended.
+    pub interrupts_on: bool,
+    /// A non-maskable interrupt waits.
+    pub nmi: bool,
+    /// The handler of one has not returned yet.
+    pub nmi_blocked: bool,
+    /// INIT waits.
+    pub init: bool,
+    /// A start-up message waits: the page number of the first instruction.
+    pub startup: Option<u8>,
+}
+
+impl Local {
+    fn new(id: u8) -> Local {
+        Local {
+            apic: LocalApic::new(id, id == 0),
+            activity: if id == 0 { Activity::Running } else { Activity::WaitForStartup },
+            interrupts_on: false,
+            nmi: false,
+            nmi_blocked: false,
+            init: false,
+            startup: None,
+        }
+    }
+
+    /// True if the CPU has something to do.
+    pub fn is_ready(&self) -> bool {
+        self.init
+            || match self.activity {
+                Activity::Running => true,
+                Activity::Halted => {
+                    self.nmi && !self.nmi_blocked || self.interrupts_on && self.apic.pending().is_some()
+                }
+                Activity::WaitForStartup => self.startup.is_some(),
+            }
+    }
+
+    fn take(&mut self, message: &Message) {
+        match message.delivery {
+            Delivery::Fixed | Delivery::LowestPriority => self.apic.deliver(message.vector, message.level),
+            Delivery::Nmi => self.nmi = true,
+            Delivery::Init => {
+                self.apic.init();
+                (self.nmi, self.nmi_blocked, self.init, self.startup) = (false, false, true, None);
+            }
+            // Only the first one counts; a CPU that does not wait for one ignores it.
+            Delivery::Startup => {
+                if self.init || self.activity == Activity::WaitForStartup {
+                    self.startup.get_or_insert(message.vector);
+                }
+            }
+            // There is no 8259 and no system management mode.
+            Delivery::Smi | Delivery::ExtInt => {}
+        }
+    }
+}
+
+pub struct Board {
+    /// By CPU number, which is also the APIC id at reset.
+    locals: Vec<Local>,
+    /// The CPU that is executing.
+    current: usize,
     io: IoApic,
     pub remote: Remote,
     /// Line levels as last given to the I/O APIC.
@@ -18,18 +93,66 @@ pub struct Board {
 }
 
 impl Board {
-    pub fn new() -> Board {
-        Board { apic: LocalApic::new(0, true), io: IoApic::new(0), remote: Remote::default(), levels: 0 }
+    /// A board of `cpus` CPUs (at least one).
+    pub fn new(cpus: u8) -> Board {
+        Board {
+            locals: (0..cpus.max(1)).map(Local::new).collect(),
+            current: 0,
+            io: IoApic::new(0),
+            remote: Remote::default(),
+            levels: 0,
+        }
+    }
+
+    /// How many CPUs there are.
+    pub fn cpus(&self) -> usize {
+        self.locals.len()
+    }
+
+    /// The number of the CPU that is executing.
+    pub fn current(&self) -> usize {
+        self.current
+    }
+
+    /// Another CPU executes from now on.
+    pub fn switch(&mut self, cpu: usize) {
+        debug_assert!(cpu < self.locals.len());
+        self.current = cpu;
+    }
+
+    /// What waits for the CPU of that number.
+    pub fn local(&self, cpu: usize) -> &Local {
+        &self.locals[cpu]
+    }
+
+    /// What waits for the executing CPU.
+    pub fn own(&mut self) -> &mut Local {
+        &mut self.locals[self.current]
+    }
+
+    /// What the executing CPU does.
+    pub fn activity(&self) -> Activity {
+        self.locals[self.current].activity
+    }
+
+    /// The executing CPU's local APIC.
+    pub fn apic(&self) -> &LocalApic {
+        &self.locals[self.current].apic
+    }
+
+    /// The executing CPU's local APIC.
+    pub fn apic_mut(&mut self) -> &mut LocalApic {
+        &mut self.locals[self.current].apic
     }
 
     fn apic_offset(&self, physical: u64) -> Option<u16> {
-        (self.apic.page()? == physical & !(PAGE - 1)).then_some((physical % PAGE) as u16)
+        (self.apic().page()? == physical & !(PAGE - 1)).then_some((physical % PAGE) as u16)
     }
 
     /// Reads a register, if there is a controller at this guest-physical address.
     pub fn read(&mut self, physical: u64, now: Ticks) -> Option<u32> {
         if let Some(offset) = self.apic_offset(physical) {
-            return Some(self.apic.read(offset, now));
+            return Some(self.apic_mut().read(offset, now));
         }
         (physical & !(PAGE - 1) == IO_APIC).then(|| self.io.read(physical % PAGE))
     }
@@ -37,11 +160,19 @@ impl Board {
     /// Writes a register; false if there is no controller at this guest-physical address.
     pub fn write(&mut self, physical: u64, value: u32, now: Ticks) -> bool {
         if let Some(offset) = self.apic_offset(physical) {
-            // There is no other CPU to send an IPI to.
-            if let Effect::Eoi(vector) = self.apic.write(offset, value, now)
-                && let Some(message) = self.io.eoi(vector)
-            {
-                self.deliver(message);
+            match self.apic_mut().write(offset, value, now) {
+                Effect::None => {}
+                Effect::Eoi(vector) => {
+                    if let Some(message) = self.io.eoi(vector) {
+                        self.deliver(message);
+                    }
+                }
+                Effect::Ipi { message, to_others: false } => self.deliver(message),
+                Effect::Ipi { message, to_others: true } => {
+                    let sender = self.current;
+                    let others = self.locals.iter_mut().enumerate().filter(|(cpu, _)| *cpu != sender);
+                    others.for_each(|(_, local)| local.take(&message));
+                }
             }
             return true;
         }
@@ -55,13 +186,14 @@ impl Board {
     }
 
     fn deliver(&mut self, message: Message) {
-        if !self.apic.accepts(&message) {
-            return;
-        }
-        match message.delivery {
-            Delivery::Fixed | Delivery::LowestPriority => self.apic.deliver(message.vector, message.level),
-            // There is no 8259, no SMM and no second CPU; nothing here raises NMIs.
-            Delivery::Smi | Delivery::Nmi | Delivery::Init | Delivery::Startup | Delivery::ExtInt => {}
+        let accepting = self.locals.iter_mut().filter(|local| local.apic.accepts(&message));
+        if message.delivery == Delivery::LowestPriority {
+            // Of equals the first: a choice that every run makes alike.
+            if let Some(local) = accepting.min_by_key(|local| local.apic.processor_priority()) {
+                local.take(&message);
+            }
+        } else {
+            accepting.for_each(|local| local.take(&message));
         }
     }
 
@@ -90,8 +222,113 @@ impl Board {
         }
     }
 
-    /// True if the local APIC has an interrupt for the CPU.
+    /// Sends the timer interrupts that are due.
+    pub fn advance(&mut self, now: Ticks) {
+        self.locals.iter_mut().for_each(|local| local.apic.advance(now));
+    }
+
+    /// When the next timer of any CPU is due.
+    pub fn next_timer(&self, now: Ticks) -> Option<Ticks> {
+        self.locals.iter().filter_map(|local| local.apic.next_timer(now)).min()
+    }
+
+    /// When the next timer is due that wakes a CPU.
+    pub fn next_waking_timer(&self, now: Ticks) -> Option<Ticks> {
+        let sleepers =
+            self.locals.iter().filter(|local| local.activity == Activity::Halted && local.interrupts_on);
+        sleepers.filter_map(|local| local.apic.next_timer(now)).min()
+    }
+
+    /// True if something waits for the executing CPU.
     pub fn pending(&self) -> bool {
-        self.apic.pending().is_some()
+        let local = &self.locals[self.current];
+        local.nmi && !local.nmi_blocked
+            || local.init
+            || local.startup.is_some()
+            || local.apic.pending().is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apic::DestinationMode;
+
+    const LOCAL_APIC: u64 = 0xfee0_0000;
+
+    /// A board whose local APICs are enabled, with logical ids 1, 2, 4, ...
+    fn board(cpus: u8) -> Board {
+        let mut board = Board::new(cpus);
+        for cpu in 0..cpus as usize {
+            board.switch(cpu);
+            board.write(LOCAL_APIC + 0xf0, 0x1ff, Ticks(0));
+            board.write(LOCAL_APIC + 0xd0, 1 << (24 + cpu), Ticks(0));
+        }
+        board.switch(0);
+        board
+    }
+
+    fn send(board: &mut Board, destination: u32, command: u32) {
+        board.write(LOCAL_APIC + 0x310, destination << 24, Ticks(0));
+        board.write(LOCAL_APIC + 0x300, command, Ticks(0));
+    }
+
+    /// The vectors that wait, by CPU.
+    fn pending(board: &Board) -> Vec<Option<u8>> {
+        board.locals.iter().map(|local| local.apic.pending()).collect()
+    }
+
+    #[test]
+    fn an_interrupt_reaches_the_cpus_it_names() {
+        let mut board = board(3);
+        send(&mut board, 2, 0x40);
+        assert_eq!(pending(&board), [None, None, Some(0x40)]);
+        send(&mut board, 0b011, 0x850);
+        assert_eq!(pending(&board), [Some(0x50), Some(0x50), Some(0x40)], "a logical set");
+    }
+
+    #[test]
+    fn shorthands_name_self_all_and_others() {
+        let mut board = board(3);
+        board.switch(1);
+        send(&mut board, 0, 0x4_0040);
+        assert_eq!(pending(&board), [None, Some(0x40), None]);
+        send(&mut board, 0, 0x8_0050);
+        assert_eq!(pending(&board), [Some(0x50); 3]);
+        send(&mut board, 0, 0xc_0060);
+        assert_eq!(pending(&board), [Some(0x60), Some(0x50), Some(0x60)]);
+    }
+
+    #[test]
+    fn the_lowest_priority_takes_it() {
+        let mut board = board(2);
+        board.apic_mut().set_cr8(3);
+        send(&mut board, 0b11, 0x950);
+        assert_eq!(pending(&board), [None, Some(0x50)]);
+        board.deliver(Message {
+            vector: 0x60,
+            destination: 0b01,
+            mode: DestinationMode::Logical,
+            delivery: Delivery::LowestPriority,
+            level: false,
+        });
+        assert_eq!(pending(&board)[0], Some(0x60));
+    }
+
+    #[test]
+    fn init_forgets_what_waited_and_startup_comes_after_it() {
+        let mut board = board(2);
+        send(&mut board, 1, 0x400);
+        send(&mut board, 1, 0x40);
+        assert!(board.local(1).nmi);
+        send(&mut board, 1, 0x4500);
+        let local = board.local(1);
+        assert!(local.init && !local.nmi && local.startup.is_none());
+        assert_eq!(local.apic.pending(), None);
+        send(&mut board, 1, 0x8500);
+        send(&mut board, 1, 0x469a);
+        send(&mut board, 1, 0x4677);
+        assert_eq!(board.local(1).startup, Some(0x9a));
+        assert_eq!((board.local(0).init, board.local(0).startup), (false, None));
     }
 }

@@ -27,9 +27,9 @@ pub struct Clock {
     /// Virtual mode: ticks that passed without instructions.
     skipped: u64,
     next_slice: u64,
+    /// The instruction count at which the executing CPU's turn ends.
+    turn_end: u64,
     started: Instant,
-    /// IA32_TSC_ADJUST.
-    pub adjust: u64,
 }
 
 impl Clock {
@@ -41,8 +41,8 @@ impl Clock {
             end: 0,
             skipped: 0,
             next_slice: 0,
+            turn_end: u64::MAX,
             started: Instant::now(),
-            adjust: 0,
         };
         clock.next_slice = clock.ticks(SLICE);
         clock
@@ -81,12 +81,23 @@ impl Clock {
                 timer.clamp(100, HOST_STEP)
             }
         };
+        let budget = budget.min(self.turn_end.saturating_sub(executed));
         *remaining = budget as i64;
         self.end = executed.wrapping_add(budget);
     }
 
     fn jitter(&self, deadline: u64) -> u64 {
         if self.seed == 0 { 0 } else { mix(self.seed ^ deadline) % JITTER }
+    }
+
+    /// Begins a turn of so many instructions.
+    pub fn begin_turn(&mut self, remaining: i64, length: u64) {
+        self.turn_end = self.instructions(remaining) + length;
+    }
+
+    /// True when the executing CPU's turn is over.
+    pub fn turn_ended(&self, remaining: i64) -> bool {
+        self.instructions(remaining) >= self.turn_end
     }
 
     /// True once for each slice of virtual time.
@@ -116,10 +127,5 @@ impl Clock {
     pub fn duration(&self, ticks: Ticks) -> Duration {
         let nanos = (ticks.0 as u128 * 1_000_000_000).div_ceil(self.hz as u128);
         Duration::from_nanos(nanos.min(u64::MAX as u128) as u64)
-    }
-
-    /// The time-stamp counter at `now`.
-    pub fn tsc(&self, now: Ticks) -> u64 {
-        now.0.wrapping_add(self.adjust)
     }
 }

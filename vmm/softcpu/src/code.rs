@@ -102,6 +102,8 @@ pub struct CodeCache {
     pub x87_ops: Vec<crate::x87::Op>,
     pub decoded: u64,
     pub invalidated: u64,
+    /// How often a page without code became one with.
+    marked_pages: u64,
 }
 
 impl CodeCache {
@@ -124,6 +126,7 @@ impl CodeCache {
             x87_ops: Vec::new(),
             decoded: 0,
             invalidated: 0,
+            marked_pages: 0,
         }
     }
 
@@ -201,6 +204,7 @@ impl CodeCache {
                     }
                 };
                 ram.set_code(physical & !(PAGE - 1));
+                self.marked_pages += 1;
                 first = true;
             }
             let code = &mut self.page_code[self.pages[number] as usize - 1];
@@ -209,6 +213,11 @@ impl CodeCache {
             code.touched |= touched(start as u64, len as u64);
         }
         (id, first)
+    }
+
+    /// A number that changes whenever a page without code becomes one with.
+    pub fn marked_pages(&self) -> u64 {
+        self.marked_pages
     }
 
     /// True if blocks of the page at this guest-physical address are held.

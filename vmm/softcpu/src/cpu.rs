@@ -16,6 +16,7 @@ use crate::random::Random;
 use crate::segment::{FLAT_CODE, FLAT_DATA, Loaded, Segment, Segments, Table};
 use crate::simd::state::VectorState;
 use crate::tlb::{Mode, Tlb};
+use crate::turns::Turns;
 use crate::uop::{Cursor, FS_BASE, Flow, GS_BASE, PAGE_BASE};
 use crate::vm::{Bus, Config, EntryState};
 use crate::x87::state::X87State;
@@ -82,6 +83,10 @@ pub struct Cpu {
     pub shadow: bool,
     /// The next instruction overwrites its own block.
     pub alone: bool,
+    /// Another CPU could run: PAUSE ends the turn.
+    pub others_ready: bool,
+    /// PAUSE ended the turn.
+    pub yielded: bool,
     pub cr0: u64,
     pub cr2: u64,
     pub cr3: u64,
@@ -123,10 +128,12 @@ impl Cpu {
             interrupt_pending: false,
             shadow: false,
             alone: false,
-            cr0: CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG,
+            others_ready: false,
+            yielded: false,
+            cr0: 0,
             cr2: 0,
             cr3: 0,
-            cr4: CR4_PAE,
+            cr4: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             segments: Segments::default(),
             msr: Msrs::new(),
@@ -136,7 +143,7 @@ impl Cpu {
             unknown: BTreeMap::new(),
             code: CodeCache::new(&ram),
             ram,
-            board: Board::new(),
+            board: Board::new(config.cpus),
             clock: Clock::new(config),
             bus: None,
         }
@@ -149,6 +156,9 @@ impl Cpu {
         self.gpr[6] = entry.rsi;
         self.rip = entry.rip;
         self.flags = Flags::default();
+        self.cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_PG;
+        self.cr4 = CR4_PAE;
+        self.msr.efer = EFER_LME | EFER_LMA;
         self.cr3 = entry.cr3.0;
         self.segments.gdt = Table { base: entry.gdt.0, limit: entry.gdt_limit };
         let flat = Loaded { selector: 0x18, base: 0, limit: u32::MAX, rights: FLAT_DATA };
@@ -156,7 +166,7 @@ impl Cpu {
             self.set_segment(segment, flat);
         }
         self.set_segment(Segment::Cs, Loaded { selector: 0x10, rights: FLAT_CODE, ..flat });
-        self.privilege_changed();
+        self.mode_changed();
         self.flush_tlb();
     }
 
@@ -265,6 +275,11 @@ impl Cpu {
         self.clock.now(self.remaining)
     }
 
+    /// The time-stamp counter.
+    pub fn tsc(&self) -> u64 {
+        self.now().0.wrapping_add(self.msr.tsc_adjust)
+    }
+
     /// Remembers an exception as the reason to give the instruction up.
     #[cold]
     pub fn raise(&mut self, exception: Exception) -> Abort {
@@ -297,6 +312,13 @@ impl Cpu {
         self.give_up(at)
     }
 
+    /// Leaves the block behind the instruction at `at`: what is left of it is not counted.
+    pub fn leave_behind(&mut self, at: Cursor) -> Flow {
+        self.rip = self.next_rip(at);
+        self.remaining += self.block_instructions as i64 - at.uop().ordinal as i64 - 1;
+        Flow::Sync
+    }
+
     /// The address behind the instruction at `at`.
     #[inline(always)]
     pub fn next_rip(&self, at: Cursor) -> u64 {
@@ -309,7 +331,7 @@ impl Cpu {
     }
 
     /// The code segment changed: data accesses and fetches follow its privilege.
-    pub fn privilege_changed(&mut self) {
+    pub fn mode_changed(&mut self) {
         self.mode = if self.cpl() == 3 { Mode::User } else { Mode::Supervisor };
         self.code.set_mode(self.mode);
     }
@@ -323,6 +345,7 @@ impl Cpu {
     /// The local APIC may have something to deliver or no longer have.
     pub fn interrupts_changed(&mut self) {
         self.interrupt_pending = self.board.pending();
+        self.others_ready = Turns::others_ready(&self.board);
         if self.interrupt_pending {
             self.board.remote.request_attention();
         }
@@ -331,7 +354,7 @@ impl Cpu {
     /// The time of the next event may have changed.
     pub fn reschedule(&mut self) {
         let now = self.now();
-        let next = self.board.apic.next_timer(now);
+        let next = self.board.next_timer(now);
         self.clock.schedule(&mut self.remaining, next);
     }
 }

@@ -13,7 +13,7 @@ use crate::interp::bits::{self, BitOp};
 use crate::interp::branch::Comparison;
 use crate::interp::shift::{self, Shift};
 use crate::interp::stack::{self, Operand};
-use crate::interp::{control, exchange, mov, muldiv, vector};
+use crate::interp::{control, exchange, mov, muldiv, system, vector};
 use crate::uop::{FS_BASE, GS_BASE, Handler, PAGE_BASE, SCRATCH, Uop, ZERO};
 use crate::{simd, x87};
 
@@ -288,7 +288,8 @@ impl<'a> Builder<'a> {
                 };
                 self.uops.push(uop);
             }
-            Nop | Pause | Endbr64 | Endbr32 | Reservednop | Rdsspd | Rdsspq | Mfence | Lfence | Sfence
+            Pause => self.plain(system::pause),
+            Nop | Endbr64 | Endbr32 | Reservednop | Rdsspd | Rdsspq | Mfence | Lfence | Sfence
             | Prefetchnta | Prefetcht0 | Prefetcht1 | Prefetcht2 | Prefetch | Prefetchw | Prefetchwt1 => {
                 self.plain(mov::nop)
             }

@@ -1,5 +1,6 @@
 //! Interrupts and exceptions through the IDT, and the ways back. (SDM volume 3, chapter 6.)
 
+use crate::board::Activity;
 use crate::cpu::{Abort, Cause, Cpu};
 use crate::exception::Exception;
 use crate::flags;
@@ -22,6 +23,7 @@ pub enum Source {
 
 const INTERRUPT_GATE: u64 = 14;
 const TRAP_GATE: u64 = 15;
+const NMI: u8 = 2;
 const DOUBLE_FAULT: u8 = 8;
 
 impl Exception {
@@ -73,6 +75,46 @@ impl Cpu {
             Cause::NonCanonical => Exception::StackFault(0),
             // No block is being executed that could overwrite itself.
             Cause::Alone => Exception::GeneralProtection(0),
+        }
+    }
+
+    /// Takes what the board has for this CPU: INIT, a start-up message, an NMI or an interrupt.
+    pub fn take_signals(&mut self) -> Result<(), TripleFault> {
+        let interrupts_on = self.flags.interrupts();
+        let first = self.board.current() == 0;
+        let own = self.board.own();
+        if std::mem::take(&mut own.init) {
+            if first {
+                // The first CPU would execute firmware, and there is none.
+                return Err(TripleFault("INIT was sent to the first CPU".into()));
+            }
+            own.activity = Activity::WaitForStartup;
+            self.reset();
+            return self.take_signals();
+        }
+        if let Some(page) = own.startup.take() {
+            if own.activity == Activity::WaitForStartup {
+                own.activity = Activity::Running;
+                self.start_up(page);
+            }
+        } else if own.nmi && !own.nmi_blocked {
+            (own.nmi, own.nmi_blocked, own.activity) = (false, true, Activity::Running);
+            self.signal(NMI)?;
+        } else if interrupts_on && own.apic.pending().is_some() {
+            own.activity = Activity::Running;
+            let vector = own.apic.acknowledge();
+            self.signal(vector)?;
+        } else {
+            return Ok(());
+        }
+        self.interrupts_changed();
+        Ok(())
+    }
+
+    fn signal(&mut self, vector: u8) -> Result<(), TripleFault> {
+        match self.interrupt(vector, None, Source::External) {
+            Ok(()) => Ok(()),
+            Err(Abort) => self.abort_delivered(),
         }
     }
 
@@ -178,7 +220,7 @@ impl Cpu {
         if kind == INTERRUPT_GATE {
             self.flags.system &= !flags::IF;
         }
-        self.privilege_changed();
+        self.mode_changed();
         Ok(())
     }
 
@@ -254,7 +296,11 @@ impl Cpu {
         if outward {
             self.drop_inner_segments();
         }
-        self.privilege_changed();
+        self.mode_changed();
+        let own = self.board.own();
+        if std::mem::take(&mut own.nmi_blocked) && own.nmi {
+            self.interrupts_changed();
+        }
         Ok(())
     }
 
@@ -317,7 +363,7 @@ impl Cpu {
         self.segments[Segment::Cs] = code_segment;
         self.gpr[RSP] = rsp;
         self.rip = rip;
-        self.privilege_changed();
+        self.mode_changed();
         Ok(())
     }
 
@@ -368,7 +414,7 @@ impl Cpu {
         let bits = self.gpr[11] & !self.msr.sfmask;
         self.flags.set_bits(bits);
         self.rip = self.msr.lstar;
-        self.privilege_changed();
+        self.mode_changed();
     }
 
     /// SYSRET to 64-bit code.
@@ -383,7 +429,7 @@ impl Cpu {
         // Without RF, VM and the reserved bits.
         self.flags.set_bits(self.gpr[11] & 0x3c_7fd7);
         self.rip = rip;
-        self.privilege_changed();
+        self.mode_changed();
         Ok(())
     }
 

@@ -29,7 +29,7 @@ const ARCH_CAPABILITIES: u64 = 1
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// Registers that only hold what is written to them, or that instructions look at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Msrs {
     pub efer: u64,
     pub star: u64,
@@ -38,6 +38,8 @@ pub struct Msrs {
     pub sfmask: u64,
     pub kernel_gs_base: u64,
     pub tsc_aux: u64,
+    /// What the time-stamp counter is ahead of guest time.
+    pub tsc_adjust: u64,
     pat: u64,
     misc_enable: u64,
     misc_features: u64,
@@ -50,13 +52,14 @@ pub struct Msrs {
 impl Msrs {
     pub fn new() -> Msrs {
         Msrs {
-            efer: EFER_LME | EFER_LMA,
+            efer: 0,
             star: 0,
             lstar: 0,
             cstar: 0,
             sfmask: 0,
             kernel_gs_base: 0,
             tsc_aux: 0,
+            tsc_adjust: 0,
             pat: PAT_RESET,
             // Fast strings; no branch trace store, no precise sampling.
             misc_enable: 1 | 1 << 11 | 1 << 12,
@@ -99,10 +102,10 @@ impl Cpu {
     pub fn read_msr(&mut self, index: u32) -> Result<u64, Abort> {
         let msr = &self.msr;
         Ok(match index {
-            TSC => self.clock.tsc(self.now()),
+            TSC => self.tsc(),
             PLATFORM_ID => 0,
-            APIC_BASE => self.board.apic.base(),
-            TSC_ADJUST => self.clock.adjust,
+            APIC_BASE => self.board.apic().base(),
+            TSC_ADJUST => self.msr.tsc_adjust,
             SPEC_CTRL => msr.spec_ctrl,
             MICROCODE => msr.microcode,
             ARCH_CAPS => ARCH_CAPABILITIES,
@@ -111,9 +114,9 @@ impl Cpu {
             MISC_ENABLE => msr.misc_enable,
             DEBUG_CTL => msr.debug_ctl,
             PAT => msr.pat,
-            TSC_DEADLINE => match self.board.apic.tsc_deadline() {
+            TSC_DEADLINE => match self.board.apic().tsc_deadline() {
                 0 => 0,
-                deadline => deadline.wrapping_add(self.clock.adjust),
+                deadline => deadline.wrapping_add(self.msr.tsc_adjust),
             },
             EFER => msr.efer,
             STAR => msr.star,
@@ -139,15 +142,15 @@ impl Cpu {
         }
         let now = self.now();
         match index {
-            TSC => self.clock.adjust = value.wrapping_sub(now.0),
+            TSC => self.msr.tsc_adjust = value.wrapping_sub(now.0),
             APIC_BASE => {
-                if self.board.apic.set_base(value).is_err() {
+                if self.board.apic_mut().set_base(value).is_err() {
                     return Err(self.raise(Exception::GeneralProtection(0)));
                 }
                 self.interrupts_changed();
                 self.reschedule();
             }
-            TSC_ADJUST => self.clock.adjust = value,
+            TSC_ADJUST => self.msr.tsc_adjust = value,
             SPEC_CTRL => self.msr.spec_ctrl = value,
             PRED_CMD => {}
             // Writing zero is how the revision is asked for.
@@ -167,9 +170,9 @@ impl Cpu {
             TSC_DEADLINE => {
                 let deadline = match value {
                     0 => 0,
-                    value => value.wrapping_sub(self.clock.adjust).max(1),
+                    value => value.wrapping_sub(self.msr.tsc_adjust).max(1),
                 };
-                self.board.apic.set_tsc_deadline(deadline);
+                self.board.apic_mut().set_tsc_deadline(deadline);
                 self.interrupts_changed();
                 self.reschedule();
             }

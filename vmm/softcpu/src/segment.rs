@@ -34,7 +34,7 @@ impl Segment {
 }
 
 /// A loaded segment register. The bases of FS and GS are pseudo-registers in `Cpu::gpr`.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     pub selector: u16,
     pub base: u64,
@@ -44,18 +44,33 @@ pub struct Loaded {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Table {
     pub base: u64,
     pub limit: u16,
 }
 
 /// All segment registers and table registers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segments {
     registers: [Loaded; 8],
     pub gdt: Table,
     pub idt: Table,
+}
+
+impl Segments {
+    /// After INIT: real-mode segments of 64 KiB. (SDM volume 3, table 9-1.)
+    pub fn reset() -> Segments {
+        let real = PRESENT | NOT_SYSTEM | WRITABLE_OR_READABLE | ACCESSED;
+        let data = Loaded { selector: 0, base: 0, limit: 0xffff, rights: real };
+        let mut registers = [data; 8];
+        registers[Segment::Cs as usize] =
+            Loaded { selector: 0xf000, base: 0xffff_0000, rights: real | CODE, ..data };
+        registers[Segment::Ldtr as usize].rights = PRESENT | LDT;
+        registers[Segment::Tr as usize].rights = PRESENT | TSS_BUSY;
+        let table = Table { base: 0, limit: 0xffff };
+        Segments { registers, gdt: table, idt: table }
+    }
 }
 
 impl Index<Segment> for Segments {

@@ -29,6 +29,14 @@ pub struct Entry {
     pub physical: u64,
 }
 
+impl Entry {
+    /// The page now holds decoded code.
+    fn withhold_write(&mut self, slot: usize) {
+        self.write = unmatchable(slot % ENTRIES);
+        self.physical |= 1;
+    }
+}
+
 /// A translation for instruction fetches.
 #[derive(Clone, Copy)]
 pub struct Fetch {
@@ -46,10 +54,30 @@ pub enum Mode {
     User = ENTRIES as isize,
 }
 
+/// The table of fetch translations.
+struct FetchTable(Box<[Option<Fetch>; 2 * FETCH_ENTRIES]>);
+
+impl Default for FetchTable {
+    fn default() -> FetchTable {
+        let fetch = vec![None; 2 * FETCH_ENTRIES];
+        FetchTable(fetch.into_boxed_slice().try_into().ok().expect("length is 2 * FETCH_ENTRIES"))
+    }
+}
+
+/// What the TLB of a CPU holds that waits for its turn.
+#[derive(Default)]
+pub struct ParkedTlb {
+    /// Slots and their entries.
+    data: Vec<(u16, Entry)>,
+    fetch: FetchTable,
+    large: Vec<u64>,
+    code_pages: u64,
+}
+
 /// The tables.
 pub struct Tlb {
     data: [Entry; 2 * ENTRIES],
-    fetch: Box<[Option<Fetch>; 2 * FETCH_ENTRIES]>,
+    fetch: FetchTable,
     /// Slots of `data` filled since the last flush, some of them twice.
     filled: Vec<u16>,
     /// 1 GiB regions in which an entry came from a large page. Where there are [`LARGE_REGIONS`]
@@ -70,10 +98,9 @@ const fn empty(slot: usize) -> Entry {
 
 impl Tlb {
     pub fn new() -> Tlb {
-        let fetch = vec![None; 2 * FETCH_ENTRIES];
         Tlb {
             data: std::array::from_fn(|slot| empty(slot % ENTRIES)),
-            fetch: fetch.into_boxed_slice().try_into().ok().expect("length is 2 * FETCH_ENTRIES"),
+            fetch: FetchTable::default(),
             filled: Vec::new(),
             large: Vec::new(),
             fills: 0,
@@ -124,7 +151,7 @@ impl Tlb {
     /// The fetch translation for `address`, if known.
     #[inline(always)]
     pub fn fetch(&self, mode: Mode, address: u64) -> Option<&Fetch> {
-        self.fetch[Self::fetch_slot(mode, address)].as_ref().filter(|f| f.tag == address & !(PAGE - 1))
+        self.fetch.0[Self::fetch_slot(mode, address)].as_ref().filter(|f| f.tag == address & !(PAGE - 1))
     }
 
     #[inline(always)]
@@ -136,7 +163,7 @@ impl Tlb {
     /// Puts a fetch translation in.
     pub fn fill_fetch(&mut self, mode: Mode, address: u64, physical: u64, host: HostPage) {
         self.fills += 1;
-        self.fetch[Self::fetch_slot(mode, address)] =
+        self.fetch.0[Self::fetch_slot(mode, address)] =
             Some(Fetch { tag: address & !(PAGE - 1), physical: physical & !(PAGE - 1), host });
     }
 
@@ -147,7 +174,28 @@ impl Tlb {
             self.data[slot as usize] = empty(slot as usize % ENTRIES);
         }
         self.large.clear();
-        self.fetch.fill(None);
+        self.fetch.0.fill(None);
+    }
+
+    /// Exchanges everything for what another CPU holds, whose turn it is. `code_pages` changes whenever
+    /// a page without decoded code becomes one with; `holds_code` tells such pages.
+    pub fn exchange(&mut self, other: &mut ParkedTlb, code_pages: u64, holds_code: impl Fn(u64) -> bool) {
+        self.filled.sort_unstable();
+        self.filled.dedup();
+        let mine = self.filled.iter().map(|slot| (*slot, self.data[*slot as usize])).collect();
+        for slot in self.filled.drain(..) {
+            self.data[slot as usize] = empty(slot as usize % ENTRIES);
+        }
+        for (slot, mut entry) in std::mem::replace(&mut other.data, mine) {
+            if code_pages != other.code_pages && entry.write == entry.read && holds_code(entry.physical) {
+                entry.withhold_write(slot as usize);
+            }
+            self.data[slot as usize] = entry;
+            self.filled.push(slot);
+        }
+        std::mem::swap(&mut self.fetch, &mut other.fetch);
+        std::mem::swap(&mut self.large, &mut other.large);
+        other.code_pages = code_pages;
     }
 
     /// Drops the translations of one linear page, or everything where the page may be part of a
@@ -159,7 +207,7 @@ impl Tlb {
         for mode in [Mode::Supervisor, Mode::User] {
             let slot = Self::slot(mode, address);
             self.data[slot] = empty(slot % ENTRIES);
-            self.fetch[Self::fetch_slot(mode, address)] = None;
+            self.fetch.0[Self::fetch_slot(mode, address)] = None;
         }
     }
 
@@ -168,8 +216,7 @@ impl Tlb {
         for slot in &self.filled {
             let entry = &mut self.data[*slot as usize];
             if entry.physical == physical && entry.write == entry.read {
-                entry.write = unmatchable(*slot as usize % ENTRIES);
-                entry.physical |= 1;
+                entry.withhold_write(*slot as usize);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The public face: a virtual machine of one CPU, RAM and interrupt controllers.
+//! The public face: a virtual machine of CPUs, RAM and interrupt controllers.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -7,13 +7,18 @@ use std::time::Duration;
 use guest_ram::GuestRam;
 use vm_memory::GuestAddress;
 
+use crate::board::Activity;
 use crate::code;
 use crate::cpu::{Cause, Cpu};
 use crate::flags;
-use crate::interrupt::{Source, TripleFault};
+use crate::interrupt::TripleFault;
 use crate::memory::Ram;
 use crate::remote::Remote;
+use crate::turns::Turns;
 use crate::uop::Flow;
+
+/// Most CPUs of a machine: what one message of the local APICs' flat logical mode can name.
+pub const MAX_CPUS: u8 = 8;
 
 /// How guest time passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,7 +39,7 @@ pub struct Config {
     pub seed: u64,
     /// Ticks of the time-stamp counter in a second (in virtual mode also instructions a second).
     pub tsc_hz: u64,
-    /// CPUs; 1 is all there is for now.
+    /// CPUs: 1 to [`MAX_CPUS`].
     pub cpus: u8,
 }
 
@@ -48,7 +53,7 @@ impl Default for Config {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// The number of CPUs is not supported.
-    #[error("the software CPU runs one CPU, not {0}")]
+    #[error("a machine in software has 1 to {MAX_CPUS} CPUs, not {0}")]
     Cpus(u8),
     /// The time-stamp counter's frequency is out of range.
     #[error("a time-stamp counter of {0} Hz is not between 1 MHz and 100 GHz")]
@@ -76,7 +81,7 @@ pub trait Bus {
 /// Why [`Vm::run`] returned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Exit {
-    /// The CPU is halted and waits for an interrupt.
+    /// All CPUs are halted and wait for an interrupt.
     Idle {
         /// Guest time of the next timer interrupt; `None`: no timer is armed.
         until: Option<Duration>,
@@ -85,7 +90,7 @@ pub enum Exit {
     Stopped,
     /// The guest reset itself by a fault while delivering a double fault: cause and RIP.
     TripleFault(String),
-    /// `hlt` with interrupts disabled: nothing can wake this CPU.
+    /// Every CPU executed `hlt` with interrupts disabled: nothing can wake them.
     DeadHalt,
     /// 10 ms of guest time passed in virtual mode: a moment to hand in host input.
     Slice,
@@ -136,17 +141,17 @@ pub struct Stats {
     pub unknown: Vec<(String, u64)>,
 }
 
-/// A virtual machine of one CPU.
+/// A virtual machine.
 pub struct Vm {
+    /// The CPU whose turn it is.
     cpu: Box<Cpu>,
-    /// `hlt` was executed and nothing has woken the CPU.
-    halted: bool,
+    turns: Turns,
 }
 
 impl Vm {
     /// A machine in its reset state; [`set_entry`](Self::set_entry) makes it ready to run.
     pub fn new(ram: Arc<GuestRam>, config: Config) -> Result<Vm, ConfigError> {
-        if config.cpus != 1 {
+        if !(1..=MAX_CPUS).contains(&config.cpus) {
             return Err(ConfigError::Cpus(config.cpus));
         }
         if !(1_000_000..=100_000_000_000).contains(&config.tsc_hz) {
@@ -155,12 +160,20 @@ impl Vm {
         if !std::arch::is_x86_feature_detected!("sse4.1") {
             return Err(ConfigError::HostCpu);
         }
-        Ok(Vm { cpu: Box::new(Cpu::new(Ram::new(ram), &config)), halted: false })
+        let mut vm = Vm {
+            cpu: Box::new(Cpu::new(Ram::new(ram), &config)),
+            turns: Turns::new(config.cpus as usize, config.seed),
+        };
+        if config.cpus > 1 {
+            vm.turns.begin(&mut vm.cpu, 0);
+        }
+        Ok(vm)
     }
 
-    /// Puts the CPU into 64-bit mode as the boot protocol wants it.
+    /// Puts the first CPU into 64-bit mode as the boot protocol wants it. To be called before the first
+    /// [`run`](Self::run). The other CPUs wait for their start-up messages.
     pub fn set_entry(&mut self, entry: &EntryState) {
-        self.halted = false;
+        self.cpu.board.own().activity = Activity::Running;
         self.cpu.enter_long_mode(entry);
     }
 
@@ -191,19 +204,22 @@ impl Vm {
                 return exit;
             }
             let cpu = &mut *self.cpu;
-            if cpu.interrupt_pending && cpu.flags.interrupts() && !cpu.shadow {
-                self.halted = false;
-                let vector = cpu.board.apic.acknowledge();
-                cpu.interrupts_changed();
-                if cpu.interrupt(vector, None, Source::External).is_err()
-                    && let Err(TripleFault(cause)) = cpu.abort_delivered()
-                {
-                    return Exit::TripleFault(cause);
+            if cpu.interrupt_pending
+                && !cpu.shadow
+                && let Err(TripleFault(cause)) = cpu.take_signals()
+            {
+                return self.crashed(cause);
+            }
+            if self.cpu.board.activity() != Activity::Running {
+                match self.turns.next(&self.cpu.board) {
+                    Some(next) => {
+                        self.begin_turn(next);
+                        continue;
+                    }
+                    None => return self.idle(),
                 }
             }
-            if self.halted {
-                return self.idle();
-            }
+            let cpu = &mut *self.cpu;
             let flow = if cpu.shadow || cpu.alone || cpu.flags.system & flags::TF != 0 {
                 cpu.single_step()
             } else {
@@ -211,7 +227,9 @@ impl Vm {
             };
             match flow {
                 Flow::Halt => {
-                    self.halted = true;
+                    let interrupts_on = cpu.flags.interrupts();
+                    let own = cpu.board.own();
+                    (own.activity, own.interrupts_on) = (Activity::Halted, interrupts_on);
                     // Time or other threads may have something already.
                     if let Some(exit) = self.events() {
                         return exit;
@@ -222,7 +240,7 @@ impl Vm {
                 }
                 Flow::Abort => {
                     if let Err(TripleFault(cause)) = self.cpu.abort_delivered() {
-                        return Exit::TripleFault(cause);
+                        return self.crashed(cause);
                     }
                 }
                 Flow::Link0 | Flow::Link1 | Flow::Jump | Flow::Sync => {}
@@ -236,9 +254,14 @@ impl Vm {
         cpu.drain_stale();
         let kicked = cpu.board.take_requests();
         let now = cpu.now();
-        cpu.board.apic.advance(now);
-        cpu.interrupt_pending = cpu.board.pending();
+        cpu.board.advance(now);
         let slice = cpu.clock.slice_ended(cpu.remaining);
+        let turn_over = cpu.clock.turn_ended(cpu.remaining) || std::mem::take(&mut cpu.yielded);
+        if turn_over && let Some(next) = self.turns.next(&cpu.board) {
+            self.turns.begin(cpu, next);
+        }
+        cpu.interrupt_pending = cpu.board.pending();
+        cpu.others_ready = Turns::others_ready(&cpu.board);
         cpu.reschedule();
         if kicked {
             return Some(Exit::Stopped);
@@ -246,13 +269,30 @@ impl Vm {
         slice.then_some(Exit::Slice)
     }
 
+    /// The executing CPU sleeps and another one does not.
+    fn begin_turn(&mut self, next: usize) {
+        let cpu = &mut *self.cpu;
+        self.turns.begin(cpu, next);
+        cpu.interrupt_pending = cpu.board.pending();
+        cpu.others_ready = Turns::others_ready(&cpu.board);
+        cpu.reschedule();
+    }
+
     fn idle(&self) -> Exit {
-        if !self.cpu.flags.interrupts() {
+        let cpu = &self.cpu;
+        if !Turns::can_wake(&cpu.board) {
             return Exit::DeadHalt;
         }
-        let cpu = &self.cpu;
-        let timer = cpu.board.apic.next_timer(cpu.now());
+        let timer = cpu.board.next_waking_timer(cpu.now());
         Exit::Idle { until: timer.map(|ticks| cpu.clock.duration(ticks)) }
+    }
+
+    fn crashed(&self, cause: String) -> Exit {
+        let board = &self.cpu.board;
+        Exit::TripleFault(match board.cpus() {
+            1 => cause,
+            _ => format!("{cause} on CPU {}", board.current()),
+        })
     }
 
     /// A handle for other threads.
@@ -293,7 +333,7 @@ impl Vm {
         }
     }
 
-    /// The general registers, RIP and RFLAGS.
+    /// The general registers, RIP and RFLAGS of the CPU that executed last.
     pub fn registers(&self) -> Registers {
         let mut gpr = [0; 16];
         gpr.copy_from_slice(&self.cpu.gpr[..16]);
@@ -302,7 +342,7 @@ impl Vm {
 
     /// Replaces the general registers, RIP and RFLAGS, and wakes the CPU from `hlt`.
     pub fn set_registers(&mut self, registers: &Registers) {
-        self.halted = false;
+        self.cpu.board.own().activity = Activity::Running;
         self.cpu.gpr[..16].copy_from_slice(&registers.gpr);
         self.cpu.rip = registers.rip;
         self.cpu.flags.set_bits(registers.rflags);

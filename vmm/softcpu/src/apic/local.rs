@@ -146,6 +146,12 @@ impl LocalApic {
         }
     }
 
+    /// The state after INIT: as after reset, but with its id, its page and the BSP flag. (SDM volume 3,
+    /// 11.4.7.3.)
+    pub fn init(&mut self) {
+        *self = Self { base: self.base, ..Self::new(self.id, false) };
+    }
+
     /// Reads the 32-bit register at `offset` in the APIC page. Registers that do not exist read
     /// as zero.
     pub fn read(&mut self, offset: u16, now: Ticks) -> u32 {
@@ -340,7 +346,7 @@ impl LocalApic {
     }
 
     /// PPR: the higher of the task priority and the class in service. (SDM volume 3, 11.8.3.1.)
-    fn processor_priority(&self) -> u8 {
+    pub fn processor_priority(&self) -> u8 {
         let in_service = self.isr.highest().unwrap_or(0) & 0xf0;
         if self.tpr & 0xf0 >= in_service { self.tpr } else { in_service }
     }

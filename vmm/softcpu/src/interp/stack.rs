@@ -205,8 +205,7 @@ pub fn popf(cpu: &mut Cpu, at: Cursor) -> Flow {
     cpu.flags.set_bits(was & !writable & !flags::RF | bits & writable);
     let enabled = cpu.flags.interrupts() && cpu.interrupt_pending;
     if enabled || cpu.flags.system & flags::TF != 0 {
-        cpu.rip = cpu.next_rip(at);
-        return Flow::Sync;
+        return cpu.leave_behind(at);
     }
     at.next(cpu)
 }

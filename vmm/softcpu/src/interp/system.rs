@@ -28,10 +28,19 @@ pub fn sti(cpu: &mut Cpu, at: Cursor) -> Flow {
     cpu.flags.system |= flags::IF;
     if cpu.interrupt_pending && !was_on {
         cpu.shadow = true;
-        cpu.rip = cpu.next_rip(at);
-        return Flow::Sync;
+        return cpu.leave_behind(at);
     }
     at.next(cpu)
+}
+
+/// PAUSE: a CPU that spins lets the others run.
+pub fn pause(cpu: &mut Cpu, at: Cursor) -> Flow {
+    if !cpu.others_ready {
+        return at.next(cpu);
+    }
+    cpu.yielded = true;
+    cpu.board.remote.request_attention();
+    cpu.leave_behind(at)
 }
 
 /// CLI.
@@ -77,7 +86,7 @@ impl Cpu {
         if self.cr4 & CR4_TSD != 0 && self.cpl() != 0 {
             return Err(self.protect());
         }
-        Ok(self.clock.tsc(self.now()))
+        Ok(self.tsc())
     }
 
     fn write_timestamp(&mut self, value: u64) {
@@ -180,7 +189,7 @@ instructions! {
             2 => cpu.cr2,
             3 => cpu.cr3,
             4 => cpu.cr4,
-            8 => cpu.board.apic.cr8() as u64,
+            8 => cpu.board.apic().cr8() as u64,
             _ => return Err(cpu.raise(Exception::InvalidOpcode)),
         };
         cpu.gpr[uop.r0 as usize & 31] = value;
@@ -205,7 +214,7 @@ instructions! {
                 if value > 15 {
                     return Err(cpu.protect());
                 }
-                cpu.board.apic.set_cr8(value as u8);
+                cpu.board.apic_mut().set_cr8(value as u8);
                 cpu.interrupts_changed();
             }
             _ => return Err(cpu.raise(Exception::InvalidOpcode)),
