@@ -36,6 +36,12 @@ typedef uint64_t __le64;
  * no interrupt was raised for them.
  */
 #define VB_F_INLINE		0
+/* Feature bit: devices of binderfs (vb_open.device, CTX_DEL), LOG, vb_config.driver. */
+#define VB_F_BINDERFS		1
+
+/* struct vb_config.driver: what the driver that the host follows has */
+#define VB_DRIVER_FREEZE_NOTIFICATION	1	/* features/freeze_notification */
+#define VB_DRIVER_HASHED_LOGS		2	/* state_hashed, transactions_hashed */
 
 /* struct vb_config.lsm */
 #define VB_LSM_OFF		0	/* never ask */
@@ -49,6 +55,7 @@ struct vb_config {
 	__le32 max_procs;	/* limits of this guest; beyond: ENOMEM */
 	__le32 max_threads;
 	__le32 max_files;	/* file descriptors in one transaction */
+	__le32 driver;		/* VB_DRIVER_* bits; with VB_F_BINDERFS */
 };
 
 /* struct vb_header.kind. Waited for: */
@@ -61,11 +68,8 @@ struct vb_config {
 #define VB_POLL			7
 #define VB_TRIM			8
 #define VB_READ_FAULT		9
-#define VB_CTX_ADD		10	/* reserved: binderfs */
-#define VB_CTX_DEL		11	/* reserved: binderfs */
-#define VB_LOG_OPEN		12	/* reserved: binderfs and debugfs logs */
-#define VB_LOG_READ		13	/* reserved */
-#define VB_LOG_CLOSE		14	/* reserved */
+#define VB_CTX_DEL		11	/* with VB_F_BINDERFS */
+#define VB_LOG			12	/* with VB_F_BINDERFS */
 /* Notes: posted, not waited for. */
 #define VB_MMAP			32
 #define VB_UNMAP		33
@@ -90,7 +94,8 @@ struct vb_header {
 	__le32 policy;		/* the caller's SCHED_* policy */
 	__le32 prio;		/* signed: nice for SCHED_NORMAL/BATCH/IDLE, else the real-time priority */
 	__le32 length;		/* bytes used of the out page, this header included */
-	__le32 reserved[5];
+	__le32 time;		/* ms of the monotonic clock, wraps: "elapsed" of the logs */
+	__le32 reserved[4];
 };
 
 /* Body of VB_OPEN. */
@@ -102,7 +107,7 @@ struct vb_open {
 	__le32 secctx_offset;	/* security context of the file's credentials, without NUL */
 	__le32 secctx_length;	/* 0: none; then secctx_error says why */
 	__le32 secctx_error;	/* signed: errno of security_secid_to_secctx, 0 or negative */
-	__le32 reserved;
+	__le32 device;		/* of binderfs: its minor + 1; 0: the device with that name */
 };
 
 /* struct vb_chunk.end */
@@ -179,6 +184,33 @@ struct vb_trim {
 	__le32 reserved;
 };
 
+/* Body of VB_CTX_DEL: a device of binderfs that no file has open is gone. */
+struct vb_ctx_del {
+	__le32 device;		/* as in struct vb_open */
+	__le32 reserved;
+};
+
+/* struct vb_log.text */
+#define VB_TEXT_STATE			1
+#define VB_TEXT_STATE_HASHED		2
+#define VB_TEXT_STATS			3
+#define VB_TEXT_TRANSACTIONS		4
+#define VB_TEXT_TRANSACTIONS_HASHED	5
+#define VB_TEXT_TRANSACTION_LOG		6
+#define VB_TEXT_FAILED_TRANSACTION_LOG	7
+#define VB_TEXT_PROC			8
+
+/* Body of VB_LOG: the device writes the text into the pages; less than they hold: it ends there. */
+struct vb_log {
+	__le32 text;		/* VB_TEXT_* */
+	__le32 pid;		/* VB_TEXT_PROC */
+	__le64 skip;		/* bytes of the text that come before */
+	__le32 page_offset;	/* le64 PFNs[page_count], at most VB_LOG_PAGES */
+	__le32 page_count;
+	__le64 reserved;
+};
+#define VB_LOG_PAGES		500
+
 /* Body of VB_READ_FAULT. */
 struct vb_read_fault {
 	__le64 offset;		/* of the first byte of the last result that could not be copied out */
@@ -213,7 +245,7 @@ struct vb_answer {
 	__le32 proc;		/* VB_OPEN: the new id, never 0 */
 	__le64 write_consumed;	/* BINDER_WRITE_READ */
 	__le64 read_consumed;	/* BINDER_WRITE_READ, valid with error 0 */
-	__le64 value;		/* VB_POLL: EPOLL* mask */
+	__le64 value;		/* VB_POLL: EPOLL* mask; VB_LOG: bytes written */
 	__le64 result_position;	/* BINDER_WRITE_READ: offset in the read buffer of the result bytes */
 	__le32 result_offset;	/* bytes for the caller: of the read buffer, or the ioctl's argument */
 	__le32 result_length;

@@ -34,6 +34,8 @@ pub(crate) struct Buffer {
     pub size: u64,
     pub data_size: u64,
     pub offsets_size: u64,
+    /// Bytes behind the offsets: PTR buffers and the security context.
+    pub extra_size: u64,
     pub is_async: bool,
     /// Sender of an async buffer, for spam detection.
     pub sender: Pid,
@@ -95,6 +97,8 @@ pub(crate) struct Mapping {
     pub async_free: u64,
     async_use: BTreeMap<Pid, AsyncUse>,
     spam_reported: bool,
+    /// The most pages that were ever in reach of buffers, from the start.
+    pub pages_high: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
@@ -132,6 +136,7 @@ impl Mapping {
             async_free: length / 2,
             async_use: BTreeMap::new(),
             spam_reported: false,
+            pages_high: 0,
         };
         mapping.add_hole(0, length);
         Some(mapping)
@@ -164,7 +169,9 @@ impl Mapping {
         self.add_hole(offset + size, hole - size);
         let spam_suspect = sender.is_some_and(|sender| self.charge(sender, size));
         let mut pages_taken = 0;
-        for slot in self.slots_of(offset, size) {
+        let slots = self.slots_of(offset, size);
+        self.pages_high = self.pages_high.max(u64::from(*slots.end()) + 1);
+        for slot in slots {
             let slot = &mut self.slots[slot as usize];
             pages_taken += u32::from(slot.users == 0 && slot.page.is_some());
             slot.users += 1;
@@ -253,6 +260,13 @@ impl Mapping {
             }
         }
         slots
+    }
+
+    /// Slots whose pages are in use, whose pages are idle, and that have none (B428).
+    pub(crate) fn pages(&self) -> (usize, usize, usize) {
+        let filled = self.slots.iter().filter(|slot| slot.page.is_some()).count();
+        let idle = self.idle() as usize;
+        (filled - idle, idle, self.slots.len() - filled)
     }
 
     /// Filled slots that no buffer touches.
@@ -381,6 +395,7 @@ mod tests {
             size: placed.size,
             data_size: placed.size,
             offsets_size: 0,
+            extra_size: 0,
             is_async: sender.is_some(),
             sender: sender.unwrap_or_default(),
             spam_suspect: placed.spam_suspect,

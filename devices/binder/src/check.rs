@@ -22,7 +22,7 @@ use crate::lifecycle::{MAX_CONTEXTS, MAX_NAME, MAX_SECCTX};
 use crate::limits::{Limits, LsmMode};
 use crate::message::MAX_INSTALL_FILES;
 use crate::node::Node;
-use crate::proc::{Context, Proc};
+use crate::proc::{Context, ContextId, Proc};
 use crate::refs::Ref;
 use crate::thread::{Activity, Delivery, Thread};
 use crate::transaction::Transaction;
@@ -63,6 +63,8 @@ impl Domain {
             freezes,
             last_proc,
             last_debug_id: _,
+            last_context,
+            node_deaths: _,
             runnable,
             poll_check,
         } = self;
@@ -76,7 +78,7 @@ impl Domain {
         deaths.check()?;
         freezes.check()?;
 
-        self.check_contexts(contexts)?;
+        self.check_contexts(contexts, *last_context)?;
         for (id, proc) in procs {
             holds(*id != ProcId(0) && id <= last_proc, "a process has a number that was not given yet")?;
             self.check_proc(*id, proc)?;
@@ -95,15 +97,24 @@ impl Domain {
         guests.iter().try_for_each(|(id, guest)| self.check_guest(*id, guest))
     }
 
-    fn check_contexts(&self, contexts: &[Context]) -> Result<(), Inconsistent> {
-        holds(contexts.len() <= MAX_CONTEXTS, "there are too many contexts")?;
-        for Context { name, manager, manager_uid: _ } in contexts {
+    fn check_contexts(
+        &self,
+        contexts: &BTreeMap<ContextId, Context>,
+        last: ContextId,
+    ) -> Result<(), Inconsistent> {
+        let (mut shared, mut devices) = (BTreeSet::new(), BTreeSet::new());
+        for (id, Context { name, device, manager, manager_uid: _ }) in contexts {
+            holds(*id <= last, "a context has a number that was not given yet")?;
+            let fresh = match device {
+                None => shared.insert(name),
+                Some((_, number)) => *number != 0 && devices.insert(device),
+            };
+            holds(fresh, "two contexts are one device")?;
             holds(name.len() <= MAX_NAME, "a context's name is too long")?;
             let there = manager.is_none_or(|node| self.nodes.get(node).is_some());
             holds(there, "a context's manager is not there")?;
         }
-        let names: BTreeSet<&Vec<u8>> = contexts.iter().map(|context| &context.name).collect();
-        holds(names.len() == contexts.len(), "two contexts have one name")
+        holds(shared.len() <= MAX_CONTEXTS, "there are too many contexts")
     }
 
     fn check_proc(&self, id: ProcId, proc: &Proc) -> Result<(), Inconsistent> {
@@ -135,9 +146,10 @@ impl Domain {
             lsm,
             freezers,
             poll_due,
+            counters: _,
         } = proc;
         holds(self.guests.contains_key(guest), "a process is of a guest that is not attached")?;
-        holds((context.0 as usize) < self.contexts.len(), "a process is of a context that is not there")?;
+        holds(self.contexts.contains_key(context), "a process is of a context that is not there")?;
         holds(secctx.len() <= MAX_SECCTX, "a security context is too long")?;
         holds(*outstanding < MAX_COUNT, "a process's outstanding transactions are too many")?;
         holds(!poll_due, "a process is in the middle of a message")?;
@@ -242,13 +254,14 @@ impl Domain {
             wants_secctx: _,
             min_nice: _,
             has_async: _,
+            died: _,
             backlog,
         } = node;
         holds(self.guests.contains_key(guest), "a node is of a guest that is not attached")?;
         let owner = owner.map(|owner| self.procs.get(&owner));
         let owned = owner.is_none_or(|owner| owner.is_some_and(|owner| owner.guest == *guest));
         holds(owned, "a node's owner is not there")?;
-        holds((context.0 as usize) < self.contexts.len(), "a node is of a context that is not there")?;
+        holds(self.contexts.contains_key(context), "a node is of a context that is not there")?;
         let counts = [internal_strong, local_strong, local_weak];
         holds(counts.iter().all(|count| **count < MAX_COUNT), "a node's counts are too high")?;
         for (debug_id, entry) in refs {
@@ -291,6 +304,7 @@ impl Domain {
             secctx: _,
             files,
             place: _,
+            started: _,
         } = transaction;
         holds(self.guests.contains_key(guest), "a transaction is of a guest that is not attached")?;
         holds(files.len() <= MAX_INSTALL_FILES as usize, "a transaction carries too many files")?;
@@ -308,6 +322,7 @@ impl Domain {
             size,
             data_size,
             offsets_size,
+            extra_size: _,
             is_async: _,
             sender: _,
             spam_suspect: _,
@@ -419,7 +434,17 @@ impl Domain {
             idle_pages,
             fputs: _,
             events,
+            contexts,
+            counters: _,
+            totals: _,
+            log,
+            failed_log,
         } = guest;
+        log.check()?;
+        failed_log.check()?;
+        let devices = self.contexts.values().filter_map(|context| context.device);
+        let devices = devices.filter(|(guest, _)| *guest == id).count();
+        holds(*contexts as usize == devices, "a guest's devices are counted wrong")?;
         let census = self.census(id);
         holds(
             [*procs, *threads, *nodes, *refs, *transactions, *buffers, *registrations]
@@ -486,6 +511,7 @@ fn check_limits(limits: &Limits, allowed: &Limits) -> Result<(), Inconsistent> {
         max_refs,
         max_transactions,
         max_buffers,
+        max_contexts,
         max_files,
         max_tokens,
         max_suspended_bytes,
@@ -500,6 +526,7 @@ fn check_limits(limits: &Limits, allowed: &Limits) -> Result<(), Inconsistent> {
         && *max_refs <= allowed.max_refs
         && *max_transactions <= allowed.max_transactions
         && *max_buffers <= allowed.max_buffers
+        && *max_contexts <= allowed.max_contexts
         && *max_files <= allowed.max_files.min(MAX_INSTALL_FILES)
         && *max_tokens <= allowed.max_tokens
         && *max_suspended_bytes <= allowed.max_suspended_bytes

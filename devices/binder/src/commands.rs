@@ -51,7 +51,17 @@ impl Domain {
                 return WriteFlow::Finished;
             }
             let rest = call.write.bytes.get(call.write.cursor..).unwrap_or_default();
-            let (command, length) = match Command::decode(rest) {
+            let decoded = Command::decode(rest);
+            match &decoded {
+                Ok((command, _)) => self.count_command(call.thread, command.code()),
+                // One that is cut comes again, whole.
+                Err(NotACommand::Short { .. }) if call.write.end == ChunkEnd::Cut => {}
+                Err(NotACommand::Short { word } | NotACommand::Unknown { word }) => {
+                    self.count_command(call.thread, *word);
+                }
+                Err(NotACommand::End) => {}
+            }
+            let (command, length) = match decoded {
                 Ok(found) => found,
                 Err(NotACommand::Unknown { word }) => {
                     let thread = self.party(call.thread);

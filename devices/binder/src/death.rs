@@ -44,6 +44,9 @@ impl Domain {
             // B277: as where memory is short.
             return self.set_return_error(thread, br::ERROR);
         }
+        if let Some(usage) = self.guests.get_mut(&guest) {
+            usage.totals.deaths = usage.totals.deaths.wrapping_add(1);
+        }
         let death = Death { guest, proc, cookie, state: DeathState::Dead, place: None };
         let death = self.deaths.insert(death);
         if let Some(entry) = self.refs.get_mut(id) {

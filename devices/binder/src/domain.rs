@@ -12,6 +12,7 @@ use crate::errno::Errno;
 use crate::freeze::Freeze;
 use crate::ids::{DebugId, GuestId, Pid, ProcId, Tid, Token};
 use crate::limits::{Limits, Profile};
+use crate::logs::{Counters, LogRing, Totals};
 use crate::memory::{NoPages, Pages, Rams};
 use crate::message::{
     Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, MAX_INSTALL_FILES,
@@ -19,7 +20,7 @@ use crate::message::{
 };
 use crate::node::Node;
 use crate::poll::PollCheck;
-use crate::proc::{Context, Proc};
+use crate::proc::{Context, ContextId, Proc};
 use crate::refs::Ref;
 use crate::thread::{Activity, Thread};
 use crate::trace::{MessageKind, Party, StatusKind, TraceEvent, TraceSink, UserError};
@@ -86,6 +87,14 @@ pub(crate) struct Guest {
     /// Files to be let go with the next answer.
     pub fputs: VecDeque<Token>,
     pub events: VecDeque<(ThreadId, Notice)>,
+    /// binderfs devices with a context.
+    pub contexts: u32,
+    /// Commands and returns of its processes, the ended ones included.
+    pub counters: Counters,
+    /// Objects ever made.
+    pub totals: Totals,
+    pub log: LogRing,
+    pub failed_log: LogRing,
 }
 
 /// What an event says about a thread; the rest stands in the thread.
@@ -123,7 +132,8 @@ pub struct Domain {
     pub(crate) limits: Limits,
     pub(crate) profile: Profile,
     pub(crate) guests: BTreeMap<GuestId, Guest>,
-    pub(crate) contexts: Vec<Context>,
+    pub(crate) contexts: BTreeMap<ContextId, Context>,
+    pub(crate) last_context: ContextId,
     pub(crate) procs: BTreeMap<ProcId, Proc>,
     pub(crate) threads: Arena<ThreadId, Thread>,
     pub(crate) nodes: Arena<NodeId, Node>,
@@ -134,6 +144,8 @@ pub struct Domain {
     pub(crate) freezes: Arena<FreezeId, Freeze>,
     pub(crate) last_proc: ProcId,
     pub(crate) last_debug_id: DebugId,
+    /// Nodes whose owners died, ever: tells which died first.
+    pub(crate) node_deaths: u64,
     /// Woken in this message; empty between messages.
     pub(crate) runnable: VecDeque<ThreadId>,
     /// What this message may have made readable; empty between messages.
@@ -148,7 +160,8 @@ impl Domain {
             limits,
             profile,
             guests: BTreeMap::new(),
-            contexts: Vec::new(),
+            contexts: BTreeMap::new(),
+            last_context: ContextId(0),
             procs: BTreeMap::new(),
             threads: Arena::default(),
             nodes: Arena::default(),
@@ -159,6 +172,7 @@ impl Domain {
             freezes: Arena::default(),
             last_proc: ProcId(0),
             last_debug_id: DebugId(0),
+            node_deaths: 0,
             runnable: VecDeque::new(),
             poll_check: Vec::new(),
         }
@@ -196,9 +210,12 @@ impl Domain {
         if !self.guests.contains_key(&guest) {
             return Answer::error(Errno::EBADF);
         }
-        if let Body::Open(open) = body {
-            return self.open(cx, guest, &header, open);
-        }
+        let body = match body {
+            Body::Open(open) => return self.open(cx, guest, &header, open),
+            Body::CtxDel { device } => return self.end_device(guest, device),
+            Body::Log(read) => return self.read_text(cx, guest, header.time, &read),
+            body => body,
+        };
         let proc = ProcId(header.proc);
         if self.procs.get(&proc).is_none_or(|proc| proc.guest != guest) {
             // After RELEASE the worker of that process fetches what is left to be let go.
@@ -206,7 +223,7 @@ impl Domain {
             return if more { Answer::default() } else { Answer::error(Errno::EBADF) };
         }
         match body {
-            Body::Open(_) => Answer::error(Errno::EPROTO),
+            Body::Open(_) | Body::CtxDel { .. } | Body::Log(_) => Answer::error(Errno::EPROTO),
             Body::Mmap { address, length } => self.mmap(proc, address, length),
             Body::Unmap => self.unmap(proc),
             Body::Flush => self.flush(cx, proc),
@@ -260,6 +277,8 @@ impl Domain {
                 | MessageKind::Mmap
                 | MessageKind::Unmap
                 | MessageKind::Flush
+                | MessageKind::CtxDel
+                | MessageKind::Log
         ) {
             let room = MAX_ACTIONS.saturating_sub(answer.actions.len()).min(state.fputs.len());
             answer.actions.extend(state.fputs.drain(..room).map(Action::Fput));
@@ -393,6 +412,11 @@ impl Domain {
         }
     }
 
+    /// The kernel that it behaves like.
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
     /// The opener's thread group of a process.
     pub fn pid(&self, proc: ProcId) -> Option<Pid> {
         self.procs.get(&proc).map(|proc| proc.pid)
@@ -411,7 +435,10 @@ impl Domain {
             // The shim drops its files with the epoch.
             state.fputs.clear();
             state.events.clear();
+            state.contexts = 0;
         }
+        // Its devices are gone with its epoch; so is everybody who could hold on to them.
+        self.contexts.retain(|_, context| context.device.is_none_or(|(owner, _)| owner != guest));
     }
 
     /// Counts a guest's objects.
@@ -490,6 +517,8 @@ fn message_kind(body: &Body) -> MessageKind {
         Body::Unmap => MessageKind::Unmap,
         Body::Flush => MessageKind::Flush,
         Body::Release => MessageKind::Release,
+        Body::CtxDel { .. } => MessageKind::CtxDel,
+        Body::Log(_) => MessageKind::Log,
     }
 }
 

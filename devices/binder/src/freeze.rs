@@ -45,6 +45,9 @@ impl Domain {
         if !self.count_registration(guest) {
             return Err(Errno::ENOMEM);
         }
+        if let Some(usage) = self.guests.get_mut(&guest) {
+            usage.totals.freezes = usage.totals.freezes.wrapping_add(1);
+        }
         let freeze = self.freezes.insert(Freeze {
             guest,
             proc,

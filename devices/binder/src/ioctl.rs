@@ -135,7 +135,7 @@ impl Domain {
         let owner = self.procs.get(&proc).ok_or(Errno::EBADF)?;
         let context_id = owner.context;
         let known = owner.nodes.get(&ptr).copied();
-        let context = self.contexts.get_mut(context_id.0 as usize).ok_or(Errno::EBADF)?;
+        let context = self.contexts.get_mut(&context_id).ok_or(Errno::EBADF)?;
         if context.manager.is_some() {
             return Err(Errno::EBUSY);
         }
@@ -155,7 +155,7 @@ impl Domain {
         node.told_strong = true;
         node.told_weak = true;
         let debug_id = node.debug_id;
-        if let Some(context) = self.contexts.get_mut(context_id.0 as usize) {
+        if let Some(context) = self.contexts.get_mut(&context_id) {
             context.manager = Some(id);
         }
         cx.trace(|| TraceEvent::ContextManager { proc, node: debug_id });
@@ -164,7 +164,7 @@ impl Domain {
 
     /// The manager node of a process's context.
     pub(crate) fn manager_of(&self, proc: ProcId) -> Option<NodeId> {
-        self.contexts.get(self.procs.get(&proc)?.context.0 as usize)?.manager
+        self.contexts.get(&self.procs.get(&proc)?.context)?.manager
     }
 
     /// B053.

@@ -43,6 +43,7 @@ pub mod ids;
 mod ioctl;
 mod lifecycle;
 pub mod limits;
+pub mod logs;
 mod memory;
 pub mod message;
 mod node;

@@ -7,6 +7,7 @@ use crate::buffer::Mapping;
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
 use crate::ids::{GuestId, ProcId, Tid};
+use crate::logs::Counters;
 use crate::message::{Answer, Header, Open};
 use crate::proc::{Context, ContextId, HandleTable, Proc, WaitingList};
 use crate::protocol::br;
@@ -14,7 +15,7 @@ use crate::thread::{Activity, Thread};
 use crate::trace::TraceEvent;
 use crate::work::{Queue, Work, WorkQueue};
 
-/// Device names in one domain at most.
+/// Device names that guests share, in one domain at most.
 pub(crate) const MAX_CONTEXTS: usize = 1024;
 /// Bytes of a device name (B404) and of a security context.
 pub(crate) const MAX_NAME: usize = 255;
@@ -42,20 +43,15 @@ impl Domain {
         if usage.procs >= self.limits.max_procs {
             return Err(Errno::ENOMEM);
         }
-        let context = match self.contexts.iter().position(|context| context.name == open.context) {
-            Some(index) => index,
-            None if self.contexts.len() >= MAX_CONTEXTS => return Err(Errno::ENOMEM),
-            None => {
-                self.contexts.push(Context { name: open.context.clone(), manager: None, manager_uid: None });
-                self.contexts.len() - 1
-            }
-        };
+        let context = self.context_of(guest, open)?;
+        let usage = self.guests.get_mut(&guest).ok_or(Errno::EBADF)?;
         usage.procs += 1;
+        usage.totals.procs = usage.totals.procs.wrapping_add(1);
         self.last_proc = id;
         let proc = Proc {
             guest,
             pid: open.tgid,
-            context: ContextId(context as u32),
+            context,
             default_nice: open.default_nice,
             secctx: open.secctx.clone(),
             secctx_error: open.secctx_error,
@@ -80,9 +76,52 @@ impl Domain {
             lsm: BTreeMap::new(),
             freezers: BTreeSet::new(),
             poll_due: false,
+            counters: Counters::default(),
         };
         self.procs.insert(id, proc);
         Ok(id)
+    }
+
+    /// The context of a device, which its first open makes.
+    fn context_of(&mut self, guest: GuestId, open: &Open) -> Result<ContextId, Errno> {
+        let device = (open.device != 0).then_some((guest, open.device));
+        let same = |context: &Context| match device {
+            Some(_) => context.device == device,
+            None => context.device.is_none() && context.name == open.context,
+        };
+        if let Some((id, _)) = self.contexts.iter().find(|(_, context)| same(context)) {
+            return Ok(*id);
+        }
+        let usage = self.guests.get_mut(&guest).ok_or(Errno::EBADF)?;
+        if device.is_some() {
+            if usage.contexts >= self.limits.max_contexts {
+                return Err(Errno::ENOMEM);
+            }
+            usage.contexts += 1;
+        } else if self.contexts.values().filter(|context| context.device.is_none()).count() >= MAX_CONTEXTS {
+            return Err(Errno::ENOMEM);
+        }
+        let id = ContextId(self.last_context.0.checked_add(1).ok_or(Errno::ENOMEM)?);
+        self.last_context = id;
+        let name = open.context.clone();
+        self.contexts.insert(id, Context { name, device, manager: None, manager_uid: None });
+        Ok(id)
+    }
+
+    /// CTX_DEL: the number may be given to another device now. A device that was never opened is unknown here.
+    pub(crate) fn end_device(&mut self, guest: GuestId, device: u32) -> Answer {
+        let of_device = |context: &Context| device != 0 && context.device == Some((guest, device));
+        let Some((&id, _)) = self.contexts.iter().find(|(_, context)| of_device(context)) else {
+            return Answer::default();
+        };
+        if self.procs.values().any(|proc| proc.context == id) {
+            return Answer::error(Errno::EBUSY);
+        }
+        self.contexts.remove(&id);
+        if let Some(usage) = self.guests.get_mut(&guest) {
+            usage.contexts = usage.contexts.saturating_sub(1);
+        }
+        Answer::default()
     }
 
     /// One mapping a process, for its whole life (B010).
@@ -128,6 +167,7 @@ impl Domain {
             return Err(Errno::ENOMEM);
         }
         usage.threads += 1;
+        usage.totals.threads = usage.totals.threads.wrapping_add(1);
         let id = self.threads.insert(Thread::new(proc, object.guest, tid));
         object.threads.insert(tid, id);
         let thread = self.party(id);
@@ -236,9 +276,9 @@ impl Domain {
         proc.async_received = false;
         let (context, guest) = (proc.context, proc.guest);
         self.wake_freezers(cx, id);
-        let manager = self.contexts.get(context.0 as usize).and_then(|context| context.manager);
+        let manager = self.contexts.get(&context).and_then(|context| context.manager);
         if manager.and_then(|node| self.nodes.get(node)).is_some_and(|node| node.owner == Some(id))
-            && let Some(context) = self.contexts.get_mut(context.0 as usize)
+            && let Some(context) = self.contexts.get_mut(&context)
         {
             context.manager = None;
         }

@@ -31,6 +31,8 @@ pub struct Limits {
     pub max_transactions: u32,
     /// Buffers in the mappings of its processes.
     pub max_buffers: u32,
+    /// binderfs devices that were opened and still exist.
+    pub max_contexts: u32,
     /// File descriptors in one transaction; at most [`crate::message::MAX_INSTALL_FILES`].
     pub max_files: u32,
     /// Files that the shim holds for the core.
@@ -56,6 +58,7 @@ impl Default for Limits {
             max_refs: 524288,
             max_transactions: 131072,
             max_buffers: 262144,
+            max_contexts: 4096,
             max_files: 512,
             max_tokens: 65536,
             max_suspended_bytes: 64 << 20,
@@ -83,6 +86,11 @@ impl Profile {
     /// Whether the freeze notification commands and `BR_TRANSACTION_PENDING_FROZEN` exist (B114, B137).
     pub fn freeze_notifications(self) -> bool {
         self != Profile::Linux6_1
+    }
+
+    /// Whether there are logs with hashed pointers (B415).
+    pub fn has_hashed_logs(self) -> bool {
+        self == Profile::Linux7_2
     }
 
     /// Whether `sender_euid` is the calling thread's euid and not the group leader's (B332).

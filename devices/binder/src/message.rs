@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::ids::{Kuid, Pfn, Pid, ProcId, Seq, Tid, Token};
+use crate::logs::ReadText;
 
 /// Bytes of [`Answer::result`] at most; the rest of a longer read follows after [`Status::More`].
 pub const MAX_RESULT: usize = 2048;
@@ -17,7 +18,7 @@ pub const MAX_NEED_PAGES: usize = 256;
 /// Needs in one answer at most: with their results, pages and files, some 600 bytes of the shim's
 /// page are left for data.
 pub const MAX_NEEDS: usize = 16;
-/// Files of one [`Status::Install`] at most: 980 fit into an answer (PROTOCOL.md 9), less the room of
+/// Files of one [`Status::Install`] at most: 980 fit into an answer (PROTOCOL.md 10), less the room of
 /// all actions, of 8 bytes each.
 pub const MAX_INSTALL_FILES: u32 = 980 - 2 * MAX_ACTIONS as u32;
 /// Result bytes that fit into an [`Event`]; longer results wait for [`Body::Fetch`].
@@ -46,6 +47,8 @@ pub struct Header {
     pub policy: u32,
     /// Nice for `SCHED_NORMAL`/`BATCH`/`IDLE`, else the real-time priority.
     pub prio: i32,
+    /// Milliseconds of the guest's monotonic clock, for the logs; wraps.
+    pub time: u32,
 }
 
 /// A message from the shim.
@@ -57,7 +60,7 @@ pub struct Message {
     pub body: Body,
 }
 
-/// The kinds of message. LSM policy notes, binderfs and log messages are not of the core yet.
+/// The kinds of message. LSM policy notes are not of the core yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     /// open(2).
@@ -97,6 +100,13 @@ pub enum Body {
     Flush,
     /// The last reference to the file is gone.
     Release,
+    /// A binderfs device is gone; no file of it is open.
+    CtxDel {
+        /// The guest's number for it ([`Open::device`]).
+        device: u32,
+    },
+    /// A log file is read.
+    Log(ReadText),
 }
 
 /// `struct vb_open`.
@@ -108,6 +118,8 @@ pub struct Open {
     pub default_nice: i32,
     /// Name of the context ("binder"), as bytes.
     pub context: Vec<u8>,
+    /// The guest's number for a binderfs device, whose context is its own; 0: the one context of that name.
+    pub device: u32,
     /// Security context of the file's credentials without NUL; empty: none.
     pub secctx: Vec<u8>,
     /// Why there is none.
@@ -327,6 +339,8 @@ pub struct Answer {
     pub read_consumed: u64,
     /// POLL: `EPOLL*` bits.
     pub poll_mask: u32,
+    /// LOG: bytes written to the reader's pages.
+    pub text: u64,
     /// Offset in the read buffer of `result`.
     pub result_position: u64,
     /// Bytes for the read buffer or the ioctl's argument.

@@ -47,6 +47,8 @@ pub(crate) struct Node {
     pub min_nice: i32,
     /// A oneway is in the hands of the owner (B146).
     pub has_async: bool,
+    /// 0: the owner lives; else how many nodes' owners had died, this one's included.
+    pub died: u64,
     pub backlog: WorkQueue,
 }
 
@@ -87,6 +89,7 @@ impl Domain {
             return Err(Errno::ENOMEM);
         }
         usage.nodes += 1;
+        usage.totals.nodes = usage.totals.nodes.wrapping_add(1);
         let debug_id = self.next_debug_id();
         let id = self.nodes.insert(Node {
             debug_id,
@@ -108,6 +111,7 @@ impl Domain {
             wants_secctx: flags & object::FLAG_TXN_SECURITY_CTX != 0,
             min_nice: (flags & object::FLAG_PRIORITY_MASK) as i32,
             has_async: false,
+            died: 0,
             backlog: WorkQueue::default(),
         });
         if let Some(owner) = self.procs.get_mut(&proc) {
@@ -266,7 +270,7 @@ impl Domain {
 
     /// Whether the node is the present manager of its context.
     pub(crate) fn is_manager(&self, id: NodeId) -> bool {
-        let context = self.nodes.get(id).and_then(|node| self.contexts.get(node.context.0 as usize));
+        let context = self.nodes.get(id).and_then(|node| self.contexts.get(&node.context));
         context.is_some_and(|context| context.manager == Some(id))
     }
 
@@ -277,6 +281,8 @@ impl Domain {
         }
         self.dequeue_node(id);
         let Some(node) = self.nodes.get_mut(id) else { return };
+        self.node_deaths += 1;
+        node.died = self.node_deaths;
         node.owner = None;
         node.local_strong = 0;
         node.local_weak = 0;

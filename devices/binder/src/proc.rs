@@ -9,17 +9,22 @@ use crate::buffer::Mapping;
 use crate::check::{Inconsistent, holds};
 use crate::errno::Errno;
 use crate::ids::{GuestId, Kuid, Pid, Tid};
+use crate::logs::Counters;
 use crate::message::LsmQuestion;
 use crate::work::{WorkQueue, tickets_follow};
 
-/// Index of a [`Context`] in its domain.
+/// Names a [`Context`] of its domain for life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct ContextId(pub u32);
 
 /// One device ("binder"): a world of handles with one manager (B006).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Context {
+    /// As it was made; a device that is renamed keeps it (B410).
     pub name: Vec<u8>,
+    /// A binderfs device: whose, and the guest's number for it. `None`: the device of that name, which
+    /// all guests of the domain share.
+    pub device: Option<(GuestId, u32)>,
     pub manager: Option<NodeId>,
     /// Pinned by the first successful check (B048).
     pub manager_uid: Option<Kuid>,
@@ -63,6 +68,8 @@ pub(crate) struct Proc {
     pub freezers: BTreeSet<ThreadId>,
     /// Its armed threads are looked at when the message ends.
     pub poll_due: bool,
+    /// Its commands and returns.
+    pub counters: Counters,
 }
 
 /// Parked threads; the most recently parked one is taken first (B083).
@@ -106,6 +113,10 @@ impl WaitingList {
     pub(crate) fn check(&self) -> Result<(), Inconsistent> {
         let last = self.threads.last_key_value().map(|(ticket, _)| *ticket);
         holds(tickets_follow(last, self.next), "a waiting list gives tickets out twice")
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.threads.len()
     }
 }
 

@@ -64,6 +64,7 @@ impl Domain {
         }
         let handle = owner.refs.reserve(manager).ok_or(Errno::ENOMEM)?;
         usage.refs += 1;
+        usage.totals.refs = usage.totals.refs.wrapping_add(1);
         let debug_id = self.next_debug_id();
         let entry =
             Ref { debug_id, guest, proc, node, handle, strong: 0, weak: 0, death: None, freeze: None };

@@ -139,6 +139,7 @@ impl Domain {
         };
         let thread = self.party(id);
         if errno.is_ok() {
+            self.count_returns(id, &call.read.returns, call.read.spawn);
             for item in std::mem::take(&mut call.read.returns) {
                 cx.trace(|| TraceEvent::Return { thread, item });
             }

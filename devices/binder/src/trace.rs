@@ -69,6 +69,8 @@ pub enum MessageKind {
     Unmap,
     Flush,
     Release,
+    CtxDel,
+    Log,
 }
 
 /// One fact.

@@ -68,6 +68,9 @@ impl Domain {
         if let Some(guest) = self.guests.get_mut(&guest) {
             let count = guest.completions;
             guest.completions = if more { count + 1 } else { count.saturating_sub(1) };
+            if more {
+                guest.totals.completions = guest.totals.completions.wrapping_add(1);
+            }
         }
     }
 

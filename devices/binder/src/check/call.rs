@@ -79,6 +79,8 @@ impl Domain {
             tokens,
             file_error: _,
             page_error: _,
+            log: _,
+            started: _,
         } = sending;
         holds(*thread == id, "a command is suspended at a thread that did not send it")?;
         fetched.check()?;

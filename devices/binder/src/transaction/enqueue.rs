@@ -46,6 +46,7 @@ impl Domain {
             suspect = buffer.spam_suspect;
         }
         self.trace_sent(cx, call, s, Ok(s.buffer));
+        self.log_success(s);
         if s.reply {
             self.enqueue_ready(s.thread, Work::Complete(Completion::Sent));
             if let (Some(caller), Some(answered)) = (s.target_thread, s.in_reply_to) {

@@ -3,12 +3,13 @@
 //! A call is on two stacks once it was read: on its sender's (linked by `from_parent`) and on its
 //! receiver's (linked by `to_parent`). [`send`] makes transactions, [`gather`] finds out
 //! what is missing for that, [`objects`] judges what they carry, [`copy`] moves it, [`enqueue`] hands
-//! it over, [`cleanup`] ends them.
+//! it over, [`cleanup`] ends them, [`log`] remembers the latest ones.
 
 pub(crate) mod cleanup;
 pub(crate) mod copy;
 mod enqueue;
 pub(crate) mod gather;
+mod log;
 pub(crate) mod objects;
 pub(crate) mod send;
 
@@ -61,6 +62,8 @@ pub(crate) struct Transaction {
     pub secctx: Option<u64>,
     pub files: Vec<FileFixup>,
     pub place: Option<Place>,
+    /// When it was sent, in milliseconds of its guest's clock.
+    pub started: u32,
 }
 
 impl Transaction {
@@ -114,6 +117,9 @@ pub(crate) struct Sending {
     pub file_error: Option<Errno>,
     /// The mapping lost its pages, or the guest has no memory for them or for the data.
     pub page_error: Option<Errno>,
+    /// Its entry in the guest's log.
+    pub log: u64,
+    pub started: u32,
 }
 
 impl Sending {

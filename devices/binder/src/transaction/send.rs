@@ -68,8 +68,11 @@ impl Domain {
             tokens: Vec::new(),
             file_error: None,
             page_error: None,
+            log: self.log_send(call.thread, debug_id, &data, reply),
+            started: call.header.time,
         });
         let aimed = if reply { self.aim_reply(call, &mut sending) } else { self.aim_call(&mut sending) };
+        self.log_node(&sending);
         match aimed {
             Err(error) => {
                 self.fail_send(cx, call, *sending, error);
@@ -237,6 +240,7 @@ impl Domain {
 
     /// Security context and space in the target.
     fn reserve(&mut self, s: &mut Sending) -> Result<(), SendError> {
+        self.log_target(s);
         let sender = self.thread_proc(s.thread).and_then(|proc| self.procs.get(&proc));
         let sender = sender.ok_or(SendError::failed(Errno::EINVAL))?;
         let (sender_pid, sender_guest) = (sender.pid, sender.guest);
@@ -276,6 +280,7 @@ impl Domain {
             size: placed.size,
             data_size: s.data.data_size,
             offsets_size: s.data.offsets_size,
+            extra_size: extra,
             is_async,
             sender: sender_pid,
             spam_suspect: placed.spam_suspect,
@@ -364,6 +369,7 @@ impl Domain {
             secctx: s.secctx.as_ref().map(|_| address.wrapping_add(label)),
             files,
             place: None,
+            started: s.started,
         };
         self.enqueue_transaction(cx, call, s, transaction)
     }
@@ -371,6 +377,7 @@ impl Domain {
     /// Undoes a send and reports its failure (B127, B133).
     pub(crate) fn fail_send(&mut self, cx: &mut Cx<'_>, call: &mut Call, s: Sending, error: SendError) {
         self.trace_sent(cx, call, &s, Err(error));
+        self.log_failure(&s, error);
         self.user_error(cx, s.thread, UserError::BadTransaction(s.debug_id));
         let guest = self.thread_guest(s.thread);
         self.abandon_send(cx, &s, guest);

@@ -7,6 +7,7 @@ mod freezer;
 mod hostile;
 mod ioctls;
 mod lifecycle;
+mod logs;
 mod objects;
 mod oneways;
 mod payloads;

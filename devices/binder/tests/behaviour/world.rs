@@ -113,6 +113,8 @@ pub struct World {
     limits: Limits,
     /// Messages so far.
     messages: u32,
+    /// Milliseconds of the guest's clock.
+    pub time: u32,
 }
 
 /// Every message up to this one, and every so many after it, meets a domain that was saved and restored.
@@ -169,6 +171,7 @@ impl World {
             idle_pages: 0,
             limits,
             messages: 0,
+            time: 0,
         }
     }
 
@@ -251,6 +254,7 @@ impl World {
             thread_euid: Kuid(self.euid.get(&th).copied().unwrap_or(0)),
             policy: self.policy,
             prio: self.nice.get(&th).copied().unwrap_or(0),
+            time: self.time,
         }
     }
 

@@ -6,6 +6,7 @@
 
 use binder::errno::Errno;
 use binder::ids::{Kuid, Pfn, Pid, Seq, Tid, Token};
+use binder::logs::{ReadText, Text};
 use binder::message::{
     Body, Chunk, ChunkEnd, Continue, Expects, Header, Ioctl, Message, NeedKind, NeedResult, Open, Outcome,
     Range, RangeData,
@@ -54,6 +55,7 @@ pub fn core_header(header: &wire::Header) -> Header {
         thread_euid: Kuid(header.thread_euid.get()),
         policy: header.policy.get(),
         prio: header.prio.get(),
+        time: header.time.get(),
     }
 }
 
@@ -104,6 +106,8 @@ impl Page<'_> {
             UNMAP => Body::Unmap,
             FLUSH => Body::Flush,
             RELEASE => Body::Release,
+            CTX_DEL => Body::CtxDel { device: self.at::<wire::CtxDel>(BODY)?.device.get() },
+            LOG => Body::Log(self.log()?),
             other => return Err(Malformed::Kind(other)),
         })
     }
@@ -116,7 +120,25 @@ impl Page<'_> {
             context: self.slice(open.name_offset.get(), open.name_length.get())?.to_vec(),
             secctx: self.slice(open.secctx_offset.get(), open.secctx_length.get())?.to_vec(),
             secctx_error: Errno(open.secctx_error.get()),
+            device: open.device.get(),
         })
+    }
+
+    fn log(self) -> Result<ReadText, Malformed> {
+        let log: wire::Log = self.at(BODY)?;
+        let text = match log.text.get() {
+            wire::text::STATE => Text::State,
+            wire::text::STATE_HASHED => Text::StateHashed,
+            wire::text::STATS => Text::Stats,
+            wire::text::TRANSACTIONS => Text::Transactions,
+            wire::text::TRANSACTIONS_HASHED => Text::TransactionsHashed,
+            wire::text::TRANSACTION_LOG => Text::TransactionLog,
+            wire::text::FAILED_TRANSACTION_LOG => Text::FailedTransactionLog,
+            wire::text::PROC => Text::Proc(Pid(log.pid.get())),
+            _ => return Err(Malformed::Value),
+        };
+        let pages = self.array::<U64>(log.page_offset.get(), log.page_count.get())?;
+        Ok(ReadText { text, skip: log.skip.get(), pages: pages.map(|pfn| Pfn(pfn.get())).collect() })
     }
 
     fn ioctl(self) -> Result<Ioctl, Malformed> {

@@ -92,7 +92,8 @@ pub fn answer(answer: &Answer, epoch: u32) -> Option<Vec<u8>> {
         proc: answer.proc.map_or(0, |proc| proc.0).into(),
         write_consumed: answer.write_consumed.into(),
         read_consumed: answer.read_consumed.into(),
-        value: u64::from(answer.poll_mask).into(),
+        // Of two messages that never meet.
+        value: (u64::from(answer.poll_mask) | answer.text).into(),
         result_position: answer.result_position.into(),
         result_offset: result_offset.into(),
         result_length: result_length.into(),

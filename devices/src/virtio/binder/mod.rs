@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use binder::errno::Errno;
 use binder::ids::GuestId;
-use binder::limits::{Limits, LsmMode};
+use binder::limits::{Limits, LsmMode, Profile};
 use binder::message::{Answer, Header, MAX_INSTALL_FILES};
 use binder::trace::{TraceEvent, TraceSink};
 use binder::{Census, Domain, GuestRams};
@@ -146,7 +146,11 @@ impl BinderDevice {
         timing: Timing,
         recorder: Box<dyn Recorder>,
     ) -> BinderDevice {
-        domain.lock().unwrap_or_else(PoisonError::into_inner).attach(guest);
+        let profile = {
+            let mut domain = domain.lock().unwrap_or_else(PoisonError::into_inner);
+            domain.attach(guest);
+            domain.profile()
+        };
         let lsm: u32 = match limits.lsm {
             LsmMode::Off => 0,
             LsmMode::Cache => 1,
@@ -159,6 +163,7 @@ impl BinderDevice {
             max_procs: limits.max_procs.into(),
             max_threads: limits.max_threads.into(),
             max_files: limits.max_files.min(MAX_INSTALL_FILES).into(),
+            driver: driver_bits(profile).into(),
         };
         let late = match timing {
             Timing::Inline => None,
@@ -180,10 +185,8 @@ impl VirtioDevice for BinderDevice {
     }
 
     fn features(&self) -> u64 {
-        match self.late {
-            None => 1 << wire::F_INLINE,
-            Some(_) => 0,
-        }
+        let inline = if self.late.is_none() { 1 << wire::F_INLINE } else { 0 };
+        inline | 1 << wire::F_BINDERFS
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -402,6 +405,13 @@ impl World {
         // Plain numbers are valid whatever panicked while they were held.
         f(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// What the driver of a profile has, as far as the guest's files tell of it.
+fn driver_bits(profile: Profile) -> u32 {
+    let freeze = if profile.freeze_notifications() { wire::driver::FREEZE_NOTIFICATION } else { 0 };
+    let hashed = if profile.has_hashed_logs() { wire::driver::HASHED_LOGS } else { 0 };
+    freeze | hashed
 }
 
 /// A domain whose lock is poisoned had a fault of ours in it: this device is out of order with it.

@@ -120,7 +120,9 @@ fn the_config_space_names_version_and_epoch() {
     let guest = Guest::inline();
     assert_eq!(guest.driver.read(0x100), wire::VERSION);
     assert_eq!(guest.driver.read(0x104), 2, "one reset by the driver's start");
-    assert_eq!(guest.driver.read(0x100 + 24), 0, "behind the end");
+    let bits = wire::driver::FREEZE_NOTIFICATION | wire::driver::HASHED_LOGS;
+    assert_eq!(guest.driver.read(0x100 + 24), bits, "what 7.2 has");
+    assert_eq!(guest.driver.read(0x100 + 28), 0, "behind the end");
 }
 
 #[test]
@@ -136,13 +138,13 @@ fn open_is_answered_inside_the_doorbell_without_an_interrupt() {
 #[test]
 fn an_unknown_kind_is_a_protocol_error() {
     let mut guest = Guest::inline();
-    // Never defined, reserved for binderfs and logs, reserved notes.
-    for kind in [0, 10, 11, 12, 13, 14, 35, 99, u16::MAX] {
+    // Never defined, reserved notes.
+    for kind in [0, 10, 13, 14, 35, 99, u16::MAX] {
         let page = guest.header(kind);
         let answer = guest.send(page.as_bytes());
         assert_eq!((answer.status.get(), answer.error.get()), (wire::status::DONE, EPROTO), "kind {kind}");
     }
-    assert_eq!(guest.malformed(), 9);
+    assert_eq!(guest.malformed(), 7);
     assert_eq!(guest.driver.status() & DEVICE_NEEDS_RESET, 0);
 }
 

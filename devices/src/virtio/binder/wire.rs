@@ -23,6 +23,8 @@ pub const EVENT_SIZE: usize = 256;
 pub const EVENT_BYTES: usize = 192;
 /// Feature bit: served inside the doorbell write.
 pub const F_INLINE: u32 = 0;
+/// Feature bit: devices of binderfs, LOG, `vb_config.driver`.
+pub const F_BINDERFS: u32 = 1;
 /// `creds_offset` where there are none.
 pub const NO_CREDS: u32 = u32::MAX;
 
@@ -38,6 +40,8 @@ pub mod kind {
     pub const POLL: u16 = 7;
     pub const TRIM: u16 = 8;
     pub const READ_FAULT: u16 = 9;
+    pub const CTX_DEL: u16 = 11;
+    pub const LOG: u16 = 12;
     pub const MMAP: u16 = 32;
     pub const UNMAP: u16 = 33;
     pub const FLUSH: u16 = 34;
@@ -50,6 +54,26 @@ pub mod flag {
     pub const NONBLOCK: u16 = 1;
     pub const FOREIGN: u16 = 2;
     pub const RBAD: u16 = 4;
+}
+
+/// `vb_config.driver`.
+pub mod driver {
+    #![allow(missing_docs)]
+    pub const FREEZE_NOTIFICATION: u32 = 1;
+    pub const HASHED_LOGS: u32 = 2;
+}
+
+/// `vb_log.text`.
+pub mod text {
+    #![allow(missing_docs)]
+    pub const STATE: u32 = 1;
+    pub const STATE_HASHED: u32 = 2;
+    pub const STATS: u32 = 3;
+    pub const TRANSACTIONS: u32 = 4;
+    pub const TRANSACTIONS_HASHED: u32 = 5;
+    pub const TRANSACTION_LOG: u32 = 6;
+    pub const FAILED_TRANSACTION_LOG: u32 = 7;
+    pub const PROC: u32 = 8;
 }
 
 /// `vb_chunk.end`.
@@ -150,16 +174,19 @@ macro_rules! wire {
 
 wire! {
     /// The device's config space.
-    Config { version: U32, epoch: U32, lsm: U32, max_procs: U32, max_threads: U32, max_files: U32 }
+    Config {
+        version: U32, epoch: U32, lsm: U32, max_procs: U32, max_threads: U32, max_files: U32, driver: U32,
+    }
     /// First bytes of every message.
     Header {
         kind: U16, flags: U16, epoch: U32, proc: U32, tid: U32, seq: U64, leader_euid: U32,
-        thread_euid: U32, policy: U32, prio: I32, length: U32, reserved: [U32; 5],
+        thread_euid: U32, policy: U32, prio: I32, length: U32, time: U32,
+        reserved: [U32; 4],
     }
     /// Body of OPEN.
     Open {
         tgid: U32, default_nice: I32, name_offset: U32, name_length: U32, secctx_offset: U32,
-        secctx_length: U32, secctx_error: I32, reserved: U32,
+        secctx_length: U32, secctx_error: I32, device: U32,
     }
     /// A piece of the write stream.
     Chunk {
@@ -175,6 +202,10 @@ wire! {
     NeedResult { error: I32, count: U32, offset: U32, reserved: U32, range: Range }
     /// Body of TRIM.
     Trim { max: U32, reserved: U32 }
+    /// Body of CTX_DEL.
+    CtxDel { device: U32, reserved: U32 }
+    /// Body of LOG.
+    Log { text: U32, pid: U32, skip: U64, page_offset: U32, page_count: U32, reserved: U64 }
     /// Body of READ_FAULT.
     ReadFault { offset: U64 }
     /// Body of MMAP.
@@ -217,6 +248,8 @@ mod tests {
             ("vb_continue", size_of::<Continue>(), Continue::layout()),
             ("vb_result", size_of::<NeedResult>(), NeedResult::layout()),
             ("vb_trim", size_of::<Trim>(), Trim::layout()),
+            ("vb_ctx_del", size_of::<CtxDel>(), CtxDel::layout()),
+            ("vb_log", size_of::<Log>(), Log::layout()),
             ("vb_read_fault", size_of::<ReadFault>(), ReadFault::layout()),
             ("vb_mmap", size_of::<Mmap>(), Mmap::layout()),
             ("vb_answer", size_of::<Answer>(), Answer::layout()),
@@ -233,6 +266,20 @@ mod tests {
             ("VB_EVENT_QUEUE", EVENT_QUEUE.into()),
             ("VB_EVENT_SIZE", EVENT_SIZE as u64),
             ("VB_F_INLINE", F_INLINE.into()),
+            ("VB_F_BINDERFS", F_BINDERFS.into()),
+            ("VB_DRIVER_FREEZE_NOTIFICATION", driver::FREEZE_NOTIFICATION.into()),
+            ("VB_DRIVER_HASHED_LOGS", driver::HASHED_LOGS.into()),
+            ("VB_CTX_DEL", kind::CTX_DEL.into()),
+            ("VB_LOG", kind::LOG.into()),
+            ("VB_LOG_PAGES", binder::logs::MAX_TEXT_PAGES as u64),
+            ("VB_TEXT_STATE", text::STATE.into()),
+            ("VB_TEXT_STATE_HASHED", text::STATE_HASHED.into()),
+            ("VB_TEXT_STATS", text::STATS.into()),
+            ("VB_TEXT_TRANSACTIONS", text::TRANSACTIONS.into()),
+            ("VB_TEXT_TRANSACTIONS_HASHED", text::TRANSACTIONS_HASHED.into()),
+            ("VB_TEXT_TRANSACTION_LOG", text::TRANSACTION_LOG.into()),
+            ("VB_TEXT_FAILED_TRANSACTION_LOG", text::FAILED_TRANSACTION_LOG.into()),
+            ("VB_TEXT_PROC", text::PROC.into()),
             ("VB_NO_CREDS", NO_CREDS.into()),
             ("VB_OPEN", kind::OPEN.into()),
             ("VB_IOCTL", kind::IOCTL.into()),

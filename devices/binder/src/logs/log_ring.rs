@@ -1,0 +1,113 @@
+//! The rings behind `transaction_log` and `failed_transaction_log` (B430 to B432).
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::check::{Inconsistent, holds};
+use crate::errno::Errno;
+use crate::ids::{DebugId, Pid, Tid};
+use crate::lifecycle::MAX_NAME;
+
+/// Entries of a ring.
+const ENTRIES: usize = 32;
+
+/// What kind of send it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum LogKind {
+    Call,
+    Async,
+    Reply,
+}
+
+/// One send.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogEntry {
+    pub id: DebugId,
+    pub kind: LogKind,
+    pub from: (Pid, Tid),
+    /// 0 where it did not come to a target, or to no particular thread.
+    pub to: (Pid, Tid),
+    pub context: Vec<u8>,
+    pub node: DebugId,
+    pub handle: u32,
+    pub data_size: u64,
+    pub offsets_size: u64,
+    /// A `BR_*` word; 0: it was sent.
+    pub result: u32,
+    pub errno: Errno,
+    /// It has ended.
+    pub complete: bool,
+}
+
+/// The latest sends of a guest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogRing {
+    entries: VecDeque<LogEntry>,
+    /// How many entries were ever added.
+    added: u64,
+}
+
+impl LogRing {
+    /// Adds an entry, which its number finds as long as it is there.
+    pub(crate) fn push(&mut self, entry: LogEntry) -> u64 {
+        if self.entries.len() == ENTRIES {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(entry);
+        self.added += 1;
+        self.added - 1
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut LogEntry> {
+        let first = self.added.checked_sub(self.entries.len() as u64)?;
+        self.entries.get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Inconsistent> {
+        let few = self.entries.len() <= ENTRIES && self.entries.len() as u64 <= self.added;
+        holds(few && self.added < u64::MAX, "a log has more entries than it may have")?;
+        let short = self.entries.iter().all(|entry| entry.context.len() <= MAX_NAME);
+        holds(short, "a log names a context that cannot be")
+    }
+
+    /// The oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LogEntry> {
+        self.entries.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(id: u32) -> LogEntry {
+        LogEntry {
+            id: DebugId(id),
+            kind: LogKind::Call,
+            from: (Pid(1), Tid(1)),
+            to: (Pid(2), Tid(0)),
+            context: b"binder".to_vec(),
+            node: DebugId(1),
+            handle: 0,
+            data_size: 0,
+            offsets_size: 0,
+            result: 0,
+            errno: Errno::OK,
+            complete: false,
+        }
+    }
+
+    /// covers: B430
+    #[test]
+    fn the_last_32_stay_oldest_first_and_numbers_find_them() {
+        let mut ring = LogRing::default();
+        let numbers: Vec<u64> = (0..40).map(|id| ring.push(entry(id))).collect();
+        let ids: Vec<u32> = ring.iter().map(|entry| entry.id.0).collect();
+        assert_eq!(ids, (8..40).collect::<Vec<_>>());
+        assert!(ring.get_mut(numbers[7]).is_none());
+        assert_eq!(ring.get_mut(numbers[8]).map(|entry| entry.id), Some(DebugId(8)));
+        assert_eq!(ring.get_mut(numbers[39]).map(|entry| entry.id), Some(DebugId(39)));
+        assert!(ring.get_mut(40).is_none());
+    }
+}

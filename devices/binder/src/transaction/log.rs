@@ -1,0 +1,98 @@
+//! What the logs tell of a send (B430 to B432), and the count of transactions.
+
+use crate::arena::ThreadId;
+use crate::domain::Domain;
+use crate::ids::{DebugId, Pid, Tid};
+use crate::logs::{LogEntry, LogKind};
+use crate::protocol::{TransactionData, tf};
+use crate::transaction::{SendError, Sending};
+
+impl Domain {
+    /// A send begins. Returns the number of its entry.
+    pub(super) fn log_send(
+        &mut self,
+        thread: ThreadId,
+        id: DebugId,
+        data: &TransactionData,
+        reply: bool,
+    ) -> u64 {
+        let from = self.party(thread);
+        let context = self.procs.get(&from.proc).and_then(|proc| self.contexts.get(&proc.context));
+        let kind = match (reply, data.flags & tf::ONE_WAY != 0) {
+            (true, _) => LogKind::Reply,
+            (false, true) => LogKind::Async,
+            (false, false) => LogKind::Call,
+        };
+        let entry = LogEntry {
+            id,
+            kind,
+            from: (from.pid, from.tid),
+            to: (Pid(0), Tid(0)),
+            context: context.map(|context| context.name.clone()).unwrap_or_default(),
+            node: DebugId(0),
+            handle: data.target as u32,
+            data_size: data.data_size,
+            offsets_size: data.offsets_size,
+            result: 0,
+            errno: crate::errno::Errno::OK,
+            complete: false,
+        };
+        if self.profile.tells_async() {
+            self.count_transaction(thread);
+        }
+        let guest = self.thread_guest(thread);
+        self.guests.get_mut(&guest).map_or(0, |guest| guest.log.push(entry))
+    }
+
+    /// 7.2 counts a transaction before it is judged, older drivers once its target is found.
+    fn count_transaction(&mut self, thread: ThreadId) {
+        let guest = self.thread_guest(thread);
+        if let Some(guest) = self.guests.get_mut(&guest) {
+            guest.totals.transactions = guest.totals.transactions.wrapping_add(1);
+        }
+    }
+
+    /// The target's node is known.
+    pub(super) fn log_node(&mut self, s: &Sending) {
+        let node = s.target_node.and_then(|node| self.nodes.get(node)).map(|node| node.debug_id);
+        self.log_entry(s, |entry| entry.node = node.unwrap_or_default());
+    }
+
+    /// The target may be called: from here on it is named.
+    pub(super) fn log_target(&mut self, s: &Sending) {
+        if !self.profile.tells_async() {
+            self.count_transaction(s.thread);
+        }
+        let guest = self.thread_guest(s.thread);
+        let target = s.target_proc.and_then(|proc| self.procs.get(&proc));
+        let pid = target.filter(|target| target.guest == guest).map(|target| target.pid).unwrap_or_default();
+        let thread = s.target_thread.and_then(|thread| self.threads.get(thread));
+        let tid = thread.map(|thread| thread.tid).unwrap_or_default();
+        self.log_entry(s, |entry| entry.to = (pid, tid));
+    }
+
+    pub(super) fn log_success(&mut self, s: &Sending) {
+        self.log_entry(s, |entry| entry.complete = true);
+    }
+
+    pub(super) fn log_failure(&mut self, s: &Sending, error: SendError) {
+        let mut failed = None;
+        self.log_entry(s, |entry| {
+            entry.result = error.code;
+            entry.errno = error.errno;
+            entry.complete = true;
+            failed = Some(entry.clone());
+        });
+        let guest = self.thread_guest(s.thread);
+        if let (Some(entry), Some(guest)) = (failed, self.guests.get_mut(&guest)) {
+            guest.failed_log.push(entry);
+        }
+    }
+
+    fn log_entry(&mut self, s: &Sending, change: impl FnOnce(&mut LogEntry)) {
+        let guest = self.thread_guest(s.thread);
+        if let Some(entry) = self.guests.get_mut(&guest).and_then(|guest| guest.log.get_mut(s.log)) {
+            change(entry);
+        }
+    }
+}
