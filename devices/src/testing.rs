@@ -171,6 +171,11 @@ impl Driver {
         self.offer(queue, head);
     }
 
+    /// Lets the next chains have the descriptors of those before, all of which were used.
+    pub fn reuse_descriptors(&mut self, queue: u16) {
+        self.queues[usize::from(queue)].next_descriptor = 0;
+    }
+
     /// Makes one descriptor available as it is, flags and all, while there are unused ones.
     pub fn try_add(&mut self, queue: u16, descriptor: (u64, u32, u16)) {
         let DriverQueue { size, next_descriptor, .. } = self.queues[usize::from(queue)];

@@ -22,6 +22,7 @@ mod hostile;
 pub mod mmio;
 mod ring;
 pub mod rng;
+pub mod share;
 
 pub use ring::{ChainReader, ChainWriter, Ring};
 
