@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::run::disk::DiskArg;
+use crate::run::share::ShareArg;
 
 /// Boots Android/Linux guests whose binder driver lives on the host.
 #[derive(Debug, Parser)]
@@ -49,6 +50,9 @@ pub struct RunArgs {
     /// are errors; with `,overlay=memory` they are forgotten, with `,overlay=FILE` they go to FILE.
     #[arg(long, value_name = "FILE[,ro][,overlay=TO]", value_parser = crate::run::disk::parse)]
     pub disk: Vec<DiskArg>,
+    /// Mount a folder of the host in the guest; with `,ro` the guest cannot change it.
+    #[arg(long, value_name = "FOLDER=PATH[,ro]", value_parser = crate::run::share::parse)]
+    pub share: Vec<ShareArg>,
     /// What executes the guest.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,

@@ -31,6 +31,7 @@ mod limit;
 mod record;
 mod report;
 mod session;
+pub mod share;
 mod source;
 mod verdict;
 
@@ -114,6 +115,7 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
     machine.add_virtio(Box::new(Rng::new(entropy))).map_err(machine_failure)?;
     let binder = add_binder(args, &source, &mut machine)?;
     disk::add(args, &mut machine)?;
+    share::add(args, &mut machine)?;
     // A pipe may have nobody who reads it.
     if args.trace.as_ref().is_some_and(|path| path.is_file()) {
         let _ = trace_file.set(binder.recording.clone());

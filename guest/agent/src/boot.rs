@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-use crate::config::Module;
+use crate::config::{Module, SharedFolder};
 
 /// `finit_module`'s flag for a compressed file (Linux `include/uapi/linux/module.h`).
 const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
@@ -72,6 +72,17 @@ pub fn load_module(module: &Module) -> Result<(), String> {
         Err(Errno::NOENT) => Err(format!("module {name}: needs a module that is not loaded before it")),
         Err(error) => Err(format!("module {name} ({}): {error}", module.params.to_string_lossy())),
     }
+}
+
+/// Mounts a folder of the host, and makes the folder it is mounted on.
+pub fn mount_share(share: &SharedFolder<'_>) -> Result<(), String> {
+    let SharedFolder { tag, path, read_only } = share;
+    let failed = |error: io::Error| format!("share {path}: {error}");
+    fs::create_dir_all(path).map_err(failed)?;
+    let flags = if *read_only { MountFlags::RDONLY } else { MountFlags::empty() };
+    // One attach for all users; the size is the most that the host's server takes.
+    let options = c"trans=virtio,version=9p2000.L,access=any,msize=65560";
+    rustix::mount::mount(*tag, *path, "9p", flags, options).map_err(|error| failed(error.into()))
 }
 
 /// Makes the kernel call the agent where it would call modprobe.

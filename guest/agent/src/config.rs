@@ -53,6 +53,26 @@ pub fn devices_from_command_line(line: &str) -> impl Iterator<Item = &str> {
     lists.flat_map(|list| list.split(',')).filter(|name| !name.is_empty())
 }
 
+/// A folder of the host, as `bindervm.share=TAG:PATH[:ro]` names it on the kernel's command line.
+#[derive(Debug, PartialEq, Eq)]
+pub struct SharedFolder<'a> {
+    /// Its 9P mount tag.
+    pub tag: &'a str,
+    /// Where it is mounted.
+    pub path: &'a str,
+    pub read_only: bool,
+}
+
+/// The shared folders that the kernel's command line names.
+pub fn shares_from_command_line(line: &str) -> impl Iterator<Item = SharedFolder<'_>> {
+    let words = line.split_ascii_whitespace().filter_map(|word| word.strip_prefix("bindervm.share="));
+    words.filter_map(|word| {
+        let (tag, path) = word.split_once(':')?;
+        let (path, read_only) = path.strip_suffix(":ro").map_or((path, false), |path| (path, true));
+        Some(SharedFolder { tag, path, read_only })
+    })
+}
+
 /// `/etc/bindervm/boot.json`.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -226,6 +246,15 @@ mod tests {
         let config: BootConfig = serde_json::from_str(r#"{"on_demand": {"disk": ["/lib/a.ko"]}}"#).unwrap();
         assert_eq!(config.modules_for("disk").unwrap()[0].path, "/lib/a.ko");
         assert!(config.modules_for("tape").unwrap_err().to_string().contains("'tape'"));
+    }
+
+    #[test]
+    fn the_command_line_names_shares() {
+        let line = "quiet bindervm.share=a:/mnt/a bindervm.share=b:/b:ro bindervm.share=c";
+        let shares: Vec<_> = shares_from_command_line(line).collect();
+        assert_eq!(shares[0], SharedFolder { tag: "a", path: "/mnt/a", read_only: false });
+        assert_eq!(shares[1], SharedFolder { tag: "b", path: "/b", read_only: true });
+        assert_eq!(shares.len(), 2);
     }
 
     #[test]

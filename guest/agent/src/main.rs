@@ -150,6 +150,8 @@ fn live(mut port: Port, reaper: &Reaper, problems: Vec<String>) -> String {
             Err(error) => report(&mut port, [error.to_string()]),
         }
     }
+    let shares = config::shares_from_command_line(command_line.as_deref().unwrap_or_default());
+    report(&mut port, shares.filter_map(|share| boot::mount_share(&share).err()));
     report(
         &mut port,
         config.binder_modules(mode).iter().filter_map(|module| boot::load_module(module).err()),

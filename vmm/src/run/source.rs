@@ -69,13 +69,19 @@ impl Source {
             BinderArg::Host => Some("bindervm.binder=host"),
             BinderArg::Kernel => Some("bindervm.binder=kernel"),
         };
-        // The modules that this run's devices need; see the agent's README.
-        let load = match args.disk.is_empty() {
-            _ if !self.has_agent() => None,
-            true => Some("bindervm.load=panic"),
-            false => Some("bindervm.load=panic,disk"),
-        };
-        let parts = [Some(self.command_line.as_str()), binder, load, args.append.as_deref()];
+        // The modules that this run's devices need, and what is to be mounted; see the agent's README.
+        let mut load = vec!["bindervm.load=panic"];
+        load.extend((!args.disk.is_empty()).then_some("disk"));
+        load.extend((!args.share.is_empty()).then_some("share"));
+        let load = self.has_agent().then(|| load.join(","));
+        let share = super::share::command_line(args).filter(|_| self.has_agent());
+        let parts = [
+            Some(self.command_line.as_str()),
+            binder,
+            load.as_deref(),
+            share.as_deref(),
+            args.append.as_deref(),
+        ];
         parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }
