@@ -1,6 +1,6 @@
 //! Boots a Linux kernel on the software CPU alone: RAM, a serial port, nothing else.
 //!
-//!     cargo run --release -p softcpu --example bootlinux -- VMLINUX CPIO ["more command line"]
+//!     cargo run --release -p softcpu --example bootlinux -- [--interpret] VMLINUX CPIO ["more command line"]
 //!
 //! `VMLINUX` is the uncompressed ELF kernel, `CPIO` an initramfs. The serial console goes to
 //! standard output and the CPU's counters to standard error. It is the smallest whole-system test
@@ -24,7 +24,15 @@ const SERIAL_LINE: u32 = 4;
 type Error = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Error> {
-    let arguments: Vec<String> = std::env::args().collect();
+    let mut arguments: Vec<String> = std::env::args().collect();
+    let mut config = Config { execution: softcpu::Execution::Compile { after: 16 }, ..Config::default() };
+    if let Ok(after) = std::env::var("AFTER") {
+        config.execution = softcpu::Execution::Compile { after: after.parse()? }
+    }
+    if arguments.get(1).is_some_and(|argument| argument == "--interpret") {
+        arguments.remove(1);
+        config.execution = softcpu::Execution::Interpret;
+    }
     let [_, kernel, initramfs, more @ ..] = arguments.as_slice() else {
         return Err("usage: bootlinux VMLINUX CPIO [COMMAND LINE]".into());
     };
@@ -44,7 +52,7 @@ fn main() -> Result<(), Error> {
     // Null, unused, 64-bit code at 0x10, data at 0x18.
     ram.write_slice(&words(&[0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]), GuestAddress(GDT))?;
 
-    let mut vm = Vm::new(ram, Config::default())?;
+    let mut vm = Vm::new(ram, config)?;
     vm.set_entry(&EntryState {
         rip: entry,
         rsp: 0x8000,

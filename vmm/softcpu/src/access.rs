@@ -30,19 +30,20 @@ impl Cpu {
     #[inline(always)]
     pub fn peek<W: Word>(&self, address: u64) -> Option<W> {
         let entry = self.tlb.entry(self.mode, address);
-        // SAFETY: the tag matches, so the page is RAM at `addend`, and the word is inside.
-        (address ^ entry.read <= PAGE - W::BYTES)
-            .then(|| unsafe { memory::read_host(address.wrapping_add(entry.addend)) })
+        let offset = address ^ entry.read;
+        // SAFETY: the tag matches, so the page is RAM at `host`, and the word is inside.
+        (offset <= PAGE - W::BYTES).then(|| unsafe { memory::read_host(entry.host + offset) })
     }
 
     /// Writes a word at a linear address if the TLB knows it to be plain RAM, and says so.
     #[inline(always)]
     pub fn poke<W: Word>(&mut self, address: u64, value: W) -> bool {
         let entry = self.tlb.entry(self.mode, address);
-        let plain = address ^ entry.write <= PAGE - W::BYTES;
+        let offset = address ^ entry.write;
+        let plain = offset <= PAGE - W::BYTES;
         if plain {
             // SAFETY: as in `peek`.
-            unsafe { memory::write_host(address.wrapping_add(entry.addend), value) };
+            unsafe { memory::write_host(entry.host + offset, value) };
         }
         plain
     }
@@ -51,9 +52,10 @@ impl Cpu {
     #[inline(always)]
     pub fn modify_plain<W: Word>(&mut self, address: u64, f: impl FnOnce(&mut Cpu, W) -> W) -> bool {
         let entry = self.tlb.entry(self.mode, address);
-        let plain = address ^ entry.write <= PAGE - W::BYTES;
+        let offset = address ^ entry.write;
+        let plain = offset <= PAGE - W::BYTES;
         if plain {
-            let host = address.wrapping_add(entry.addend);
+            let host = entry.host + offset;
             // SAFETY: as in `peek`.
             let value = f(self, unsafe { memory::read_host(host) });
             // SAFETY: as in `peek`; `f` has no way to unmap guest RAM.
@@ -81,9 +83,10 @@ impl Cpu {
     #[inline(always)]
     pub fn store_as<W: Word>(&mut self, mode: Mode, address: u64, value: W) -> Result<(), Abort> {
         let entry = self.tlb.entry(mode, address);
-        if address ^ entry.write <= PAGE - W::BYTES {
+        let offset = address ^ entry.write;
+        if offset <= PAGE - W::BYTES {
             // SAFETY: as in `load`.
-            unsafe { memory::write_host(address.wrapping_add(entry.addend), value) };
+            unsafe { memory::write_host(entry.host + offset, value) };
             return Ok(());
         }
         self.store_slow(mode, address, value)
@@ -121,9 +124,10 @@ impl Cpu {
     /// Reads with the supervisor's privilege, as the CPU itself does with descriptor tables.
     pub fn load_system<W: Word>(&mut self, address: u64) -> Result<W, Abort> {
         let entry = self.tlb.entry(Mode::Supervisor, address);
-        if address ^ entry.read <= PAGE - W::BYTES {
+        let offset = address ^ entry.read;
+        if offset <= PAGE - W::BYTES {
             // SAFETY: as in `load`.
-            return Ok(unsafe { memory::read_host(address.wrapping_add(entry.addend)) });
+            return Ok(unsafe { memory::read_host(entry.host + offset) });
         }
         self.load_slow(Mode::Supervisor, address)
     }
@@ -137,9 +141,10 @@ impl Cpu {
     #[inline(always)]
     pub fn load_bytes<const N: usize>(&mut self, address: u64) -> Result<[u8; N], Abort> {
         let entry = self.tlb.entry(self.mode, address);
-        if address ^ entry.read <= PAGE - N as u64 {
+        let offset = address ^ entry.read;
+        if offset <= PAGE - N as u64 {
             // SAFETY: as in `load`; any bytes are an array of bytes.
-            return Ok(unsafe { memory::read_host(address.wrapping_add(entry.addend)) });
+            return Ok(unsafe { memory::read_host(entry.host + offset) });
         }
         let mut bytes = [0; N];
         for (i, byte) in bytes.iter_mut().enumerate() {
@@ -152,9 +157,10 @@ impl Cpu {
     #[inline(always)]
     pub fn store_bytes<const N: usize>(&mut self, address: u64, bytes: [u8; N]) -> Result<(), Abort> {
         let entry = self.tlb.entry(self.mode, address);
-        if address ^ entry.write <= PAGE - N as u64 {
+        let offset = address ^ entry.write;
+        if offset <= PAGE - N as u64 {
             // SAFETY: as in `load`.
-            unsafe { memory::write_host(address.wrapping_add(entry.addend), bytes) };
+            unsafe { memory::write_host(entry.host + offset, bytes) };
             return Ok(());
         }
         self.probe_write(address, N as u64)?;

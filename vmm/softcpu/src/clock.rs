@@ -12,6 +12,10 @@ use crate::vm::{ClockMode, Config};
 /// Guest time between two [`Exit::Slice`](crate::Exit::Slice) in virtual mode.
 const SLICE: Duration = Duration::from_millis(10);
 
+/// Virtual mode: at most so many instructions pass before the run loop looks at what other threads
+/// asked for. (Compiled code does not look by itself.)
+const LOOK: u64 = 1_000_000;
+
 /// Host mode: instructions between two looks at the host's clock.
 const HOST_STEP: u64 = 20_000;
 
@@ -73,7 +77,7 @@ impl Clock {
         let budget = match self.mode {
             ClockMode::Virtual => {
                 let timer = timer.map_or(u64::MAX, |timer| timer.0.saturating_add(self.jitter(timer.0)));
-                timer.min(self.next_slice).saturating_sub(now)
+                timer.min(self.next_slice).saturating_sub(now).min(LOOK)
             }
             ClockMode::Host => {
                 // About four ticks (nanoseconds) pass in an instruction.

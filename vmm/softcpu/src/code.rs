@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::decode::{Decoded, MAX_LEN};
 use crate::interp::control;
+use crate::jit::{Code, Jit};
 use crate::memory::{PAGE, Ram};
 use crate::tlb::Mode;
 use crate::uop::Uop;
@@ -50,6 +51,10 @@ pub struct Block {
     pub len: u16,
     pub instructions: u16,
     pub links: [Link; 2],
+    /// Executions by the interpreter.
+    pub heat: u32,
+    /// What it was compiled to.
+    pub code: Option<Code>,
 }
 
 #[derive(Clone, Copy)]
@@ -100,6 +105,10 @@ pub struct CodeCache {
     /// Lowered vector and floating-point instructions, named by number in micro-operations.
     pub vector_ops: Vec<crate::simd::Op>,
     pub x87_ops: Vec<crate::x87::Op>,
+    /// The compiler, unless everything is interpreted.
+    pub jit: Option<Jit>,
+    /// How often a block is interpreted before it is compiled; 0 if never.
+    pub threshold: u32,
     pub decoded: u64,
     pub invalidated: u64,
     /// How often a page without code became one with.
@@ -107,7 +116,10 @@ pub struct CodeCache {
 }
 
 impl CodeCache {
-    pub fn new(ram: &Ram) -> CodeCache {
+    /// Where [`CodeCache::tag`] is, for compiled code.
+    pub const TAG_OFFSET: usize = std::mem::offset_of!(CodeCache, tag);
+
+    pub fn new(ram: &Ram, jit: Option<Jit>) -> CodeCache {
         CodeCache {
             blocks: Vec::new(),
             free: Vec::new(),
@@ -124,6 +136,8 @@ impl CodeCache {
             nothing: Arc::new([Uop::new(control::dropped)]),
             vector_ops: Vec::new(),
             x87_ops: Vec::new(),
+            threshold: jit.as_ref().map_or(0, |jit| jit.threshold),
+            jit,
             decoded: 0,
             invalidated: 0,
             marked_pages: 0,
@@ -182,7 +196,15 @@ impl CodeCache {
         self.decoded += 1;
         self.uops += uops.len();
         let mut first = false;
-        let block = Block { uops: uops.into(), physical, len, instructions, links: [NO_LINK; 2] };
+        let block = Block {
+            uops: uops.into(),
+            physical,
+            len,
+            instructions,
+            links: [NO_LINK; 2],
+            heat: 0,
+            code: None,
+        };
         let id = match self.free.pop() {
             Some(id) => {
                 self.blocks[id as usize] = block;
@@ -272,8 +294,22 @@ impl CodeCache {
         self.by_address.remove(&block.physical);
         self.uops -= block.uops.len();
         block.physical = u64::MAX;
+        if let (Some(code), Some(jit)) = (block.code.take(), &mut self.jit) {
+            jit.unlink(&code);
+        }
         self.dropped.push(std::mem::replace(&mut block.uops, self.nothing.clone()));
         self.free.push(id);
+    }
+
+    /// Drops what was compiled and keeps what was decoded. To be called while no code is executing.
+    pub fn drop_compiled(&mut self) {
+        for block in &mut self.blocks {
+            (block.code, block.heat) = (None, 0);
+        }
+        if let Some(jit) = &mut self.jit {
+            jit.clear();
+        }
+        self.translations_changed();
     }
 
     /// True if more is held than [`collect`](Self::collect) leaves: no block is to be added before it.

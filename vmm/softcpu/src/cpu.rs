@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::code::{self, BlockId, CodeCache};
 use crate::exception::Exception;
 use crate::flags::Flags;
+use crate::jit::{self, Jit};
 use crate::memory::{HostPage, PAGE, Ram};
 use crate::msr::Msrs;
 use crate::paging::{self, Access, Rules};
@@ -18,7 +19,7 @@ use crate::simd::state::VectorState;
 use crate::tlb::{Mode, Tlb};
 use crate::turns::Turns;
 use crate::uop::{Cursor, FS_BASE, Flow, GS_BASE, PAGE_BASE};
-use crate::vm::{Bus, Config, EntryState};
+use crate::vm::{Bus, Config, EntryState, Execution};
 use crate::x87::state::X87State;
 
 /// CR0 bits.
@@ -75,6 +76,8 @@ pub struct Cpu {
     /// Privilege of data accesses and fetches.
     pub mode: Mode,
     pub tlb: Tlb,
+    /// What compiled code works with.
+    pub jit: jit::frame::Context,
 
     pub abort: Cause,
     /// An interrupt waits in the local APIC.
@@ -115,6 +118,10 @@ unsafe impl Send for Cpu {}
 
 impl Cpu {
     pub fn new(ram: Ram, config: &Config) -> Cpu {
+        let jit = match config.execution {
+            Execution::Interpret => None,
+            Execution::Compile { after } => Jit::new(after),
+        };
         Cpu {
             gpr: [0; 32],
             flags: Flags::default(),
@@ -122,6 +129,7 @@ impl Cpu {
             remaining: 0,
             mode: Mode::Supervisor,
             tlb: Tlb::new(),
+            jit: jit::frame::Context::new(),
             block: code::NONE,
             block_instructions: 0,
             abort: Cause::Alone,
@@ -141,7 +149,7 @@ impl Cpu {
             x87: X87State::default(),
             random: Random::new(config.seed),
             unknown: BTreeMap::new(),
-            code: CodeCache::new(&ram),
+            code: CodeCache::new(&ram, jit),
             ram,
             board: Board::new(config.cpus),
             clock: Clock::new(config),

@@ -52,6 +52,7 @@ pub mod exception;
 mod flags;
 mod interp;
 mod interrupt;
+mod jit;
 mod memory;
 mod msr;
 mod paging;
@@ -69,4 +70,4 @@ mod word;
 pub mod x87;
 
 pub use remote::Remote;
-pub use vm::{Bus, ClockMode, Config, ConfigError, EntryState, Exit, Registers, Stats, Vm};
+pub use vm::{Bus, ClockMode, Config, ConfigError, EntryState, Execution, Exit, Registers, Stats, Vm};

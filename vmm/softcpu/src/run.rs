@@ -7,6 +7,7 @@ use crate::cpu::{Abort, Cause, Cpu};
 use crate::decode::{self, MAX_LEN, Tables};
 use crate::exception::Exception;
 use crate::flags;
+use crate::jit::Leave;
 use crate::memory::PAGE;
 use crate::uop::{Cursor, Flow, PAGE_BASE, Uop};
 
@@ -15,6 +16,17 @@ const WINDOW: usize = 512;
 
 /// DR6.BS: a single step.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
+
+/// How a block was left, to remember where that led.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Through a link.
+    Side(usize),
+    /// By an indirect jump.
+    Jump,
+    /// Out of compiled code, at a place that could lead on directly.
+    Site(u32),
+}
 
 /// What is at an address.
 enum Found {
@@ -37,47 +49,86 @@ impl Cpu {
                 Ok(Found::Straddling) => return self.run_outside_blocks(),
                 Err(Abort) => return Flow::Abort,
             };
-            let side = loop {
+            let way = loop {
                 let block = &self.code.blocks[id as usize];
-                let instructions = block.instructions as i64;
-                if self.remaining < instructions || self.board.remote.attention() {
+                if self.remaining < block.instructions as i64 || self.board.remote.attention() {
                     // The last instructions before an event are executed one by one, so that
                     // events fall between the same two however the code is cut into blocks.
                     return self.run_outside_blocks();
                 }
-                self.remaining -= instructions;
-                self.block = id;
-                self.block_instructions = instructions as u32;
-                self.gpr[PAGE_BASE as usize] = self.rip & !(PAGE - 1);
-                let uops = Arc::as_ptr(&block.uops).cast::<Uop>();
-                // SAFETY: the decoder ends every block with a micro-operation that leaves it, and
-                // the code cache keeps dropped blocks until `collect`, which no handler calls.
-                let start = unsafe { Cursor::start(uops) };
-                let flow = (start.uop().handler)(self, start);
+                let compiled =
+                    if block.code.is_some() || self.is_worth_it(id) { self.run_compiled(id) } else { None };
+                let flow = match compiled {
+                    Some(Leave::Link) => break Way::Site(self.jit.site),
+                    Some(Leave::Interpret) => {
+                        id = self.jit.block;
+                        self.interpret(id, self.jit.site as usize)
+                    }
+                    None => {
+                        self.remaining -= self.code.blocks[id as usize].instructions as i64;
+                        self.gpr[PAGE_BASE as usize] = self.rip & !(PAGE - 1);
+                        self.interpret(id, 0)
+                    }
+                };
 
                 // The block that was left is still there: what drops a block being executed (a
                 // device) is reached only from outside blocks, or ends them with `Sync`.
-                let (link, side) = match flow {
-                    Flow::Link0 => (self.code.blocks[id as usize].links[0], Some(0)),
-                    Flow::Link1 => (self.code.blocks[id as usize].links[1], Some(1)),
-                    Flow::Jump => (self.code.guess(self.rip), None),
+                let (link, way) = match flow {
+                    Flow::Link0 => (self.code.blocks[id as usize].links[0], Way::Side(0)),
+                    Flow::Link1 => (self.code.blocks[id as usize].links[1], Way::Side(1)),
+                    Flow::Jump => (self.code.guess(self.rip), Way::Jump),
                     Flow::Sync | Flow::Abort | Flow::Halt => return flow,
                 };
                 if link.tag != self.code.tag() {
-                    break side;
+                    break way;
                 }
                 id = link.block;
+                if compiled.is_some() && way == Way::Jump {
+                    self.remember_compiled(id);
+                }
             };
             if self.code.is_full() {
                 // The caller collects: a guest made of new code alone must not fill the host.
                 return Flow::Sync;
             }
             found = self.find_block();
-            if let (Ok(Found::Block(block)), Some(side)) = (&found, side) {
-                let link = Link { tag: self.code.tag(), block: *block };
-                self.code.blocks[id as usize].links[side] = link;
+            if let Ok(Found::Block(block)) = found {
+                match way {
+                    Way::Side(side) => {
+                        let link = Link { tag: self.code.tag(), block };
+                        self.code.blocks[id as usize].links[side] = link;
+                    }
+                    Way::Jump => self.remember_compiled(block),
+                    Way::Site(site) => self.link_compiled(site, block),
+                }
             }
         }
+    }
+
+    /// Executes the micro-operations of a block from number `first`. `PAGE_BASE` is set, and the
+    /// whole block is counted.
+    #[inline(always)]
+    fn interpret(&mut self, id: BlockId, first: usize) -> Flow {
+        let block = &self.code.blocks[id as usize];
+        self.block = id;
+        self.block_instructions = block.instructions as u32;
+        let uops = &block.uops[first..];
+        // SAFETY: the decoder ends every block with a micro-operation that leaves it, and the code
+        // cache keeps dropped blocks until `collect`, which no handler calls.
+        let start = unsafe { Cursor::start(uops.as_ptr()) };
+        (start.uop().handler)(self, start)
+    }
+
+    /// Counts the executions of a block that is not compiled, and compiles it when it is worth it.
+    #[inline(always)]
+    fn is_worth_it(&mut self, id: BlockId) -> bool {
+        let threshold = self.code.threshold;
+        let block = &mut self.code.blocks[id as usize];
+        if block.heat >= threshold {
+            return false;
+        }
+        block.heat += 1;
+        block.heat == threshold && self.compile(id)
     }
 
     /// Executes one instruction that is in no block, unless an event is due before it.

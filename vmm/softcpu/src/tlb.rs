@@ -22,8 +22,9 @@ pub struct Entry {
     pub read: u64,
     /// Linear page address, if writes may go straight to memory.
     pub write: u64,
-    /// What to add to a linear address to get the host address.
-    pub addend: u64,
+    /// Host address of the page: an access whose address differs from a tag by an offset in the page
+    /// goes to `host` plus that offset.
+    pub host: u64,
     /// Guest-physical page address; bit 0 is set while the entry is a writable page whose write
     /// tag is withheld because it holds decoded code.
     pub physical: u64,
@@ -93,10 +94,13 @@ const fn unmatchable(slot: usize) -> u64 {
 }
 
 const fn empty(slot: usize) -> Entry {
-    Entry { read: unmatchable(slot), write: unmatchable(slot), addend: 0, physical: 2 }
+    Entry { read: unmatchable(slot), write: unmatchable(slot), host: 0, physical: 2 }
 }
 
 impl Tlb {
+    /// Where the data tables are, for compiled code.
+    pub const DATA_OFFSET: usize = std::mem::offset_of!(Tlb, data);
+
     pub fn new() -> Tlb {
         Tlb {
             data: std::array::from_fn(|slot| empty(slot % ENTRIES)),
@@ -128,7 +132,7 @@ impl Tlb {
         self.data[slot] = Entry {
             read: page,
             write: if write && !code { page } else { unmatchable(slot % ENTRIES) },
-            addend: host.address().wrapping_sub(page),
+            host: host.address(),
             physical: physical & !(PAGE - 1) | (write && code) as u64,
         };
         if self.filled.len() >= 8 * ENTRIES {

@@ -30,6 +30,19 @@ pub enum ClockMode {
     Host,
 }
 
+/// How instructions are executed. The guest cannot tell, except by the host's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// One after the other.
+    Interpret,
+    /// Blocks of instructions that were executed `after` times are compiled to host code. Where the
+    /// host allows no executable memory, nothing is.
+    Compile {
+        /// Executions by the interpreter before a block is compiled.
+        after: u32,
+    },
+}
+
 /// What a [`Vm`] is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -41,11 +54,19 @@ pub struct Config {
     pub tsc_hz: u64,
     /// CPUs: 1 to [`MAX_CPUS`].
     pub cpus: u8,
+    /// How instructions are executed.
+    pub execution: Execution,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { clock: ClockMode::Virtual, seed: 0, tsc_hz: 1_000_000_000, cpus: 1 }
+        Config {
+            clock: ClockMode::Virtual,
+            seed: 0,
+            tsc_hz: 1_000_000_000,
+            cpus: 1,
+            execution: Execution::Interpret,
+        }
     }
 }
 
@@ -137,6 +158,10 @@ pub struct Stats {
     pub tlb_fills: u64,
     /// TLB flushes.
     pub tlb_flushes: u64,
+    /// Blocks compiled to host code.
+    pub compiled: u64,
+    /// How often all compiled code was dropped to make room.
+    pub compiled_dropped: u64,
     /// Instructions this CPU does not know, by mnemonic, each of which raised #UD in the guest.
     pub unknown: Vec<(String, u64)>,
 }
@@ -329,6 +354,8 @@ impl Vm {
             invalidations: cpu.code.invalidated,
             tlb_fills: cpu.tlb.fills,
             tlb_flushes: cpu.tlb.flushes,
+            compiled: cpu.code.jit.as_ref().map_or(0, |jit| jit.compiled),
+            compiled_dropped: cpu.code.jit.as_ref().map_or(0, |jit| jit.flushes),
             unknown: unknown.collect(),
         }
     }

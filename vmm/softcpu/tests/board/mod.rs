@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use guest_ram::GuestRam;
 use iced_x86::code_asm::CodeAssembler;
-use softcpu::{Bus, Config, EntryState, Exit, Registers, Vm};
+use softcpu::{Bus, Config, EntryState, Execution, Exit, Registers, Vm};
 use vm_memory::{Bytes, GuestAddress};
 
 pub const PML4: u64 = 0x1000;
@@ -39,6 +39,15 @@ pub const PRESENT: u64 = 1;
 pub const WRITABLE: u64 = 2;
 pub const USER: u64 = 4;
 pub const NO_EXECUTE: u64 = 1 << 63;
+
+/// The tests of the crate `compiled` compile, all others interpret.
+fn execution() -> Execution {
+    if env!("CARGO_CRATE_NAME") == "compiled" {
+        Execution::Compile { after: 1 }
+    } else {
+        Execution::Interpret
+    }
+}
 
 /// The stub behind a vector.
 pub fn stub(vector: u64) -> u64 {
@@ -138,7 +147,7 @@ impl Board {
             code.push(0xf4);
             ram.write_slice(&code, GuestAddress(stub(vector))).unwrap();
         }
-        let mut vm = Vm::new(ram.clone(), config).unwrap();
+        let mut vm = Vm::new(ram.clone(), Config { execution: execution(), ..config }).unwrap();
         vm.set_entry(&EntryState {
             rip: CODE,
             rsp: STACK,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use guest_ram::GuestRam;
-use softcpu::{Bus, Config, EntryState, Exit, Registers, Remote, Vm};
+use softcpu::{Bus, Config, EntryState, Execution, Exit, Registers, Remote, Vm};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::program;
@@ -23,6 +23,7 @@ const RAM: usize = 0x40_0000;
 pub struct Guest {
     ram: Arc<GuestRam>,
     vm: Vm,
+    execution: Execution,
     prologue: Vec<u8>,
     epilogue: Vec<u8>,
 }
@@ -44,10 +45,10 @@ impl Bus for StopButton {
 }
 
 impl Guest {
-    pub fn new() -> Self {
+    pub fn new(execution: Execution) -> Self {
         let ram = Arc::new(guest_ram::allocate(&[(GuestAddress(0), RAM)]).expect("a few MiB of RAM"));
-        let vm = start(&ram);
-        Self { ram, vm, prologue: program::prologue(), epilogue: program::epilogue() }
+        let vm = start(&ram, execution);
+        Self { ram, vm, execution, prologue: program::prologue(), epilogue: program::epilogue() }
     }
 
     /// Runs the case to its end.
@@ -61,7 +62,7 @@ impl Guest {
             Exit::Stopped => {}
             exit => {
                 // It may be in any state now.
-                self.vm = start(&self.ram);
+                self.vm = start(&self.ram, self.execution);
                 return Err(Fault(format!("the guest left by {exit:?}")));
             }
         }
@@ -102,7 +103,7 @@ fn run(vm: &mut Vm) -> Exit {
 }
 
 /// Builds the tables and lets the guest switch its SSE unit on.
-fn start(ram: &Arc<GuestRam>) -> Vm {
+fn start(ram: &Arc<GuestRam>, execution: Execution) -> Vm {
     const PRESENT_WRITABLE: u64 = 3;
     const LARGE: u64 = 1 << 7;
     let put = |address: u64, value: u64| {
@@ -119,7 +120,8 @@ fn start(ram: &Arc<GuestRam>) -> Vm {
     ram.write_slice(&exit.to_le_bytes(), physical(window::EXIT)).expect("in RAM");
     ram.write_slice(&program::guest_start(), GuestAddress(START)).expect("in RAM");
 
-    let mut vm = Vm::new(Arc::clone(ram), Config::default()).expect("the default configuration runs");
+    let mut vm = Vm::new(Arc::clone(ram), Config { execution, ..Config::default() })
+        .expect("the default configuration runs");
     vm.set_entry(&EntryState {
         rip: START,
         rsp: STACK,

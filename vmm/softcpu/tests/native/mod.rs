@@ -31,6 +31,7 @@ use guest::Guest;
 use host::Host;
 use iced_x86::{Code, Instruction};
 use random::Random;
+use softcpu::Execution;
 use state::{Case, Fault};
 
 /// How often each form runs, unless `SOFTCPU_NATIVE_ROUNDS` says otherwise. (A long search takes
@@ -90,7 +91,8 @@ fn setting(name: &str) -> Option<u64> {
 /// The two CPUs and what they disagreed on.
 struct Bench {
     host: Host,
-    guest: Guest,
+    /// One interprets, one compiles.
+    guests: [Guest; 2],
     cases: usize,
     /// Print each case before it runs, to find the one that ends the process.
     trace: bool,
@@ -108,7 +110,7 @@ impl Bench {
         }
         Some(Self {
             host: Host::new(),
-            guest: Guest::new(),
+            guests: [Execution::Interpret, Execution::Compile { after: 1 }].map(Guest::new),
             cases: 0,
             trace: std::env::var_os("SOFTCPU_NATIVE_TRACE").is_some(),
             differences: BTreeMap::new(),
@@ -122,9 +124,16 @@ impl Bench {
             eprintln!("{:?}", case.instructions);
         }
         let native = self.host.run(case);
-        let difference = match self.guest.run(case) {
-            Ok(soft) => case.differences(&native, &soft),
-            Err(Fault(reason)) => vec![reason],
+        let [interpreted, compiled] = &mut self.guests;
+        let difference = match (interpreted.run(case), compiled.run(case)) {
+            (Ok(soft), Ok(compiled)) => {
+                let mut difference = case.differences(&native, &soft);
+                // These two agree in everything, also in what is undefined.
+                difference.extend(case.exact_differences(&soft, &compiled));
+                difference
+            }
+            (Err(Fault(reason)), _) => vec![format!("interpreted: {reason}")],
+            (_, Err(Fault(reason))) => vec![format!("compiled: {reason}")],
         };
         if difference.is_empty() {
             return;

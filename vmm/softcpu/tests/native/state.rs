@@ -148,16 +148,24 @@ impl State {
 impl Case {
     /// Where two results differ in anything that the architecture defines.
     pub fn differences(&self, native: &State, soft: &State) -> Vec<String> {
-        let (native, soft) = (self.defined(native), self.defined(soft));
-        if native == soft {
+        self.listed("host", &self.defined(native), "soft", &self.defined(soft))
+    }
+
+    /// Where two results differ in anything at all.
+    pub fn exact_differences(&self, interpreted: &State, compiled: &State) -> Vec<String> {
+        self.listed("interpreted", interpreted, "compiled", compiled)
+    }
+
+    fn listed(&self, first: &str, a: &State, second: &str, b: &State) -> Vec<String> {
+        if a == b {
             return Vec::new();
         }
         let before = &self.before;
         let mut found = Vec::new();
         let mut note = |what: String, show: &dyn Fn(&State) -> String| {
-            let (host, soft) = (show(&native), show(&soft));
-            if host != soft {
-                found.push(format!("{what}: host {host}, soft {soft}, before {}", show(before)));
+            let (a, b) = (show(a), show(b));
+            if a != b {
+                found.push(format!("{what}: {first} {a}, {second} {b}, before {}", show(before)));
             }
         };
         let names = [
