@@ -224,9 +224,8 @@ impl Builder<'_> {
 
     /// A program of ours for the guest.
     fn program(&mut self, package: &CargoPackage) -> Result<PathBuf, BuildError> {
-        let folder = self.recipe.resolve(&package.folder);
         let name = format!("program {}", package.package);
-        self.steps.run(&name, "cargo build", |step| compile::program(step, &folder, &package.package))
+        self.steps.run(&name, "cargo build", |step| compile::program(step, &package.folder, &package.package))
     }
 
     fn kernel(&mut self) -> Result<Kernel, BuildError> {
@@ -252,13 +251,7 @@ impl Builder<'_> {
         self.packages.extend(headers.packages.iter().cloned());
         let build = |module: &crate::recipe::OwnModule| {
             let file = self.steps.run(&format!("module {}", module.name), &headers.release, |step| {
-                compile::kernel_module(
-                    step,
-                    &module.name,
-                    &recipe.resolve(&module.folder),
-                    &headers,
-                    options.jobs,
-                )
+                compile::kernel_module(step, &module.name, &module.folder, &headers, options.jobs)
             })?;
             Ok((module.name.clone(), file))
         };
@@ -282,16 +275,10 @@ impl Builder<'_> {
                 &compile.targets.join(", "),
                 |step| {
                     let inputs = compile.inputs.iter().map(|(variable, input)| {
-                        Ok((variable.clone(), input_folder(recipe, &sources, &compiles, input)?))
+                        Ok((variable.clone(), input_folder(&sources, &compiles, input)?))
                     });
                     let inputs = inputs.collect::<Result<_, Failure>>()?;
-                    compile::make(
-                        step,
-                        &recipe.resolve(&compile.makefile),
-                        &inputs,
-                        &compile.targets,
-                        options.jobs,
-                    )
+                    compile::make(step, &compile.makefile, &inputs, &compile.targets, options.jobs)
                 },
             )?;
             compiles.insert(compile.name.clone(), folder);
@@ -349,7 +336,6 @@ fn package_record(package: &Package) -> PackageRecord {
 
 /// The folder an input stands for. What the builder made is named by its digest already.
 fn input_folder(
-    recipe: &Recipe,
     sources: &BTreeMap<String, PathBuf>,
     compiles: &BTreeMap<String, PathBuf>,
     input: &Input,
@@ -364,8 +350,7 @@ fn input_folder(
         Input::Source(name) => Ok(made(&sources[name])),
         Input::Compile(name) => Ok(made(&compiles[name])),
         Input::Folder(path) => {
-            let folder = recipe.resolve(path);
-            Ok(InputFolder { digest: compile::folder_digest(&folder)?, folder })
+            Ok(InputFolder { digest: compile::folder_digest(path)?, folder: path.clone() })
         }
     }
 }
@@ -378,6 +363,7 @@ struct Boot<'a> {
     devices: &'a [String],
     on_demand: DeviceModules,
     services: &'a [Service],
+    cgroups: &'a [String],
 }
 
 /// For each device that a run may have or not, the lines of its modules in load order.
@@ -412,7 +398,7 @@ fn initramfs(
     for file in &recipe.files {
         let data = match &file.from {
             Origin::Text(text) => text.clone().into_bytes(),
-            Origin::File(path) => read(&recipe.resolve(path))?,
+            Origin::File(path) => read(path)?,
             Origin::Cargo(package) => read(&products.programs[package])?,
             Origin::Compile { step, file } => read_product(&products.compiles[step], file, step)?,
             Origin::Package { name, file } => read_product(&products.packages[name], file, name)?,
@@ -433,6 +419,7 @@ fn initramfs(
         devices: &recipe.binder.devices,
         on_demand,
         services: &recipe.services,
+        cgroups: &recipe.cgroups,
     };
     let data = serde_json::to_vec_pretty(&boot)
         .map_err(|error| Failure::file("write", Path::new("/etc/bindervm/boot.json"), error.into()))?;

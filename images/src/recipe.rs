@@ -1,6 +1,9 @@
 //! Recipes: what goes into an image, as data. `images/README.md` explains each key.
 //!
-//! Relative paths in a recipe count from the recipe's own folder.
+//! Relative paths in a recipe count from the recipe's own folder. A recipe with a `base` is a layer: it adds
+//! to another one and overrides parts of it (`layer`).
+
+mod layer;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -11,10 +14,10 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::digest::Digest;
+use layer::Layer;
 
-/// A recipe, read and checked.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A recipe, read and checked, with all layers below it. Its paths are absolute.
+#[derive(Debug, Clone)]
 pub struct Recipe {
     /// Name of the image: lower case letters, digits, `-` and `_`.
     pub name: String,
@@ -23,45 +26,34 @@ pub struct Recipe {
     /// The kernel, its modules and its command line.
     pub kernel: Kernel,
     /// The modules that bring binder.
-    #[serde(default)]
     pub binder: Binder,
     /// PID 1.
     pub agent: CargoPackage,
     /// Kernel modules built out of tree.
-    #[serde(default, rename = "module")]
     pub modules: Vec<OwnModule>,
     /// Source archives to fetch and patch.
-    #[serde(default, rename = "source")]
     pub sources: Vec<Source>,
     /// What to make of them, in order.
-    #[serde(default, rename = "compile")]
     pub compiles: Vec<Compile>,
     /// Folders of the guest that would otherwise not exist.
-    #[serde(default)]
     pub directories: Vec<String>,
+    /// Folders below /sys/fs/cgroup that the agent makes, as Android's init does.
+    pub cgroups: Vec<String>,
     /// Files of the guest.
-    #[serde(default, rename = "file")]
     pub files: Vec<GuestFile>,
     /// Symbolic links of the guest.
-    #[serde(default, rename = "links")]
     pub links: Vec<Links>,
     /// Device nodes of the guest.
-    #[serde(default, rename = "device")]
     pub devices: Vec<Device>,
     /// Programs the agent starts, in order, before it serves the host.
-    #[serde(default, rename = "service")]
     pub services: Vec<Service>,
-    /// The recipe's folder.
-    #[serde(skip)]
-    pub folder: PathBuf,
-    /// Digest of the recipe's text.
-    #[serde(skip)]
+    /// Digest of the text of the recipe and of those below it.
     pub digest: Digest,
 }
 
 /// Which Debian kernel, and what it is told.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Kernel {
     /// Suites to look in; the newest version wins.
     pub suites: Vec<String>,
@@ -71,10 +63,8 @@ pub struct Kernel {
     pub load: Vec<String>,
     /// What only some runs need, to the modules that bring it: a device of the host (`disk`, `panic`),
     /// loaded where the run has that device, or a name that the kernel asks modprobe for (`fs-ext4`).
-    #[serde(default)]
     pub on_demand: BTreeMap<String, Vec<String>>,
     /// Module name to its options.
-    #[serde(default)]
     pub options: BTreeMap<String, String>,
     /// Kernel command line, a word each.
     pub command_line: Vec<String>,
@@ -320,10 +310,18 @@ pub enum RecipeError {
 
 /// A recipe is a page of text.
 const MAX_RECIPE: u64 = 1 << 20;
+/// Layers under a recipe; more are a circle.
+const MAX_LAYERS: usize = 8;
 
 impl Recipe {
-    /// Reads and checks the recipe at `path` (the file, or the folder with its `recipe.toml`).
+    /// Reads and checks the recipe at `path` (the file, or the folder with its `recipe.toml`) and those
+    /// it is based on.
     pub fn read(path: &Path) -> Result<Self, RecipeError> {
+        Self::read_at(path, 0)
+    }
+
+    /// `above` layers stand on this one.
+    fn read_at(path: &Path, above: usize) -> Result<Self, RecipeError> {
         let path = if path.is_dir() { path.join("recipe.toml") } else { path.to_owned() };
         let read = |source| RecipeError::Read { path: path.clone(), source };
         // Bounded by what is read, not by what the file says of itself: it may be a device.
@@ -337,18 +335,24 @@ impl Recipe {
         let Ok(text) = String::from_utf8(bytes) else {
             return Err(RecipeError::Invalid { path, reason: "not UTF-8 text".into() });
         };
-        Self::parse(&text, &path, folder)
+        Self::parse(&text, &path, &folder, above)
     }
 
-    fn parse(text: &str, path: &Path, folder: PathBuf) -> Result<Self, RecipeError> {
-        let mut recipe: Self = toml::from_str(text)
+    fn parse(text: &str, path: &Path, folder: &Path, above: usize) -> Result<Self, RecipeError> {
+        let mut layer: Layer = toml::from_str(text)
             .map_err(|source| RecipeError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
-        recipe.folder = folder;
-        recipe.digest = Digest::of(text.as_bytes());
-        match recipe.check() {
-            Ok(()) => Ok(recipe),
-            Err(reason) => Err(RecipeError::Invalid { path: path.to_owned(), reason }),
-        }
+        let invalid = |reason| RecipeError::Invalid { path: path.to_owned(), reason };
+        layer.resolve(folder);
+        let base = match &layer.base {
+            Some(_) if above == MAX_LAYERS => {
+                return Err(invalid(format!("more than {MAX_LAYERS} recipes stand on each other")));
+            }
+            Some(base) => Some(Self::read_at(base, above + 1)?),
+            None => None,
+        };
+        let recipe = layer.onto(base, Digest::of(text.as_bytes())).map_err(invalid)?;
+        recipe.check().map_err(invalid)?;
+        Ok(recipe)
     }
 
     /// Every module the recipe names for some boot.
@@ -357,15 +361,10 @@ impl Recipe {
         self.kernel.load.iter().chain(&self.binder.host).chain(&self.binder.kernel).chain(on_demand)
     }
 
-    /// `path` of the recipe, seen from the recipe's folder.
-    pub fn resolve(&self, path: &Path) -> PathBuf {
-        self.folder.join(path)
-    }
-
     fn check(&self) -> Result<(), String> {
         check_name("name", &self.name)?;
-        if self.kernel.suites.is_empty() {
-            return Err("kernel.suites is empty".into());
+        if self.kernel.suites.is_empty() || self.kernel.package.is_empty() {
+            return Err("kernel.suites and kernel.package are needed, here or in a base".into());
         }
         for module in self.kernel.options.keys() {
             if !self.wanted_modules().any(|other| other == module) {
@@ -375,10 +374,13 @@ impl Recipe {
         if let Some(word) = self.kernel.command_line.iter().find(|word| word.contains(char::is_whitespace)) {
             return Err(format!("kernel.command_line: '{word}' is more than one word"));
         }
-        self.check_exists("agent.folder", &self.agent.folder)?;
+        check_exists("agent.folder", &self.agent.folder)?;
+        for folder in &self.cgroups {
+            check_name("cgroups", folder)?;
+        }
         for module in &self.modules {
             check_name("module.name", &module.name)?;
-            self.check_exists("module.folder", &module.folder)?;
+            check_exists("module.folder", &module.folder)?;
         }
         let mut sources = BTreeSet::new();
         for source in &self.sources {
@@ -393,7 +395,7 @@ impl Recipe {
         let mut compiles = BTreeSet::new();
         for compile in &self.compiles {
             check_name("compile.name", &compile.name)?;
-            self.check_exists("compile.makefile", &compile.makefile)?;
+            check_exists("compile.makefile", &compile.makefile)?;
             for (variable, input) in &compile.inputs {
                 let at = format!("compile '{}', input {variable}", compile.name);
                 match input {
@@ -403,7 +405,7 @@ impl Recipe {
                     Input::Compile(name) if !compiles.contains(name.as_str()) => {
                         return Err(format!("{at}: there is no earlier compile '{name}'"));
                     }
-                    Input::Folder(folder) => self.check_exists(&at, folder)?,
+                    Input::Folder(folder) => check_exists(&at, folder)?,
                     _ => {}
                 }
             }
@@ -416,7 +418,7 @@ impl Recipe {
                 Origin::Compile { step, .. } if !compiles.contains(step.as_str()) => {
                     return Err(format!("file '{}': there is no compile step '{step}'", file.path));
                 }
-                Origin::File(path) => self.check_exists(&format!("file '{}'", file.path), path)?,
+                Origin::File(path) => check_exists(&format!("file '{}'", file.path), path)?,
                 _ => {}
             }
         }
@@ -429,20 +431,19 @@ impl Recipe {
             None => Ok(()),
         }
     }
+}
 
-    fn check_exists(&self, what: &str, path: &Path) -> Result<(), String> {
-        let resolved = self.resolve(path);
-        if resolved.exists() { Ok(()) } else { Err(format!("{what}: {} does not exist", resolved.display())) }
-    }
+fn check_exists(what: &str, path: &Path) -> Result<(), String> {
+    if path.exists() { Ok(()) } else { Err(format!("{what}: {} does not exist", path.display())) }
 }
 
 /// Names become parts of file names and command lines.
 fn check_name(what: &str, name: &str) -> Result<(), String> {
-    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
-    if !name.is_empty() && name.len() <= 64 && !name.starts_with('-') && name.chars().all(fine) {
+    let fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if !name.is_empty() && name.len() <= 64 && !name.starts_with(['-', '.']) && name.chars().all(fine) {
         return Ok(());
     }
-    Err(format!("{what}: '{name}' may only have lower case letters, digits, '-' and '_'"))
+    Err(format!("{what}: '{name}' may only have lower case letters, digits, '-', '_' and '.'"))
 }
 
 #[cfg(test)]
@@ -461,7 +462,7 @@ command_line = ["quiet"]
 "#;
 
     fn parse(text: &str) -> Result<Recipe, RecipeError> {
-        Recipe::parse(text, Path::new("recipe.toml"), std::env::temp_dir())
+        Recipe::parse(text, Path::new("recipe.toml"), &std::env::temp_dir(), 0)
     }
 
     /// The error with its cause, as a person sees it.
@@ -475,16 +476,19 @@ command_line = ["quiet"]
     fn a_small_recipe_is_enough() {
         let recipe = parse(MINIMAL).unwrap();
         assert_eq!(recipe.kernel.load, ["virtio_mmio"]);
-        assert_eq!(recipe.digest, Digest::of(MINIMAL.as_bytes()));
     }
 
     #[test]
     fn the_projects_own_recipes_are_valid() {
-        for name in ["aosp14", "minimal"] {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-            let recipe = Recipe::read(&path).unwrap_or_else(|error| panic!("{name}: {error:?}"));
-            assert_eq!(recipe.name, name);
+        let folders = std::fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap().flatten();
+        let recipes = folders.map(|entry| entry.path()).filter(|path| path.join("recipe.toml").is_file());
+        let mut names = BTreeSet::new();
+        for path in recipes {
+            let recipe = Recipe::read(&path).unwrap_or_else(|error| panic!("{}: {error:?}", path.display()));
+            assert_eq!(Some(recipe.name.as_str()), path.file_name().and_then(|name| name.to_str()));
+            names.insert(recipe.name);
         }
+        assert!(names.contains("minimal") && names.contains("aosp14"), "{names:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
@@ -96,6 +97,17 @@ pub fn open_device(name: &str) -> Result<(), String> {
     let path = format!("/dev/{name}");
     fs::set_permissions(&path, Permissions::from_mode(0o666))
         .map_err(|error| format!("device {path}: {error}"))
+}
+
+/// Makes `/sys/fs/cgroup/NAME`, as Android's init does for the processes of a user.
+pub fn make_cgroup(name: &str) -> Result<(), String> {
+    let path = Path::new("/sys/fs/cgroup").join(name);
+    match fs::create_dir(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(format!("cgroup {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Brings the loopback interface up.

@@ -93,6 +93,9 @@ pub struct BootConfig {
     /// Started in this order, each when the one before is ready.
     #[serde(default)]
     pub services: Vec<ServiceConfig>,
+    /// Folders made below /sys/fs/cgroup.
+    #[serde(default)]
+    pub cgroups: Vec<String>,
 }
 
 /// Module lines as in [`MODULES_FILE`], for each [`BinderMode`].

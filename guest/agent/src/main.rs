@@ -157,6 +157,7 @@ fn live(mut port: Port, reaper: &Reaper, problems: Vec<String>) -> String {
         config.binder_modules(mode).iter().filter_map(|module| boot::load_module(module).err()),
     );
     report(&mut port, config.devices.iter().filter_map(|name| boot::open_device(name).err()));
+    report(&mut port, config.cgroups.iter().filter_map(|name| boot::make_cgroup(name).err()));
 
     let mut services = Services::default();
     for service in &config.services {
