@@ -2,7 +2,8 @@
 
 use agent_protocol::AgentLink;
 
-use crate::virtio::console::PortHandler;
+use crate::virtio::console::{PortHandler, SavedPort};
+use crate::virtio::{NotRestored, NotSaved};
 
 impl PortHandler for AgentLink {
     fn opened(&mut self, open: bool) {
@@ -19,5 +20,18 @@ impl PortHandler for AgentLink {
 
     fn input(&mut self, buffer: &mut [u8]) -> usize {
         self.send_into(buffer)
+    }
+
+    fn save(&self) -> Result<SavedPort, NotSaved> {
+        AgentLink::save(self).map(SavedPort::Agent).map_err(|error| NotSaved(error.to_string()))
+    }
+
+    fn restore(&mut self, saved: SavedPort) -> Result<(), NotRestored> {
+        match saved {
+            SavedPort::Agent(saved) => {
+                AgentLink::restore(self, &saved).map_err(|error| NotRestored(error.to_string()))
+            }
+            SavedPort::Stream(_) => Err(NotRestored::new("the agent's port was saved as a console")),
+        }
     }
 }

@@ -6,7 +6,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::port::PortDevice;
+use crate::virtio::NotRestored;
 
 /// Index port; the data port is the next.
 pub const PORT: u16 = 0x70;
@@ -49,6 +52,13 @@ const HOUR_PM: u8 = 1 << 7;
 const NMI_MASK: u8 = 1 << 7;
 const SIZE: usize = 128;
 
+/// A CMOS as plain data, for snapshots. The time is its clock's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedCmos {
+    index: u8,
+    memory: Vec<u8>,
+}
+
 /// The RTC and its memory.
 pub struct Cmos {
     clock: Box<dyn WallClock>,
@@ -63,6 +73,18 @@ impl Cmos {
         memory[usize::from(reg::A)] = A_DEFAULT;
         memory[usize::from(reg::B)] = B_24_HOURS;
         Cmos { clock, index: 0, memory }
+    }
+
+    /// Index and memory, for a snapshot.
+    pub fn save(&self) -> SavedCmos {
+        SavedCmos { index: self.index, memory: self.memory.to_vec() }
+    }
+
+    /// Makes a new CMOS what another one was saved as.
+    pub fn restore(&mut self, saved: SavedCmos) -> Result<(), NotRestored> {
+        let memory = saved.memory.try_into().map_err(|_| NotRestored::new("the CMOS has another size"))?;
+        (self.index, self.memory) = (saved.index, memory);
+        Ok(())
     }
 
     fn register(&self) -> u8 {

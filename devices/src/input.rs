@@ -56,6 +56,16 @@ impl GuestInput {
         self.visible.extend(queue.drain(..taken));
     }
 
+    /// What the guest may see and has not taken.
+    pub fn saved(&self) -> Vec<u8> {
+        self.visible.iter().copied().collect()
+    }
+
+    /// Makes `bytes` what the guest may see.
+    pub fn restore(&mut self, bytes: Vec<u8>) {
+        self.visible = bytes.into();
+    }
+
     /// Takes the oldest visible bytes, as many as `buffer` holds or as there are.
     pub fn take(&mut self, buffer: &mut [u8]) -> usize {
         let taken = buffer.len().min(self.visible.len());

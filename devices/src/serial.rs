@@ -4,17 +4,29 @@ use std::convert::Infallible;
 use std::io::Write;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use vm_superio::Trigger;
-use vm_superio::serial::{NoEvents, Serial};
+use vm_superio::serial::{NoEvents, Serial, SerialState};
 
 use crate::input::{GuestInput, InputQueue};
 use crate::irq::IrqLine;
 use crate::port::PortDevice;
+use crate::virtio::NotRestored;
 
 /// First port of COM1, Linux's ttyS0.
 pub const COM1: u16 = 0x3f8;
 /// Ports that a 16550A takes.
 pub const PORTS: u16 = 8;
+
+/// A serial port as plain data, for snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSerial {
+    registers: [u8; 9],
+    /// Received and not read.
+    fifo: Vec<u8>,
+    /// Waits for room in the FIFO.
+    input: Vec<u8>,
+}
 
 /// A serial port. What the guest sends goes to the sink byte by byte, flushed, for a prompt ends
 /// without a newline; a sink that fails loses the byte, as an unplugged cable would.
@@ -27,6 +39,55 @@ impl SerialPort {
     /// A port whose interrupts arrive on `line`, whose output goes to `sink`, and whose input is `input`.
     pub fn new(line: Arc<dyn IrqLine>, sink: Box<dyn Write + Send>, input: InputQueue) -> Self {
         SerialPort { uart: Serial::new(Line(line), sink), input: GuestInput::new(input) }
+    }
+
+    /// The port as plain data.
+    pub fn save(&self) -> SavedSerial {
+        let state = self.uart.state();
+        SavedSerial {
+            registers: [
+                state.baud_divisor_low,
+                state.baud_divisor_high,
+                state.interrupt_enable,
+                state.interrupt_identification,
+                state.line_control,
+                state.line_status,
+                state.modem_control,
+                state.modem_status,
+                state.scratch,
+            ],
+            fifo: state.in_buffer,
+            input: self.input.saved(),
+        }
+    }
+
+    /// Makes a new port what another one was saved as. An interrupt that it had raised is raised again.
+    pub fn restore(&mut self, saved: SavedSerial) -> Result<(), NotRestored> {
+        let [low, high, enable, identification, control, status, modem, modem_status, scratch] =
+            saved.registers;
+        let state = SerialState {
+            baud_divisor_low: low,
+            baud_divisor_high: high,
+            interrupt_enable: enable,
+            interrupt_identification: identification,
+            line_control: control,
+            line_status: status,
+            modem_control: modem,
+            modem_status,
+            scratch,
+            in_buffer: saved.fifo,
+        };
+        if saved.input.len() > InputQueue::CAPACITY {
+            return Err(NotRestored::new("more input waits for the serial port than can"));
+        }
+        let line = Arc::clone(&self.uart.interrupt_evt().0);
+        let unused: Serial<Line, NoEvents, Box<dyn Write + Send>> =
+            Serial::new(Line(Arc::clone(&line)), Box::new(std::io::sink()));
+        let sink = std::mem::replace(&mut self.uart, unused).into_writer();
+        self.uart = Serial::from_state(&state, Line(line), NoEvents, sink)
+            .map_err(|_| NotRestored::new("the serial port's FIFO is longer than it can be"))?;
+        self.input.restore(saved.input);
+        Ok(())
     }
 
     /// Makes what the host pushed visible to the guest.
@@ -130,6 +191,34 @@ mod tests {
             got.push(read(&mut port, DATA));
         }
         assert_eq!(got, typed);
+    }
+
+    #[test]
+    fn a_restored_port_goes_on_where_the_saved_one_was() {
+        let input = InputQueue::new();
+        let mut port = SerialPort::new(CountedLine::new(), Box::new(io::sink()), input.clone());
+        port.write(IER, &[1]);
+        let typed: Vec<u8> = (0..200).collect();
+        input.push(&typed);
+        port.service();
+        assert_eq!(read(&mut port, DATA), 0);
+        let saved = port.save();
+
+        let (line, sink) = (CountedLine::new(), SharedSink::default());
+        let mut again = SerialPort::new(line.clone(), Box::new(sink.clone()), InputQueue::new());
+        again.restore(saved.clone()).unwrap();
+        assert_eq!(again.save(), saved);
+        assert_eq!(line.pulses(), 1, "the interrupt that waits");
+        let mut got = Vec::new();
+        while read(&mut again, LSR) & 1 == 1 {
+            got.push(read(&mut again, DATA));
+        }
+        assert_eq!(got, typed[1..]);
+        again.write(DATA, b"x");
+        assert_eq!(sink.bytes(), b"x");
+
+        assert!(again.restore(SavedSerial { fifo: vec![0; 65], ..saved.clone() }).is_err());
+        assert!(again.restore(SavedSerial { input: vec![0; InputQueue::CAPACITY + 1], ..saved }).is_err());
     }
 
     #[test]

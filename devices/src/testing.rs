@@ -107,6 +107,25 @@ impl Driver {
         assert_eq!(self.status(), 15);
     }
 
+    /// The transport as a snapshot has it.
+    pub fn saved(&self) -> Vec<u8> {
+        postcard::to_stdvec(&self.transport.save().expect("it can be saved")).expect("plain data")
+    }
+
+    /// A transport before `fresh` that is what `saved` says, with the same RAM.
+    pub fn restored(&self, saved: &[u8], fresh: Box<dyn VirtioDevice>) -> Result<MmioTransport, String> {
+        let saved = postcard::from_bytes(saved).map_err(|error| error.to_string())?;
+        let transport = MmioTransport::new(self.ram.clone(), fresh, self.line.clone());
+        transport.restore(saved).map(|()| transport).map_err(|error| error.to_string())
+    }
+
+    /// Puts `fresh` in the device's place, as what that was.
+    pub fn reload(&mut self, fresh: Box<dyn VirtioDevice>) {
+        let saved = self.saved();
+        self.transport = self.restored(&saved, fresh).expect("what was saved can be restored");
+        assert_eq!(self.saved(), saved);
+    }
+
     /// From reset to FEATURES_OK.
     pub fn negotiate(&mut self, features: u64) {
         self.write(0x070, 0);

@@ -183,6 +183,16 @@ impl Domain {
         self.guests.entry(guest).or_default();
     }
 
+    /// The guests that take part.
+    pub fn guests(&self) -> impl Iterator<Item = GuestId> {
+        self.guests.keys().copied()
+    }
+
+    /// What it was made with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Handles one message to its end: when this returns, every thread that the message woke has
     /// read, and what they read waits in [`next_event`](Self::next_event).
     pub fn handle<R: GuestRams>(

@@ -12,7 +12,7 @@ use crate::testing::{Driver, WRITE};
 
 /// One thing that a guest can do.
 #[derive(Clone, Debug)]
-enum Step {
+pub enum Step {
     Register { offset: u64, value: u32 },
     Descriptor { queue: u16, address: u64, length: u32, flags: u16 },
     Link { queue: u16, from: u16, to: u16 },
@@ -28,7 +28,7 @@ fn queue() -> impl Strategy<Value = u16> {
 }
 
 /// Mostly plausible numbers: nonsense alone never gets past the first check.
-fn step() -> impl Strategy<Value = Step> {
+pub fn step() -> impl Strategy<Value = Step> {
     let address = prop_oneof![4 => 0x8000..0xf000u64, 1 => 0xf_f000..0x10_1000u64, 1 => any::<u64>()];
     let length = prop_oneof![4 => 0..200u32, 1 => any::<u32>()];
     prop_oneof![
@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn perform(driver: &mut Driver, step: Step) {
+pub fn perform(driver: &mut Driver, step: Step) {
     let queues = driver.queue_count();
     match step {
         Step::Register { offset, value } => driver.write(offset, value),
@@ -66,7 +66,7 @@ fn perform(driver: &mut Driver, step: Step) {
 }
 
 /// What a failure of the device may be called; a panic would be an internal error.
-fn assert_contained(driver: &Driver) {
+pub fn assert_contained(driver: &Driver) {
     if let Some(reason) = driver.transport.failure() {
         let panicked = DeviceError::Panicked(String::new()).to_string();
         assert!(!reason.starts_with(&panicked), "{reason}");

@@ -14,6 +14,7 @@ use virtio_bindings::virtio_config as config;
 use virtio_queue::{Queue, QueueT};
 
 use super::{ActiveQueues, DeviceError, Interrupt, VirtioDevice};
+use super::{NotRestored, NotSaved, SavedQueue, SavedTransport};
 use crate::irq::IrqLine;
 
 #[cfg(test)]
@@ -155,6 +156,86 @@ impl MmioTransport {
         if let Ok(word) = <[u8; 4]>::try_from(data) {
             self.write_register(offset, u32::from_le_bytes(word));
         }
+    }
+
+    /// The transport and its device as plain data. No call of the device may be under way.
+    pub fn save(&self) -> Result<SavedTransport, NotSaved> {
+        if self.status() & status::DEVICE_NEEDS_RESET != 0 {
+            return Err(NotSaved("a device has failed".to_owned()));
+        }
+        let registers = lock(&self.registers);
+        let device = lock(&self.device);
+        Ok(SavedTransport {
+            id: self.id,
+            status: self.status(),
+            interrupt_status: self.interrupt.status(),
+            config_generation: self.interrupt.config_generation(),
+            device_features_sel: registers.device_features_sel,
+            driver_features_sel: registers.driver_features_sel,
+            driver_features: registers.driver_features,
+            queue_sel: registers.queue_sel,
+            registers: registers.queues.iter().map(SavedQueue::of).collect(),
+            queues: device.saved_queues(),
+            device: device.save()?,
+        })
+    }
+
+    /// Makes a new transport with a new device of the same kind what another one was saved as.
+    pub fn restore(&self, saved: SavedTransport) -> Result<(), NotRestored> {
+        let SavedTransport {
+            id,
+            status: state,
+            interrupt_status,
+            config_generation,
+            device_features_sel,
+            driver_features_sel,
+            driver_features,
+            queue_sel,
+            registers: shown,
+            queues,
+            device: own,
+        } = saved;
+        let is_active = state & status::DRIVER_OK != 0;
+        let negotiated = driver_features & VERSION_1 != 0 && driver_features & !self.offered == 0;
+        if id != self.id {
+            return Err(NotRestored(format!("it was saved as a device of kind {id}, not {}", self.id)));
+        }
+        if !matches!(state & !status::FAILED, 0 | 1 | 3 | 11 | 15) || queues.is_some() != is_active {
+            return Err(NotRestored(format!("status {state:#x} is none that a driver gets to")));
+        }
+        if state & status::FEATURES_OK != 0 && !negotiated {
+            return Err(NotRestored(format!("features {driver_features:#x} are more than it offers")));
+        }
+        let mut registers = lock(&self.registers);
+        let mut device = lock(&self.device);
+        let sizes = device.queue_sizes();
+        let all = |saved: Vec<SavedQueue>, ram: Option<&GuestRam>| {
+            if saved.len() != sizes.len() {
+                return Err(NotRestored(format!("it has {} queues, not {}", sizes.len(), saved.len())));
+            }
+            let queues = saved.iter().zip(sizes).map(|(queue, &size)| queue.restore(size, ram));
+            queues.collect::<Result<Vec<Queue>, _>>()
+        };
+        // Once the device is active, they only show sizes.
+        let in_ram = if is_active { None } else { Some(&*self.ram) };
+        registers.queues = all(shown, in_ram)?;
+        registers.device_features_sel = device_features_sel;
+        registers.driver_features_sel = driver_features_sel;
+        registers.driver_features = driver_features;
+        registers.queue_sel = queue_sel;
+        if let Some(queues) = queues {
+            let active = ActiveQueues {
+                ram: Arc::clone(&self.ram),
+                queues: all(queues, Some(&self.ram))?,
+                features: driver_features,
+                interrupt: self.interrupt.clone(),
+            };
+            device.activate(active).map_err(|error| NotRestored(error.to_string()))?;
+        }
+        device.restore(own)?;
+        self.interrupt.restore(interrupt_status, config_generation);
+        self.status.store(state, Ordering::SeqCst);
+        Ok(())
     }
 
     fn read_register(&self, offset: u64) -> u32 {

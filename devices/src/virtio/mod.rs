@@ -22,9 +22,11 @@ mod hostile;
 pub mod mmio;
 mod ring;
 pub mod rng;
+pub mod saved;
 pub mod share;
 
 pub use ring::{ChainReader, ChainWriter, Ring};
+pub use saved::{NotRestored, NotSaved, SavedDevice, SavedQueue, SavedTransport};
 
 /// A virtio device behind a transport.
 pub trait VirtioDevice: Send {
@@ -58,6 +60,23 @@ pub trait VirtioDevice: Send {
 
     /// Drops the queues and every guest address. Returns when no more guest memory is touched.
     fn reset(&mut self);
+
+    /// The positions of the queues, in the order of [`VirtioDevice::queue_sizes`]; `None`: not active.
+    /// Queues that the driver did not set up are any that are not ready.
+    fn saved_queues(&self) -> Option<Vec<SavedQueue>> {
+        None
+    }
+
+    /// Everything else that the device remembers. Called between two other calls.
+    fn save(&self) -> Result<SavedDevice, NotSaved> {
+        Err(NotSaved(format!("a guest with a virtio device of kind {} cannot be saved", self.id())))
+    }
+
+    /// Takes over what [`save`](Self::save) gave. Called on a new device, after `activate` if the saved
+    /// one was active. What comes is not to be trusted: an error, never a panic now or later.
+    fn restore(&mut self, _saved: SavedDevice) -> Result<(), NotRestored> {
+        Err(NotRestored::new(format!("a virtio device of kind {} cannot be restored", self.id())))
+    }
 }
 
 /// What an active device works with.
@@ -173,6 +192,12 @@ impl Interrupt {
     /// The InterruptACK register.
     pub(crate) fn acknowledge(&self, bits: u32) {
         self.shared.status.fetch_and(!bits, Ordering::SeqCst);
+    }
+
+    /// Puts the registers back without an interrupt: one that was raised is the interrupt controller's.
+    pub(crate) fn restore(&self, status: u32, config_generation: u32) {
+        self.shared.status.store(status, Ordering::SeqCst);
+        self.shared.config_generation.store(config_generation, Ordering::SeqCst);
     }
 
     /// The ConfigGeneration register.

@@ -10,7 +10,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT, Reader, Writer};
 use vm_memory::bitmap::MS;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{DeviceError, Interrupt};
+use super::{DeviceError, Interrupt, SavedQueue};
 
 /// A descriptor chain that keeps its guest's memory alive.
 pub type Chain = DescriptorChain<Arc<GuestRam>>;
@@ -36,6 +36,11 @@ impl Ring {
     /// Wraps queue `index` of a device.
     pub fn new(index: u16, queue: Queue, ram: Arc<GuestRam>, interrupt: Interrupt) -> Self {
         Ring { index, queue, ram, interrupt }
+    }
+
+    /// Where the queue is, for a snapshot.
+    pub fn saved(&self) -> SavedQueue {
+        SavedQueue::of(&self.queue)
     }
 
     /// Hands the bytes of every available chain to `take` and gives the chain back.

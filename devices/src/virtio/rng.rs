@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use super::ring::Ring;
 use super::{ActivateError, ActiveQueues, DeviceError, VirtioDevice};
+use super::{NotRestored, NotSaved, SavedDevice, SavedQueue};
 
 /// The entropy device's id.
 pub const DEVICE_ID: u32 = 4;
@@ -108,6 +109,19 @@ impl VirtioDevice for Rng {
 
     fn reset(&mut self) {
         self.ring = None;
+    }
+
+    fn saved_queues(&self) -> Option<Vec<SavedQueue>> {
+        Some(vec![self.ring.as_ref()?.saved()])
+    }
+
+    /// Where its source is does not matter: a restored guest gets a source of its own.
+    fn save(&self) -> Result<SavedDevice, NotSaved> {
+        Ok(SavedDevice::Plain)
+    }
+
+    fn restore(&mut self, saved: SavedDevice) -> Result<(), NotRestored> {
+        saved.plain()
     }
 }
 

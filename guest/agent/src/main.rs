@@ -30,6 +30,7 @@ mod config;
 mod port;
 mod power;
 mod reaper;
+mod resume;
 mod server;
 mod services;
 
@@ -196,5 +197,6 @@ fn hello(mode: BinderMode) -> Hello {
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         binder: mode.name().to_owned(),
         uptime_ms: uptime.tv_sec as u64 * 1000 + uptime.tv_nsec as u64 / 1_000_000,
+        can_resume: true,
     }
 }

@@ -172,6 +172,12 @@ impl<'a> Server<'a> {
                 }
                 HostMessage::Sync { token } => self.port.send(&GuestMessage::Synced { token }),
                 HostMessage::PowerOff => return Ok(false),
+                HostMessage::Resume { seed, time } => {
+                    if let Err(error) = crate::resume::resume(&seed, time) {
+                        let text = format!("after the restore: {error}");
+                        self.port.send(&GuestMessage::Log(text.into()));
+                    }
+                }
             }
         }
         Ok(true)

@@ -5,8 +5,10 @@
 //! of it. The order that the protocol promises is kept (messages in ring order); what it leaves
 //! open is varied: how late, how many at a time, events before or after the answers.
 
+use serde::{Deserialize, Serialize};
+
 /// The plan of a late device. A seed gives the same plan every time.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Late {
     random: u64,
     work: bool,

@@ -20,20 +20,24 @@ use binder::message::{Answer, Header, MAX_INSTALL_FILES};
 use binder::trace::{TraceEvent, TraceSink};
 use binder::{Census, Domain, GuestRams};
 use guest_ram::GuestRam;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::Bytes;
 use zerocopy::IntoBytes;
 
 use self::late::Late;
 use super::{ActivateError, ActiveQueues, DeviceError, Interrupt, VirtioDevice};
+use super::{NotRestored, NotSaved, SavedDevice, SavedQueue};
 
 mod decode;
 mod encode;
 mod late;
+mod saved;
 #[cfg(test)]
 mod tests;
 pub mod wire;
+
+pub use saved::SavedBinder;
 
 /// Where a device gets guest time from, and where its trace goes.
 pub trait Recorder: Send {
@@ -62,7 +66,7 @@ pub enum Timing {
 }
 
 /// What the device saw since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// Doorbell writes.
     pub doorbells: u64,
@@ -151,20 +155,7 @@ impl BinderDevice {
             domain.attach(guest);
             domain.profile()
         };
-        let lsm: u32 = match limits.lsm {
-            LsmMode::Off => 0,
-            LsmMode::Cache => 1,
-            LsmMode::Ask => 2,
-        };
-        let config = wire::Config {
-            version: wire::VERSION.into(),
-            epoch: 1.into(),
-            lsm: lsm.into(),
-            max_procs: limits.max_procs.into(),
-            max_threads: limits.max_threads.into(),
-            max_files: limits.max_files.min(MAX_INSTALL_FILES).into(),
-            driver: driver_bits(profile).into(),
-        };
+        let config = config(limits, profile, 1);
         let late = match timing {
             Timing::Inline => None,
             Timing::Late { seed, waker } => Some((Late::new(seed), waker)),
@@ -176,6 +167,24 @@ impl BinderDevice {
     /// The counters, to be read while the device is in use.
     pub fn counters(&self) -> Arc<Mutex<Counters>> {
         self.world.counters.clone()
+    }
+}
+
+/// The configuration space of a device whose domain has `limits`.
+fn config(limits: &Limits, profile: Profile, epoch: u32) -> wire::Config {
+    let lsm: u32 = match limits.lsm {
+        LsmMode::Off => 0,
+        LsmMode::Cache => 1,
+        LsmMode::Ask => 2,
+    };
+    wire::Config {
+        version: wire::VERSION.into(),
+        epoch: epoch.into(),
+        lsm: lsm.into(),
+        max_procs: limits.max_procs.into(),
+        max_threads: limits.max_threads.into(),
+        max_files: limits.max_files.min(MAX_INSTALL_FILES).into(),
+        driver: driver_bits(profile).into(),
     }
 }
 
@@ -266,6 +275,22 @@ impl VirtioDevice for BinderDevice {
             self.world.interrupt(&active.interrupt);
         }
         Ok(())
+    }
+
+    fn saved_queues(&self) -> Option<Vec<SavedQueue>> {
+        let active = self.active.as_ref()?;
+        Some([&active.requests, &active.events].map(SavedQueue::of).to_vec())
+    }
+
+    fn save(&self) -> Result<SavedDevice, NotSaved> {
+        self.to_saved().map(|saved| SavedDevice::Binder(Box::new(saved)))
+    }
+
+    fn restore(&mut self, saved: SavedDevice) -> Result<(), NotRestored> {
+        match saved {
+            SavedDevice::Binder(saved) => self.take_saved(*saved),
+            _ => Err(NotRestored::new("it was saved as another device")),
+        }
     }
 
     fn reset(&mut self) {

@@ -41,6 +41,11 @@ struct Guest {
     wakes: Arc<Mutex<u32>>,
 }
 
+fn device(timing: Timing, limits: &Limits) -> BinderDevice {
+    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    BinderDevice::new(domain, GuestId(0), limits, timing, Box::new(Deaf))
+}
+
 impl Guest {
     fn inline() -> Guest {
         Guest::start(|_| Timing::Inline, 1 << wire::F_INLINE)
@@ -55,11 +60,8 @@ impl Guest {
     }
 
     fn start(timing: impl FnOnce(Arc<Mutex<u32>>) -> Timing, features: u64) -> Guest {
-        let limits = Limits::default();
-        let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
         let wakes = Arc::default();
-        let timing = timing(Arc::clone(&wakes));
-        let device = BinderDevice::new(domain, GuestId(0), &limits, timing, Box::new(Deaf));
+        let device = device(timing(Arc::clone(&wakes)), &Limits::default());
         let counters = device.counters();
         Guest { driver: Driver::start(Box::new(device), features), counters, wakes }
     }
@@ -267,4 +269,67 @@ fn a_driver_without_inline_is_refused_by_an_inline_device() {
     }
     driver.write(0x070, driver.status() | 4);
     assert_ne!(driver.status() & DEVICE_NEEDS_RESET, 0);
+}
+
+/// PROTOCOL.md 35.
+#[test]
+fn a_restored_world_goes_on_with_its_own_quotas() {
+    let mut guest = Guest::inline();
+    let page = open_page(guest.header(0));
+    let first = guest.send(&page).proc.get();
+    let epoch = guest.epoch();
+    let other = Limits { max_procs: 7, ..Limits::default() };
+    guest.driver.reload(Box::new(device(Timing::Inline, &other)));
+    assert_eq!(guest.epoch(), epoch);
+    assert_eq!(guest.driver.read(0x10c), Limits::default().max_procs);
+    let mut flush = guest.header(wire::kind::FLUSH);
+    flush.proc = first.into();
+    assert_eq!(guest.send(flush.as_bytes()).error.get(), 0, "the process is there");
+    assert_eq!(guest.send(&page).proc.get(), first + 1);
+}
+
+#[test]
+fn messages_that_wait_are_answered_after_a_restore() {
+    let mut guest = Guest::late();
+    let page = open_page(guest.header(0));
+    guest.put(&page);
+    guest.driver.kick(wire::REQUEST_QUEUE);
+    let wakes = Arc::new(Mutex::new(0));
+    let woken = wakes.clone();
+    let timing = Timing::Late { seed: 99, waker: Box::new(move || *woken.lock().unwrap() += 1) };
+    guest.driver.reload(Box::new(device(timing, &Limits::default())));
+    assert_eq!(*wakes.lock().unwrap(), 1, "it asks for its turn");
+    (0..50).for_each(|_| guest.driver.transport.service());
+    assert_eq!(guest.driver.used(wire::REQUEST_QUEUE).len(), 1);
+    assert_ne!(guest.answer().proc.get(), 0);
+}
+
+#[test]
+fn what_no_device_was_saved_as_is_refused() {
+    let limits = Limits::default();
+    // Before features are negotiated: afterwards they tell the two apart already.
+    let late = Timing::Late { seed: 1, waker: Box::new(|| ()) };
+    let cold = Driver::cold(Box::new(device(late, &limits)));
+    let error = cold.restored(&cold.saved(), Box::new(device(Timing::Inline, &limits))).err();
+    assert_eq!(error.as_deref(), Some("its binder device did not answer inline"));
+
+    let greedy = device(Timing::Inline, &Limits { max_procs: u32::MAX, ..Limits::default() });
+    let guest = Driver::start(Box::new(greedy), 1 << wire::F_INLINE);
+    let error = guest.restored(&guest.saved(), Box::new(device(Timing::Inline, &limits))).err();
+    assert_eq!(
+        error.as_deref(),
+        Some("the binder world contradicts itself: its quotas are more than allowed")
+    );
+}
+
+#[test]
+fn a_guest_of_a_shared_world_is_not_saved() {
+    let limits = Limits::default();
+    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    domain.lock().unwrap().attach(GuestId(5));
+    let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf));
+    let driver = Driver::start(Box::new(device), 1 << wire::F_INLINE);
+    assert!(
+        driver.transport.save().is_err_and(|error| error.to_string().contains("shares its binder world"))
+    );
 }

@@ -14,6 +14,7 @@ use virtio_bindings::virtio_blk::{
 
 use super::ring::{ChainReader, ChainWriter, Ring};
 use super::{ActivateError, ActiveQueues, DeviceError, VirtioDevice};
+use super::{NotRestored, NotSaved, SavedDevice, SavedQueue};
 
 mod disk;
 mod file;
@@ -108,6 +109,23 @@ impl VirtioDevice for Block {
         self.ring = None;
         // A driver that goes away may not have flushed; what it wrote is kept as a disk keeps it.
         let _ = self.disk.flush();
+    }
+
+    fn saved_queues(&self) -> Option<Vec<SavedQueue>> {
+        Some(vec![self.ring.as_ref()?.saved()])
+    }
+
+    /// Only what cannot change is the same when the snapshot is restored.
+    fn save(&self) -> Result<SavedDevice, NotSaved> {
+        if self.disk.read_only() {
+            Ok(SavedDevice::Plain)
+        } else {
+            Err(NotSaved("a guest with a disk that it can write cannot be saved".to_owned()))
+        }
+    }
+
+    fn restore(&mut self, saved: SavedDevice) -> Result<(), NotRestored> {
+        saved.plain()
     }
 }
 

@@ -10,14 +10,17 @@ use std::collections::VecDeque;
 use std::io::Read;
 
 use super::{ActivateError, ActiveQueues, ChainReader, DeviceError, Ring, VirtioDevice};
+use super::{NotRestored, NotSaved, SavedDevice, SavedQueue};
 use control::{Control, HEADER, event};
 
 mod control;
 mod port;
+mod saved;
 #[cfg(test)]
 mod tests;
 
 pub use port::{PortHandler, StreamPort};
+pub use saved::{SavedConsole, SavedPort};
 
 /// The console device's id.
 pub const DEVICE_ID: u32 = 3;
@@ -238,6 +241,21 @@ impl VirtioDevice for Console {
     fn service(&mut self) -> Result<(), DeviceError> {
         self.ports.iter_mut().for_each(|port| port.handler.service());
         self.deliver()
+    }
+
+    fn saved_queues(&self) -> Option<Vec<SavedQueue>> {
+        self.active.as_ref().map(Active::saved)
+    }
+
+    fn save(&self) -> Result<SavedDevice, NotSaved> {
+        self.to_saved().map(SavedDevice::Console)
+    }
+
+    fn restore(&mut self, saved: SavedDevice) -> Result<(), NotRestored> {
+        match saved {
+            SavedDevice::Console(saved) => self.take_saved(saved),
+            _ => Err(NotRestored::new("it was saved as another device")),
+        }
     }
 
     fn reset(&mut self) {

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
+use super::SavedPort;
 use crate::input::{GuestInput, InputQueue};
+use crate::virtio::{NotRestored, NotSaved};
 
 /// What the host does with one port. Called on the vCPU's thread, from inside the guest's doorbell.
 pub trait PortHandler: Send {
@@ -15,6 +17,12 @@ pub trait PortHandler: Send {
     /// What other threads of the host have for the guest may become visible to it. This is the only
     /// time: what `input` gives must not depend on the host's clock.
     fn service(&mut self);
+
+    /// What waits for the guest, and what else is remembered between two calls.
+    fn save(&self) -> Result<SavedPort, NotSaved>;
+
+    /// Takes over what `save` gave. It is not to be trusted.
+    fn restore(&mut self, saved: SavedPort) -> Result<(), NotRestored>;
 
     /// Fills `buffer` with what waits for the guest and returns how much that was. What the guest
     /// has no buffer for stays with the handler: it is only asked when there is room.
@@ -48,5 +56,14 @@ impl PortHandler for StreamPort {
 
     fn input(&mut self, buffer: &mut [u8]) -> usize {
         self.input.take(buffer)
+    }
+
+    fn save(&self) -> Result<SavedPort, NotSaved> {
+        Ok(SavedPort::Stream(self.input.saved()))
+    }
+
+    fn restore(&mut self, saved: SavedPort) -> Result<(), NotRestored> {
+        self.input.restore(saved.stream()?);
+        Ok(())
     }
 }

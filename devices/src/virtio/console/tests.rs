@@ -32,6 +32,15 @@ impl PortHandler for Echo {
 
     fn service(&mut self) {}
 
+    fn save(&self) -> Result<SavedPort, NotSaved> {
+        Ok(SavedPort::Stream(self.waiting.lock().unwrap().iter().copied().collect()))
+    }
+
+    fn restore(&mut self, saved: SavedPort) -> Result<(), NotRestored> {
+        *self.waiting.lock().unwrap() = saved.stream()?.into();
+        Ok(())
+    }
+
     fn input(&mut self, buffer: &mut [u8]) -> usize {
         let mut waiting = self.waiting.lock().unwrap();
         let length = buffer.len().min(waiting.len());

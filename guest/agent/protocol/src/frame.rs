@@ -78,6 +78,11 @@ impl Decoder {
         self.buffer.extend(bytes);
     }
 
+    /// What was pushed and not handed out.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.buffer[self.start..]
+    }
+
     /// The next whole frame. After an error the stream is lost.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
         let Some((header, rest)) = self.buffer[self.start..].split_first_chunk::<HEADER>() else {

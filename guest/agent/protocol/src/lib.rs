@@ -31,13 +31,15 @@
 mod frame;
 mod link;
 mod message;
+mod saved;
 pub mod window;
 
 pub use frame::{Decoder, FrameError, MAX_PAYLOAD};
 pub use link::{AgentEvent, AgentEvents, AgentLink, LinkError, LinkState, LostReason};
 pub use message::{
-    ExecFailure, ExecId, ExecRequest, ExitStatus, GuestMessage, Hello, HostMessage, Stream, WindowSize,
+    ExecFailure, ExecId, ExecRequest, ExitStatus, GuestMessage, Hello, HostMessage, SEED, Stream, WindowSize,
 };
+pub use saved::{BadLink, NotSaved, SavedLink};
 pub use window::WINDOW;
 
 /// The version of this protocol that an agent names in its Hello.

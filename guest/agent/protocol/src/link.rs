@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use crate::frame::{Decoder, FrameError, HEADER, MAX_PAYLOAD};
+use crate::message::SEED;
 use crate::message::{
     ExecFailure, ExecId, ExecRequest, ExitStatus, GuestMessage, Hello, HostMessage, Stream, WindowSize,
 };
+use crate::saved::{BadLink, NotSaved, SavedCommand, SavedLink};
 use crate::window::{ReceiveWindow, SendWindow, WindowError};
 use crate::{STREAM_CHUNK, VERSION};
 
@@ -131,6 +134,8 @@ struct Ear {
 
 struct State {
     phase: LinkState,
+    /// The agent knows what to do after a restore.
+    can_resume: bool,
     next_id: u32,
     commands: BTreeMap<ExecId, Command>,
     /// The agent's to take.
@@ -142,6 +147,8 @@ struct State {
 }
 
 struct Command {
+    /// It ran when a snapshot was taken: nobody listens to it any more.
+    orphan: bool,
     started: bool,
     /// `None`: closed, or never there.
     stdin: Option<SendWindow>,
@@ -153,6 +160,7 @@ impl AgentLink {
     pub fn new(events: Box<dyn AgentEvents>) -> Self {
         let state = State {
             phase: LinkState::Waiting,
+            can_resume: false,
             next_id: 1,
             commands: BTreeMap::new(),
             outbox: VecDeque::new(),
@@ -178,7 +186,7 @@ impl AgentLink {
         state.send(&HostMessage::Exec { id, request })?;
         state.next_id += 1;
         let output = [ReceiveWindow::new(), ReceiveWindow::new()];
-        state.commands.insert(id, Command { started: false, stdin, output });
+        state.commands.insert(id, Command { orphan: false, started: false, stdin, output });
         Ok(id)
     }
 
@@ -232,6 +240,56 @@ impl AgentLink {
     /// Asks the agent to switch the guest off.
     pub fn power_off(&self) -> Result<(), LinkError> {
         self.lock().send(&HostMessage::PowerOff)
+    }
+
+    /// Tells the agent that its guest goes on from a snapshot: `seed` is mixed into the kernel's random
+    /// numbers, and the clock is set to `time` since 1970, if that is not zero.
+    pub fn resume(&self, seed: [u8; SEED], time: Duration) -> Result<(), LinkError> {
+        self.lock().send(&HostMessage::Resume { seed, time })
+    }
+
+    /// The link as plain data. To be called on the thread that services it, between two of its calls.
+    pub fn save(&self) -> Result<SavedLink, NotSaved> {
+        let ear = self.ear();
+        let state = self.lock();
+        match state.phase {
+            LinkState::Ready if state.can_resume => {}
+            LinkState::Ready => return Err(NotSaved::CannotResume),
+            _ => return Err(NotSaved::NotReady),
+        }
+        let saved = |(id, command): (&ExecId, &Command)| SavedCommand {
+            id: id.0,
+            started: command.started,
+            output: [0, 1].map(|stream: usize| command.output[stream].saved()),
+        };
+        Ok(SavedLink {
+            next_id: state.next_id,
+            commands: state.commands.iter().map(saved).collect(),
+            outbox: state.outbox.iter().chain(&state.asked).copied().collect(),
+            heard: ear.decoder.rest().to_vec(),
+        })
+    }
+
+    /// Makes a new link what another one was saved as. Its commands run on without a listener.
+    pub fn restore(&self, saved: &SavedLink) -> Result<(), BadLink> {
+        saved.check(MAX_OUTBOX)?;
+        let mut ear = self.ear();
+        let mut state = self.lock();
+        let orphan = |command: &SavedCommand| Command {
+            orphan: true,
+            started: command.started,
+            stdin: None,
+            output: command.output.map(ReceiveWindow::restore),
+        };
+        state.phase = LinkState::Ready;
+        state.can_resume = true;
+        state.next_id = saved.next_id;
+        state.commands = saved.commands.iter().map(|it| (ExecId(it.id), orphan(it))).collect();
+        state.outbox = saved.outbox.iter().copied().collect();
+        state.asked.clear();
+        ear.decoder = Decoder::new();
+        ear.decoder.push(&saved.heard);
+        Ok(())
     }
 
     /// The agent opened or closed its port.
@@ -302,6 +360,7 @@ impl AgentLink {
                     if hello.version != VERSION {
                         return Err(LostReason::Version(hello.version));
                     }
+                    state.can_resume = hello.can_resume;
                     AgentEvent::Hello(hello)
                 }
                 GuestMessage::Ready => {
@@ -315,6 +374,9 @@ impl AgentLink {
                     let command = state.command(*id)?;
                     if std::mem::replace(&mut command.started, true) {
                         return Err(LostReason::OutOfOrder("a second Started"));
+                    }
+                    if command.orphan {
+                        return Ok(());
                     }
                     let room = command.stdin.as_ref().map(SendWindow::room);
                     drop(state);
@@ -338,21 +400,30 @@ impl AgentLink {
                         return Err(LostReason::OutOfOrder("output before Started"));
                     }
                     command.output[*stream as usize].arrived(bytes.len())?;
+                    let orphan = command.orphan;
                     drop(state);
-                    let taken = events.output(*id, *stream, bytes);
+                    let taken = if orphan { bytes.len() } else { events.output(*id, *stream, bytes) };
                     // The outbox is full of what the guest does not take: it gets its credit no sooner.
                     let _ = self.lock().taken(*id, *stream, taken);
                     return Ok(());
                 }
                 GuestMessage::Exited { id, status } => {
-                    if !state.remove(*id)?.started {
+                    let command = state.remove(*id)?;
+                    if !command.started {
                         return Err(LostReason::OutOfOrder("Exited before Started"));
+                    }
+                    if command.orphan {
+                        return Ok(());
                     }
                     AgentEvent::Exited(*id, *status)
                 }
                 GuestMessage::ExecFailed { id, failure } => {
-                    if state.remove(*id)?.started {
+                    let command = state.remove(*id)?;
+                    if command.started {
                         return Err(LostReason::OutOfOrder("ExecFailed after Started"));
+                    }
+                    if command.orphan {
+                        return Ok(());
                     }
                     AgentEvent::Failed(*id, failure)
                 }

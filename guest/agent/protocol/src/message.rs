@@ -1,6 +1,7 @@
 //! What the frames mean.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,9 @@ pub struct Hello {
     pub binder: String,
     /// Milliseconds of guest time since the kernel started.
     pub uptime_ms: u64,
+    /// It knows [`HostMessage::Resume`]; older agents do not say so.
+    #[serde(default)]
+    pub can_resume: bool,
 }
 
 /// A terminal's size in characters.
@@ -195,7 +199,17 @@ pub enum HostMessage<'a> {
     },
     /// Stop everything and switch the guest off.
     PowerOff,
+    /// The guest goes on from a snapshot, perhaps one of many.
+    Resume {
+        /// To be mixed into the kernel's random numbers, which are those of all the others.
+        seed: [u8; SEED],
+        /// What time it is now, since 1970; zero: the clock stays as it is.
+        time: Duration,
+    },
 }
+
+/// Bytes of a [`HostMessage::Resume`]'s seed.
+pub const SEED: usize = 32;
 
 /// Frame kinds: those of the agent below 64, those of the host from 64.
 mod kind {
@@ -220,6 +234,7 @@ mod kind {
     pub const STDERR_CREDIT: u8 = 70;
     pub const SYNC: u8 = 71;
     pub const POWER_OFF: u8 = 72;
+    pub const RESUME: u8 = 73;
 }
 
 /// First word of an Exited payload.
@@ -304,6 +319,12 @@ impl<'a> HostMessage<'a> {
             }
             HostMessage::Sync { token } => encode(out, kind::SYNC, *token, &[]),
             HostMessage::PowerOff => encode(out, kind::POWER_OFF, 0, &[]),
+            HostMessage::Resume { seed, time } => {
+                let mut payload = seed.to_vec();
+                payload.extend(time.as_secs().to_le_bytes());
+                payload.extend(time.subsec_nanos().to_le_bytes());
+                encode(out, kind::RESUME, 0, &payload);
+            }
         }
     }
 
@@ -327,9 +348,20 @@ impl<'a> HostMessage<'a> {
             kind::STDERR_CREDIT => credit(id, Stream::Stderr, &frame)?,
             kind::SYNC => HostMessage::Sync { token: frame.id },
             kind::POWER_OFF => HostMessage::PowerOff,
+            kind::RESUME => resume(&frame).ok_or(FrameError::Malformed(frame.kind))?,
             other => return Err(FrameError::UnknownKind(other)),
         }))
     }
+}
+
+/// Seed, seconds in 64 bits, nanoseconds in 32.
+fn resume(frame: &Frame<'_>) -> Option<HostMessage<'static>> {
+    let (seed, rest) = frame.payload.split_first_chunk::<SEED>()?;
+    let (seconds, rest) = rest.split_first_chunk::<8>()?;
+    let nanos = u32::from_le_bytes(rest.try_into().ok()?);
+    let time =
+        Duration::from_secs(u64::from_le_bytes(*seconds)).checked_add(Duration::from_nanos(nanos.into()))?;
+    Some(HostMessage::Resume { seed: *seed, time })
 }
 
 fn credit(id: ExecId, stream: Stream, frame: &Frame<'_>) -> Result<HostMessage<'static>, FrameError> {
@@ -359,7 +391,13 @@ mod tests {
     #[test]
     fn guest_messages_survive_the_way() {
         let id = ExecId(7);
-        let hello = Hello { version: 1, kernel: "6.1.0".into(), binder: "host".into(), uptime_ms: 812 };
+        let hello = Hello {
+            version: 1,
+            kernel: "6.1.0".into(),
+            binder: "host".into(),
+            uptime_ms: 812,
+            can_resume: true,
+        };
         let messages = [
             GuestMessage::Hello(hello),
             GuestMessage::Ready,
@@ -406,6 +444,7 @@ mod tests {
             HostMessage::OutputCredit { id, stream: Stream::Stderr, bytes: 9 },
             HostMessage::Sync { token: 5 },
             HostMessage::PowerOff,
+            HostMessage::Resume { seed: [7; SEED], time: Duration::new(1 << 33, 999_999_999) },
         ];
         let mut decoder = Decoder::new();
         for message in messages {

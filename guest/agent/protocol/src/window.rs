@@ -73,6 +73,16 @@ impl ReceiveWindow {
         ReceiveWindow { size, room: size, owed: 0 }
     }
 
+    /// A stream in the middle with a window of [`WINDOW`] bytes: its room and debt, which are no more than that.
+    pub(crate) fn restore((room, owed): (u32, u32)) -> Self {
+        ReceiveWindow { size: WINDOW, room, owed }
+    }
+
+    /// Room and debt.
+    pub(crate) fn saved(&self) -> (u32, u32) {
+        (self.room, self.owed)
+    }
+
     /// `bytes` arrived.
     pub fn arrived(&mut self, bytes: usize) -> Result<(), WindowError> {
         let bytes = u32::try_from(bytes).map_err(|_| WindowError::Overrun)?;

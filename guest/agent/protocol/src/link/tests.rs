@@ -39,7 +39,13 @@ fn say(link: &AgentLink, message: GuestMessage<'_>) {
 }
 
 fn hello(version: u32) -> GuestMessage<'static> {
-    GuestMessage::Hello(Hello { version, kernel: "6.1".into(), binder: "host".into(), uptime_ms: 1 })
+    GuestMessage::Hello(Hello {
+        version,
+        kernel: "6.1".into(),
+        binder: "host".into(),
+        uptime_ms: 1,
+        can_resume: true,
+    })
 }
 
 fn ready(link: &AgentLink) {
@@ -222,4 +228,74 @@ fn only_the_listener_is_sent_at_once() {
     assert!(taken(&link).is_empty());
     link.service();
     assert_eq!(taken(&link), ["Sync { token: 2 }", "Sync { token: 3 }"]);
+}
+
+#[test]
+fn a_restored_link_goes_on_and_its_old_commands_are_nobodys() {
+    let (link, diary) = link(usize::MAX);
+    assert_eq!(link.save(), Err(NotSaved::NotReady));
+    ready(&link);
+    let old = link.exec(command("old")).unwrap();
+    heard(&link);
+    say(&link, GuestMessage::Started { id: old, pid: 5 });
+    say(&link, GuestMessage::Output { id: old, stream: Stream::Stdout, bytes: &[1; 1000] });
+    link.sync(9).unwrap();
+    // Half a frame is on its way, and a Sync that was asked for is not sent yet.
+    let mut late = Vec::new();
+    GuestMessage::Output { id: old, stream: Stream::Stdout, bytes: b"late" }.encode(&mut late);
+    link.receive(&late[..10]);
+    let saved = link.save().unwrap();
+    diary.take();
+
+    let (again, diary) = self::link(usize::MAX);
+    again.restore(&saved).unwrap();
+    assert_eq!(again.save().as_ref(), Ok(&saved));
+    again.resume([3; SEED], Duration::ZERO).unwrap();
+    let new = again.exec(command("new")).unwrap();
+    assert_ne!(new, old);
+    assert_eq!(heard(&again).len(), 3, "the old Sync, Resume, the new command");
+    again.receive(&late[10..]);
+    say(&again, GuestMessage::Exited { id: old, status: ExitStatus::Code(0) });
+    assert_eq!(diary.take(), [""; 0]);
+    say(&again, GuestMessage::Started { id: new, pid: 6 });
+    assert_eq!(diary.take().len(), 2, "Started, and room for stdin");
+    assert_eq!(again.signal(old, 9), Err(LinkError::NotRunning));
+}
+
+#[test]
+fn an_agent_that_cannot_resume_is_not_saved() {
+    let (link, _) = link(usize::MAX);
+    let old = Hello {
+        version: VERSION,
+        kernel: "6.1".into(),
+        binder: "host".into(),
+        uptime_ms: 1,
+        can_resume: false,
+    };
+    say(&link, GuestMessage::Hello(old));
+    say(&link, GuestMessage::Ready);
+    assert_eq!(link.save(), Err(NotSaved::CannotResume));
+}
+
+#[test]
+fn a_saved_link_that_contradicts_itself_is_refused() {
+    let good =
+        SavedLink { next_id: 3, commands: vec![saved_command(1), saved_command(2)], ..SavedLink::default() };
+    let (link, _) = link(usize::MAX);
+    assert_eq!(link.restore(&good), Ok(()));
+    let broken = |output| SavedCommand { output: [output; 2], ..saved_command(1) };
+    for bad in [
+        SavedLink { next_id: 2, ..good.clone() },
+        SavedLink { next_id: u32::MAX, ..good.clone() },
+        SavedLink { commands: vec![saved_command(2), saved_command(1)], ..good.clone() },
+        SavedLink { commands: vec![broken((WINDOW, 1))], ..good.clone() },
+        SavedLink { commands: vec![broken((u32::MAX, u32::MAX))], ..good.clone() },
+        SavedLink { outbox: vec![0; MAX_OUTBOX + 1], ..good.clone() },
+    ] {
+        assert_eq!(link.restore(&bad), Err(BadLink));
+    }
+}
+
+fn saved_command(id: u32) -> SavedCommand {
+    SavedCommand { id, started: true, output: [(0, 0); 2] }
 }
