@@ -78,6 +78,10 @@ pub struct RunArgs {
     /// Seed of the guest's entropy (soft engine, virtual clock).
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Compile hot code of the guest to the host's (soft engine); a run is the same either way, but
+    /// slower without.
+    #[arg(long, value_enum, value_name = "ON_OFF", default_value_t = JitArg::Off)]
+    pub cpu_jit: JitArg,
     /// Which binder driver the guest gets: ours on the host, or its own kernel's.
     #[arg(long, value_enum, default_value_t = BinderArg::Host)]
     pub binder: BinderArg,
@@ -119,6 +123,15 @@ pub enum ClockArg {
     Virtual,
     /// Time is the host's.
     Host,
+}
+
+/// `--cpu-jit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum JitArg {
+    /// Compile what is executed often.
+    On,
+    /// Interpret everything.
+    Off,
 }
 
 /// `--binder`.

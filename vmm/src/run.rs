@@ -11,7 +11,7 @@ use agent_protocol::{AgentLink, ExecRequest, WindowSize};
 use devices::input::InputQueue;
 use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Entropy, HostEntropy, Rng, SeededEntropy};
-use machine::{Activity, ClockMode, ConsoleLog, Kind, Machine, MachineConfig, SerialConsole};
+use machine::{Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole};
 
 use self::binder::add_binder;
 use self::input::Target;
@@ -20,7 +20,7 @@ use self::report::Report;
 use self::session::{Listener, Session};
 use self::source::Source;
 use self::verdict::{agent_status, bare_status, machine_failure, thread_failure, trace_failure};
-use crate::args::{ClockArg, EngineArg, RunArgs};
+use crate::args::{ClockArg, EngineArg, JitArg, RunArgs};
 use crate::exit::{Code, Failure, Status};
 use crate::terminal::{self, RawMode};
 
@@ -93,6 +93,10 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
         engine,
         clock,
         seed: args.seed,
+        execution: match args.cpu_jit {
+            JitArg::On => Execution::COMPILE,
+            JitArg::Off => Execution::Interpret,
+        },
         timeout: args.timeout,
         rtc_base: match clock {
             ClockMode::Virtual => source.build_date,

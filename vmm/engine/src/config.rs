@@ -2,7 +2,7 @@
 
 use std::io;
 
-use softcpu::ClockMode;
+use softcpu::{ClockMode, Execution};
 
 /// What an [`Engine`](crate::Engine) is made from.
 #[derive(Clone, Copy, Debug)]
@@ -13,11 +13,13 @@ pub struct Config {
     pub clock: ClockMode,
     /// Seeds what is random in the soft engine; see [`softcpu::Config::seed`].
     pub seed: u64,
+    /// How the soft engine executes instructions.
+    pub execution: Execution,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { cpus: 1, clock: ClockMode::Virtual, seed: 0 }
+        Config { cpus: 1, clock: ClockMode::Virtual, seed: 0, execution: Execution::default() }
     }
 }
 

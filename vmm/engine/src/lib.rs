@@ -35,7 +35,7 @@ pub use choose::{Choice, Kind, choose};
 pub use clock::GuestClock;
 pub use config::{Config, EngineError};
 pub use remote::{IrqSender, Kicker};
-pub use softcpu::{Bus, ClockMode, EntryState, Stats};
+pub use softcpu::{Bus, ClockMode, EntryState, Execution, Stats};
 
 /// Interrupt lines of the IOAPIC, on either engine: global system interrupts 0..24.
 pub const IOAPIC_LINES: u32 = 24;

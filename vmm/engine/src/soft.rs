@@ -20,6 +20,7 @@ impl SoftEngine {
         let config = softcpu::Config {
             clock: config.clock,
             seed: config.seed,
+            execution: config.execution,
             cpus: config.cpus,
             ..softcpu::Config::default()
         };

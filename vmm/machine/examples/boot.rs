@@ -10,7 +10,9 @@ use std::time::Duration;
 use devices::input::InputQueue;
 use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Rng, SeededEntropy};
-use machine::{Activity, ClockMode, ConsoleLog, Kind, Machine, MachineConfig, SerialConsole, choose};
+use machine::{
+    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, choose,
+};
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -38,6 +40,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         engine: choice.kind,
         clock,
         seed: 0,
+        execution: Execution::default(),
         timeout: timeout.map(Duration::from_secs),
         rtc_base: Duration::from_secs(1_700_000_000),
         serial: SerialConsole {

@@ -15,7 +15,7 @@ use devices::pvpanic::{PanicDevice, PanicSink};
 use devices::serial::SerialPort;
 use devices::virtio::VirtioDevice;
 use devices::virtio::mmio::MmioTransport;
-use engine::{ClockMode, Engine, Exit, GuestClock, IrqSender, Kicker, Kind};
+use engine::{ClockMode, Engine, Execution, Exit, GuestClock, IrqSender, Kicker, Kind};
 use guest_ram::GuestRam;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -49,6 +49,8 @@ pub struct MachineConfig {
     pub clock: ClockMode,
     /// Seeds what is random in the soft engine.
     pub seed: u64,
+    /// How the soft engine executes instructions.
+    pub execution: Execution,
     /// Wall time after which the run ends.
     pub timeout: Option<Duration>,
     /// What the guest's real-time clock shows at power-on: time since 1970-01-01 00:00 UTC.
@@ -98,7 +100,8 @@ impl Machine {
         };
         let entry = boot::load(&ram, size, &source)?;
 
-        let cpu = engine::Config { cpus: 1, clock: config.clock, seed: config.seed };
+        let cpu =
+            engine::Config { cpus: 1, clock: config.clock, seed: config.seed, execution: config.execution };
         let mut engine = Engine::new(config.engine, ram.clone(), cpu)?;
         engine.set_entry(&entry)?;
 

@@ -31,9 +31,10 @@ pub enum ClockMode {
 }
 
 /// How instructions are executed. The guest cannot tell, except by the host's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Execution {
     /// One after the other.
+    #[default]
     Interpret,
     /// Blocks of instructions that were executed `after` times are compiled to host code. Where the
     /// host allows no executable memory, nothing is.
@@ -41,6 +42,11 @@ pub enum Execution {
         /// Executions by the interpreter before a block is compiled.
         after: u32,
     },
+}
+
+impl Execution {
+    /// Compiles what is worth compiling.
+    pub const COMPILE: Execution = Execution::Compile { after: 16 };
 }
 
 /// What a [`Vm`] is made from.
@@ -65,7 +71,7 @@ impl Default for Config {
             seed: 0,
             tsc_hz: 1_000_000_000,
             cpus: 1,
-            execution: Execution::Interpret,
+            execution: Execution::default(),
         }
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, al, dx};
-use machine::{Activity, ClockMode, ConsoleLog, Kind, Machine, MachineConfig, SerialConsole, choose};
+use machine::{
+    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, choose,
+};
 use tempfile::NamedTempFile;
 
 /// Where a guest's code is.
@@ -112,6 +114,7 @@ pub fn config(engine: Kind, kernel: &NamedTempFile) -> (MachineConfig, Printed) 
         engine,
         clock: ClockMode::Virtual,
         seed: 0,
+        execution: Execution::default(),
         timeout: Some(LIMIT),
         rtc_base: Duration::ZERO,
         serial: SerialConsole { output: Box::new(printed.clone()), input: None },

@@ -362,6 +362,12 @@ impl Compiler<'_, '_> {
         let size = insn.size;
         match insn.kind {
             Kind::Nop => {}
+            Kind::Pause => {
+                self.e.group(1, Opcode::one(0x80), 7, Rm::Mem(CPU, frame::others_ready()));
+                self.e.byte(0);
+                self.host = false;
+                self.interpret_if(5);
+            }
             Kind::Binary(op, form) => self.binary(insn, op, form),
             Kind::Test(form) => self.test(insn, form),
             Kind::Mov(form) => self.mov(insn, form),

@@ -63,6 +63,10 @@ pub fn remaining() -> i32 {
     field(offset_of!(Cpu, remaining))
 }
 
+pub fn others_ready() -> i32 {
+    field(offset_of!(Cpu, others_ready))
+}
+
 /// [`CodeCache::tag`].
 pub fn tag() -> i32 {
     field(offset_of!(Cpu, code) + CodeCache::TAG_OFFSET)

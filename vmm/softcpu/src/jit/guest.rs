@@ -91,6 +91,7 @@ pub enum Kind {
     /// CWD, CDQ, CQO.
     ExtendToRdx,
     Nop,
+    Pause,
     /// 4 BT, 5 BTS, 6 BTR, 7 BTC; the bit number is an immediate or, of a register, in a register.
     BitTest {
         op: u8,
@@ -171,6 +172,7 @@ impl Insn {
             | Kind::PushImmediate
             | Kind::Pop
             | Kind::Leave
+            | Kind::Pause
             | Kind::JumpIf(_)
             | Kind::Jump
             | Kind::Call
@@ -266,7 +268,7 @@ impl Reader<'_> {
         // A meaning of its own, or none worth a template.
         if repeat != 0 {
             return match opcode {
-                0x90 if self.rex & 1 == 0 && repeat == 0xf3 => Some(self.bare(Kind::Nop)),
+                0x90 if self.rex & 1 == 0 && repeat == 0xf3 => Some(self.bare(Kind::Pause)),
                 0xc3 if repeat == 0xf3 => Some(self.bare(Kind::Return(0))),
                 _ => None,
             };
