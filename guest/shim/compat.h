@@ -94,6 +94,25 @@ static inline void vb_shrinker_stop(struct shrinker *shrinker)
 #endif
 }
 
+/* A new inode's three times. */
+static inline void vb_inode_now(struct inode *inode)
+{
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 7, 0)
+	simple_inode_init_ts(inode);
+#else
+	inode->i_ctime = current_time(inode);
+	inode->i_atime = inode->i_ctime;
+	inode->i_mtime = inode->i_ctime;
+#endif
+}
+
+/* What rename is told of the mount, since 6.3. */
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(6, 3, 0)
+typedef struct mnt_idmap vb_idmap_t;
+#else
+typedef struct user_namespace vb_idmap_t;
+#endif
+
 /* close(2) of one of current's descriptors; one that is not open is left alone. */
 static inline void vb_close_fd(unsigned int fd)
 {

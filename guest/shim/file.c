@@ -179,6 +179,7 @@ static struct vb_proc *vb_proc_new(struct vb_device *dev)
 	kref_init(&proc->ref);
 	vb_device_get(dev);
 	proc->dev = dev;
+	proc->tgid = task_tgid_nr(current);
 	proc->tsk = current->group_leader;
 	get_task_struct(proc->tsk);
 	proc->mm = current->mm;
@@ -208,7 +209,7 @@ static void vb_proc_release(struct vb_proc *proc)
 	queue_work(vb_wq, &proc->release_work);
 }
 
-static int vb_open_core(struct vb_proc *proc, const char *name,
+static int vb_open_core(struct vb_proc *proc, const char *name, u32 device,
 			struct vb_message *msg)
 {
 	struct vb_device *dev = proc->dev;
@@ -220,7 +221,8 @@ static int vb_open_core(struct vb_proc *proc, const char *name,
 
 	open = vb_begin(msg, VB_OPEN, proc, task_pid_nr(current), 0, 0,
 			sizeof(*open));
-	open->tgid = cpu_to_le32(task_tgid_nr(current));
+	open->tgid = cpu_to_le32(proc->tgid);
+	open->device = cpu_to_le32(device);
 	open->default_nice = cpu_to_le32(task_nice(current));
 	at = vb_take(msg, length);
 	memcpy(at, name, length);
@@ -257,11 +259,13 @@ static int vb_open_core(struct vb_proc *proc, const char *name,
 	return error;
 }
 
-static int vb_open(struct inode *inode, struct file *file)
+/*
+ * Opens the context `name`, or the one of a binderfs device, and logs that in the
+ * mount's `proc_logs`.
+ */
+static int vb_open(struct file *file, struct vb_device *dev, const char *name,
+		   u32 device, struct dentry *proc_logs)
 {
-	struct vb_node *node = container_of(file->private_data, struct vb_node,
-					    misc);
-	struct vb_device *dev = node->dev;
 	struct vb_message *msg;
 	struct vb_proc *proc;
 	int error;
@@ -281,7 +285,7 @@ static int vb_open(struct inode *inode, struct file *file)
 	}
 	proc->cred = get_cred(file->f_cred);
 	proc->mapping = file->f_mapping;
-	error = vb_open_core(proc, node->name, msg);
+	error = vb_open_core(proc, name, device, msg);
 	vb_message_put(msg);
 	if (error) {
 		if (proc->id)
@@ -290,8 +294,28 @@ static int vb_open(struct inode *inode, struct file *file)
 			vb_proc_put(proc);
 		return error;
 	}
+	vb_logs_add(proc, proc_logs);
 	file->private_data = proc;
 	return 0;
+}
+
+static int vb_misc_open(struct inode *inode, struct file *file)
+{
+	struct vb_node *node = container_of(file->private_data, struct vb_node,
+					    misc);
+
+	return vb_open(file, node->dev, node->name, 0, NULL);
+}
+
+static int vb_fs_open(struct inode *inode, struct file *file)
+{
+	struct vb_fs_device *device = inode->i_private;
+	int error = vb_fs_device_used(device);
+
+	if (error)
+		return error;
+	return vb_open(file, device->dev, device->name, device->minor + 1,
+		       vb_fs_proc_logs(inode));
 }
 
 /* Some descriptor of the file was closed: sleepers return (B028). */
@@ -311,17 +335,24 @@ static int vb_flush(struct file *file, fl_owner_t owner)
 
 static int vb_release(struct inode *inode, struct file *file)
 {
-	vb_proc_release(file->private_data);
+	struct vb_proc *proc = file->private_data;
+
+	vb_logs_remove(proc);
+	vb_proc_release(proc);
 	return 0;
 }
 
-const struct file_operations vb_fops = {
-	.owner = THIS_MODULE,
-	.open = vb_open,
-	.flush = vb_flush,
-	.release = vb_release,
-	.poll = vb_poll,
-	.mmap = vb_mmap,
-	.unlocked_ioctl = vb_ioctl,
-	.compat_ioctl = compat_ptr_ioctl,
-};
+/* Devices of both kinds do the same once they are open. */
+#define VB_FOPS(how_to_open) {			\
+	.owner = THIS_MODULE,			\
+	.open = how_to_open,			\
+	.flush = vb_flush,			\
+	.release = vb_release,			\
+	.poll = vb_poll,			\
+	.mmap = vb_mmap,			\
+	.unlocked_ioctl = vb_ioctl,		\
+	.compat_ioctl = compat_ptr_ioctl,	\
+}
+
+const struct file_operations vb_fops = VB_FOPS(vb_misc_open);
+const struct file_operations vb_fs_fops = VB_FOPS(vb_fs_open);

@@ -10,6 +10,7 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/security.h>
+#include <linux/timekeeping.h>
 #include <linux/user_namespace.h>
 
 #include "shim.h"
@@ -24,6 +25,12 @@ static int vb_priority(void)
 	default:
 		return task_nice(current);
 	}
+}
+
+/* For "elapsed" in the logs: a tick's exactness will do. */
+static u32 vb_time(void)
+{
+	return ktime_to_ms(ktime_get_coarse());
 }
 
 /*
@@ -51,6 +58,21 @@ void *vb_begin(struct vb_message *msg, u16 kind, struct vb_proc *proc,
 						    current_euid()));
 	header->policy = cpu_to_le32(current->policy);
 	header->prio = cpu_to_le32(vb_priority());
+	header->time = cpu_to_le32(vb_time());
+	return header + 1;
+}
+
+/* Starts a message that belongs to no proc. */
+void *vb_begin_plain(struct vb_message *msg, u16 kind, struct vb_device *dev,
+		     u32 body)
+{
+	struct vb_header *header = msg->out;
+
+	msg->length = ALIGN(sizeof(*header) + body, 8);
+	memset(header, 0, msg->length);
+	header->kind = cpu_to_le16(kind);
+	header->epoch = cpu_to_le32(dev->epoch);
+	header->time = cpu_to_le32(vb_time());
 	return header + 1;
 }
 

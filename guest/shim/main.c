@@ -15,12 +15,45 @@
 
 static char *devices = "binder,hwbinder,vndbinder";
 module_param(devices, charp, 0444);
-MODULE_PARM_DESC(devices, "comma-separated names of the binder devices");
+MODULE_PARM_DESC(devices, "comma-separated names of the binder devices, in /dev and in each binderfs");
+
+static bool misc = true;
+module_param(misc, bool, 0444);
+MODULE_PARM_DESC(misc, "whether the devices are in /dev, too");
 
 struct workqueue_struct *vb_wq;
 
 /* The names of the devices are the system's: one virtio device can have them. */
 static atomic_t vb_bound = ATOMIC_INIT(0);
+
+/* The device that mounts and log files lead to, from the end of probe on. */
+static struct vb_device *vb_current;
+static DEFINE_MUTEX(vb_current_mutex);
+
+static void vb_set_current(struct vb_device *dev)
+{
+	mutex_lock(&vb_current_mutex);
+	vb_current = dev;
+	mutex_unlock(&vb_current_mutex);
+}
+
+/* The device, with a reference, or NULL. */
+struct vb_device *vb_device_bound(void)
+{
+	struct vb_device *dev;
+
+	mutex_lock(&vb_current_mutex);
+	dev = vb_current;
+	if (dev)
+		vb_device_get(dev);
+	mutex_unlock(&vb_current_mutex);
+	return dev;
+}
+
+const char *vb_default_devices(void)
+{
+	return devices;
+}
 
 static void vb_device_free(struct kref *ref)
 {
@@ -109,7 +142,7 @@ static void vb_config_changed(struct virtio_device *vdev)
 /* Creates the character devices that the parameter names. */
 static int vb_nodes_register(struct vb_device *dev)
 {
-	const char *at = devices;
+	const char *at = misc ? devices : "";
 	int error;
 
 	while (*at) {
@@ -190,6 +223,7 @@ static struct vb_device *vb_device_new(struct virtio_device *vdev)
 	spin_lock_init(&dev->lock);
 	init_waitqueue_head(&dev->room);
 	mutex_init(&dev->end_mutex);
+	mutex_init(&dev->logs_mutex);
 	init_completion(&dev->ended);
 	INIT_WORK(&dev->end_work, vb_end_work);
 	INIT_WORK(&dev->trim_work, vb_trim);
@@ -236,6 +270,10 @@ static int vb_probe(struct virtio_device *vdev)
 		goto unbind;
 	vdev->priv = dev;
 	virtio_cread_le(vdev, struct vb_config, epoch, &dev->epoch);
+	if (virtio_has_feature(vdev, VB_F_BINDERFS)) {
+		dev->features |= BIT(VB_F_BINDERFS);
+		virtio_cread_le(vdev, struct vb_config, driver, &dev->driver);
+	}
 
 	error = vb_find_queues(vdev, queues, vb_queue_ready, vb_queue_ready);
 	if (error)
@@ -255,6 +293,9 @@ static int vb_probe(struct virtio_device *vdev)
 	error = vb_nodes_register(dev);
 	if (error)
 		goto end;
+	if (dev->features & BIT(VB_F_BINDERFS))
+		vb_debugfs_fill(dev);
+	vb_set_current(dev);
 	pr_info("ready: %s, epoch %u%s\n", devices, dev->epoch,
 		virtio_has_feature(vdev, VB_F_INLINE) ? ", inline" : "");
 	return 0;
@@ -277,6 +318,8 @@ static void vb_remove(struct virtio_device *vdev)
 {
 	struct vb_device *dev = vdev->priv;
 
+	vb_set_current(NULL);
+	vb_debugfs_empty();
 	/* First the end, so that an open that waits for the device lets go. */
 	vb_device_end(dev);
 	vb_nodes_deregister(dev);
@@ -300,7 +343,7 @@ static int vb_restore(struct virtio_device *vdev)
 }
 #endif
 
-static const unsigned int vb_features[] = { VB_F_INLINE };
+static const unsigned int vb_features[] = { VB_F_INLINE, VB_F_BINDERFS };
 
 static const struct virtio_device_id vb_ids[] = {
 	{ VB_DEVICE_ID, VIRTIO_DEV_ANY_ID },
@@ -335,15 +378,25 @@ static int __init vb_init(void)
 	vb_wq = alloc_workqueue("virtio_binder", WQ_UNBOUND | WQ_MEM_RECLAIM, 0);
 	if (!vb_wq)
 		return -ENOMEM;
+	vb_debugfs_start();
 	error = register_virtio_driver(&vb_driver);
 	if (error)
-		destroy_workqueue(vb_wq);
+		goto stop;
+	error = vb_fs_start();
+	if (!error)
+		return 0;
+	unregister_virtio_driver(&vb_driver);
+stop:
+	vb_debugfs_stop();
+	destroy_workqueue(vb_wq);
 	return error;
 }
 
 static void __exit vb_exit(void)
 {
+	vb_fs_stop();
 	unregister_virtio_driver(&vb_driver);
+	vb_debugfs_stop();
 	/* Proc records whose files are closed are on their way out here. */
 	destroy_workqueue(vb_wq);
 	vb_message_cache_empty();

@@ -72,6 +72,14 @@ struct vb_pins {
 /* Descriptors reserved by INSTALL, waiting for the ioctl's end (files.c). */
 struct vb_install;
 
+/* A device of binderfs; lives as long as its inode. */
+struct vb_fs_device {
+	struct vb_device *dev;		/* the mount's */
+	char *name;			/* as it was made; NULL: binder-control */
+	u32 minor;
+	struct vb_message *end_note;	/* for CTX_DEL; NULL: never opened */
+};
+
 struct vb_node {
 	struct miscdevice misc;
 	struct vb_device *dev;
@@ -83,6 +91,8 @@ struct vb_device {
 	struct rcu_head rcu;
 	struct virtio_device *vdev;
 	u32 epoch;
+	u64 features;			/* own ones, as negotiated */
+	u32 driver;			/* VB_DRIVER_* */
 
 	spinlock_t lock;		/* both rings and the six fields below */
 	struct virtqueue *requests;
@@ -108,6 +118,8 @@ struct vb_device {
 	struct vb_message *trim_note;	/* memory for TRIM: reclaim must not allocate */
 	struct shrinker *shrinker;
 
+	struct mutex logs_mutex;	/* listed of all procs */
+
 	atomic_t dropped_events;
 	atomic_t protocol_errors;
 
@@ -125,6 +137,7 @@ struct vb_proc {
 	/* The opener, for life (B002). */
 	struct task_struct *tsk;	/* its thread group leader */
 	struct mm_struct *mm;		/* for comparison only */
+	u32 tgid;			/* initial pid namespace */
 	const struct cred *cred;
 
 	struct xarray threads;		/* global tid -> struct vb_thread, RCU */
@@ -141,6 +154,11 @@ struct vb_proc {
 	bool gone;			/* RELEASE was answered */
 
 	bool unmapped;			/* some part was unmapped; set once */
+
+	/* proc/PID of the logs, where this open made it. */
+	bool listed;
+	struct dentry *debug_entry;
+	struct dentry *log_entry;
 
 	struct mutex flush_mutex;	/* owner of flush_note */
 	struct vb_message *flush_note;
@@ -185,6 +203,8 @@ struct vb_call {
 
 /* main.c */
 extern struct workqueue_struct *vb_wq;
+const char *vb_default_devices(void);
+struct vb_device *vb_device_bound(void);
 void vb_device_get(struct vb_device *dev);
 void vb_device_put(struct vb_device *dev);
 void vb_device_lost(struct vb_device *dev);
@@ -241,6 +261,8 @@ static inline u32 vb_offset(const struct vb_message *msg, const void *at)
 /* identity.c */
 void *vb_begin(struct vb_message *msg, u16 kind, struct vb_proc *proc,
 	       u32 tid, u64 seq, u16 flags, u32 body);
+void *vb_begin_plain(struct vb_message *msg, u16 kind, struct vb_device *dev,
+		     u32 body);
 void *vb_begin_call(struct vb_call *call, u16 kind, u32 body);
 void vb_add_secctx(struct vb_message *msg, struct vb_open *open,
 		   const struct cred *cred);
@@ -250,6 +272,7 @@ int vb_ask_lsm(struct vb_proc *from, u32 hook, struct vb_proc *to);
 
 /* file.c */
 extern const struct file_operations vb_fops;
+extern const struct file_operations vb_fs_fops;
 struct vb_proc *vb_proc_find(struct vb_device *dev, u32 id);
 struct vb_proc *vb_proc_next(struct vb_device *dev, unsigned long *id);
 void vb_proc_put(struct vb_proc *proc);
@@ -294,6 +317,24 @@ void vb_token_put(struct vb_device *dev, u32 token);
 void vb_tokens_put_all(struct vb_device *dev);
 void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
 		   bool for_current);
+
+/* binderfs.c */
+int vb_fs_start(void);
+void vb_fs_stop(void);
+int vb_fs_device_used(struct vb_fs_device *device);
+struct dentry *vb_fs_proc_logs(struct inode *inode);
+struct dentry *vb_fs_create_file(struct dentry *dir, const char *name,
+				 const struct file_operations *fops, void *data);
+struct dentry *vb_fs_create_dir(struct dentry *dir, const char *name);
+
+/* logs.c */
+int vb_logs_fill(struct vb_device *dev, struct dentry *root, struct dentry **proc);
+void vb_logs_add(struct vb_proc *proc, struct dentry *dir);
+void vb_logs_remove(struct vb_proc *proc);
+void vb_debugfs_fill(struct vb_device *dev);
+void vb_debugfs_empty(void);
+void vb_debugfs_start(void);
+void vb_debugfs_stop(void);
 
 /* poll.c */
 __poll_t vb_poll(struct file *file, struct poll_table_struct *wait);
