@@ -17,6 +17,7 @@ use crate::decode::{Decoded, MAX_LEN};
 use crate::interp::control;
 use crate::jit::{Code, Jit};
 use crate::memory::{PAGE, Ram};
+use crate::mode::CodeSize;
 use crate::tlb::Mode;
 use crate::uop::Uop;
 
@@ -50,11 +51,20 @@ pub struct Block {
     pub physical: u64,
     pub len: u16,
     pub instructions: u16,
+    /// What it was decoded as. A block that is not 64-bit code has no links.
+    pub size: CodeSize,
     pub links: [Link; 2],
     /// Executions by the interpreter.
     pub heat: u32,
     /// What it was compiled to.
     pub code: Option<Code>,
+}
+
+impl Block {
+    /// The heat to begin with: only 64-bit code is ever worth compiling.
+    fn cold(size: CodeSize) -> u32 {
+        if size == CodeSize::Long { 0 } else { u32::MAX }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -77,6 +87,7 @@ struct PageCode {
 #[derive(Clone)]
 pub struct Single {
     pub rip: u64,
+    pub size: CodeSize,
     pub bytes: [u8; MAX_LEN],
     pub len: usize,
     pub uops: Arc<[Uop]>,
@@ -130,7 +141,7 @@ impl CodeCache {
             jumps: vec![JumpEntry { rip: 0, link: NO_LINK }; JUMPS].into_boxed_slice(),
             singles: vec![None; SINGLES],
             generation: 1,
-            tag: 2,
+            tag: 1 << 3,
             uops: 0,
             dropped: Vec::new(),
             nothing: Arc::new([Uop::new(control::dropped)]),
@@ -150,20 +161,20 @@ impl CodeCache {
         self.tag
     }
 
-    /// Privilege changed: other links are good.
-    pub fn set_mode(&mut self, mode: Mode) {
-        self.tag = self.generation << 1 | (mode == Mode::User) as u64;
+    /// Privilege or code size changed: other links are good.
+    pub fn set_mode(&mut self, mode: Mode, size: CodeSize) {
+        self.tag = self.generation << 3 | (size as u64) << 1 | (mode == Mode::User) as u64;
     }
 
     /// All links are to be checked again.
     pub fn translations_changed(&mut self) {
         self.generation += 1;
-        self.tag = self.generation << 1 | self.tag & 1;
+        self.tag = self.generation << 3 | self.tag & 7;
     }
 
-    /// The block at a guest-physical address.
-    pub fn find(&self, physical: u64) -> Option<BlockId> {
-        self.by_address.get(&physical).copied()
+    /// The block at a guest-physical address, decoded as code of that size.
+    pub fn find(&self, physical: u64, size: CodeSize) -> Option<BlockId> {
+        self.by_address.get(&key(physical, size)).copied()
     }
 
     /// The guess for a jump to `rip`, right only if its tag is.
@@ -191,7 +202,7 @@ impl CodeCache {
     }
 
     /// Adds a block. Returns its id, and whether it is the first of its page.
-    pub fn insert(&mut self, ram: &Ram, physical: u64, decoded: Decoded) -> (BlockId, bool) {
+    pub fn insert(&mut self, ram: &Ram, physical: u64, size: CodeSize, decoded: Decoded) -> (BlockId, bool) {
         let Decoded { uops, len, instructions } = decoded;
         self.decoded += 1;
         self.uops += uops.len();
@@ -201,8 +212,9 @@ impl CodeCache {
             physical,
             len,
             instructions,
+            size,
             links: [NO_LINK; 2],
-            heat: 0,
+            heat: Block::cold(size),
             code: None,
         };
         let id = match self.free.pop() {
@@ -215,7 +227,7 @@ impl CodeCache {
                 (self.blocks.len() - 1) as BlockId
             }
         };
-        self.by_address.insert(physical, id);
+        self.by_address.insert(key(physical, size), id);
         if let Some(number) = ram.page_number(physical) {
             if self.pages[number] == 0 {
                 self.pages[number] = match self.free_page_code.pop() {
@@ -291,7 +303,7 @@ impl CodeCache {
     fn drop_block(&mut self, id: BlockId) {
         self.invalidated += 1;
         let block = &mut self.blocks[id as usize];
-        self.by_address.remove(&block.physical);
+        self.by_address.remove(&key(block.physical, block.size));
         self.uops -= block.uops.len();
         block.physical = u64::MAX;
         if let (Some(code), Some(jit)) = (block.code.take(), &mut self.jit) {
@@ -304,7 +316,7 @@ impl CodeCache {
     /// Drops what was compiled and keeps what was decoded. To be called while no code is executing.
     pub fn drop_compiled(&mut self) {
         for block in &mut self.blocks {
-            (block.code, block.heat) = (None, 0);
+            (block.code, block.heat) = (None, Block::cold(block.size));
         }
         if let Some(jit) = &mut self.jit {
             jit.clear();
@@ -326,7 +338,7 @@ impl CodeCache {
     pub fn collect(&mut self, ram: &Ram) {
         self.dropped.clear();
         if self.is_over() {
-            let blocks: Vec<u64> = self.by_address.keys().copied().collect();
+            let blocks: Vec<u64> = self.by_address.keys().map(|key| key & (KEY_SIZE - 1)).collect();
             for physical in blocks {
                 self.invalidate(ram, physical & !(PAGE - 1), PAGE);
             }
@@ -336,6 +348,13 @@ impl CodeCache {
             self.singles.fill(None);
         }
     }
+}
+
+/// Bits above all physical addresses tell the code size in a key.
+const KEY_SIZE: u64 = 1 << 60;
+
+fn key(physical: u64, size: CodeSize) -> u64 {
+    physical | size as u64 * KEY_SIZE
 }
 
 /// The 64-byte pieces of a page that `len` bytes at `start` touch.

@@ -11,6 +11,7 @@ use crate::exception::Exception;
 use crate::flags::Flags;
 use crate::jit::{self, Jit};
 use crate::memory::{HostPage, PAGE, Ram};
+use crate::mode::CodeSize;
 use crate::msr::Msrs;
 use crate::paging::{self, Access, Rules};
 use crate::random::Random;
@@ -65,7 +66,7 @@ pub struct Cpu {
     /// General registers 0..=15; see `uop` for the pseudo-registers behind them.
     pub gpr: [u64; 32],
     pub flags: Flags,
-    /// The next instruction, while no block is being executed.
+    /// Linear address of the next instruction, while no block is being executed.
     pub rip: u64,
     /// Instructions until the next event; the whole block is subtracted on its entry.
     pub remaining: i64,
@@ -75,6 +76,8 @@ pub struct Cpu {
     pub block_instructions: u32,
     /// Privilege of data accesses and fetches.
     pub mode: Mode,
+    /// How code is decoded.
+    pub code_size: CodeSize,
     pub tlb: Tlb,
     /// What compiled code works with.
     pub jit: jit::frame::Context,
@@ -128,6 +131,7 @@ impl Cpu {
             rip: 0,
             remaining: 0,
             mode: Mode::Supervisor,
+            code_size: CodeSize::Long,
             tlb: Tlb::new(),
             jit: jit::frame::Context::new(),
             block: code::NONE,
@@ -251,6 +255,7 @@ impl Cpu {
 
     fn paging_rules(&self) -> Rules {
         Rules {
+            enabled: self.cr0 & CR0_PG != 0,
             root: self.cr3,
             write_protect: self.cr0 & CR0_WP != 0,
             no_execute: self.msr.efer & EFER_NXE != 0,
@@ -335,13 +340,8 @@ impl Cpu {
 
     /// The current privilege level.
     pub fn cpl(&self) -> u8 {
-        self.segments[Segment::Cs].selector as u8 & 3
-    }
-
-    /// The code segment changed: data accesses and fetches follow its privilege.
-    pub fn mode_changed(&mut self) {
-        self.mode = if self.cpl() == 3 { Mode::User } else { Mode::Supervisor };
-        self.code.set_mode(self.mode);
+        // In real mode a selector is an address.
+        if self.is_real_mode() { 0 } else { self.segments[Segment::Cs].selector as u8 & 3 }
     }
 
     /// Translations are no longer valid.

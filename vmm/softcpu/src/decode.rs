@@ -14,6 +14,7 @@ use crate::interp::branch::Comparison;
 use crate::interp::shift::{self, Shift};
 use crate::interp::stack::{self, Operand};
 use crate::interp::{control, exchange, mov, muldiv, system, vector};
+use crate::mode::CodeSize;
 use crate::uop::{FS_BASE, GS_BASE, Handler, PAGE_BASE, SCRATCH, Uop, ZERO};
 use crate::{simd, x87};
 
@@ -38,9 +39,9 @@ pub struct Decoded {
 
 /// Decodes up to `limit` instructions at `offset` in their page. `None` if `bytes` ends within
 /// the first one.
-pub fn decode(bytes: &[u8], offset: u16, limit: u32, tables: Tables) -> Option<Decoded> {
-    let mut decoder = Decoder::with_ip(64, bytes, offset as u64, DecoderOptions::NONE);
-    let mut builder = Builder::new(tables);
+pub fn decode(bytes: &[u8], offset: u16, limit: u32, size: CodeSize, tables: Tables) -> Option<Decoded> {
+    let mut decoder = Decoder::with_ip(size.bits(), bytes, offset as u64, DecoderOptions::NONE);
+    let mut builder = Builder::new(tables, size);
     let mut insn = Instruction::default();
     let mut instructions = 0;
     let mut len = 0;
@@ -80,6 +81,7 @@ pub struct Position {
 pub struct Builder<'a> {
     uops: Vec<Uop>,
     tables: Tables<'a>,
+    size: CodeSize,
     at: Position,
     /// The last micro-operation is this comparison, of so many bytes.
     comparison: Option<(Comparison, usize, Form)>,
@@ -88,9 +90,14 @@ pub struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(tables: Tables<'a>) -> Self {
+    fn new(tables: Tables<'a>, size: CodeSize) -> Self {
         let at = Position { offset: 0, len: 0, ordinal: 0 };
-        Builder { uops: Vec::with_capacity(8), tables, at, comparison: None, ended: false }
+        Builder { uops: Vec::with_capacity(8), tables, size, at, comparison: None, ended: false }
+    }
+
+    /// Whether 64-bit code is decoded.
+    pub fn is_long(&self) -> bool {
+        self.size == CodeSize::Long
     }
 
     fn fall_through(&mut self, offset: u16, ordinal: u32) {
@@ -127,6 +134,12 @@ impl<'a> Builder<'a> {
     /// Fills in the memory operand of `insn`, if it has one. True if the address needs an index
     /// or a segment.
     pub fn memory(&mut self, insn: &Instruction, uop: &mut Uop) -> bool {
+        if !self.is_long() {
+            if (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory) {
+                self.legacy_memory(insn, uop);
+            }
+            return false;
+        }
         uop.segment = match insn.memory_segment() {
             Register::FS => FS_BASE,
             Register::GS => GS_BASE,
@@ -171,6 +184,9 @@ impl<'a> Builder<'a> {
         }
         if insn.is_string_instruction() {
             return self.string(insn);
+        }
+        if !self.is_long() && self.legacy(insn) {
+            return;
         }
         if self.branch(insn, comparison) || self.common(insn) || self.system(insn) {
             return;
@@ -280,12 +296,12 @@ impl<'a> Builder<'a> {
             Std => self.plain(mov::std),
             Xlatb => {
                 let mut uop = self.uop(mov::xlat);
-                uop.imm = if insn.memory_base() == Register::EBX { u32::MAX as u64 } else { u64::MAX };
-                uop.segment = match insn.memory_segment() {
-                    Register::FS => FS_BASE,
-                    Register::GS => GS_BASE,
-                    _ => ZERO,
+                uop.imm = match insn.memory_base() {
+                    Register::BX => 0xffff,
+                    Register::EBX => u32::MAX as u64,
+                    _ => u64::MAX,
                 };
+                uop.segment = self.source_base(insn);
                 self.uops.push(uop);
             }
             Pause => self.plain(system::pause),

@@ -1,13 +1,13 @@
 //! Decoding of jumps, calls, returns and string instructions.
 
-use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, ConditionCode, FlowControl, Instruction, Mnemonic, OpKind};
 
 use crate::decode::{Builder, number};
 use crate::interp::alu::Form;
 use crate::interp::branch::{self, Comparison};
 use crate::interp::string::{self, StringOp};
 use crate::interp::{control, stack};
-use crate::uop::{FS_BASE, GS_BASE, Handler, Uop, ZERO};
+use crate::uop::{ES_BASE, Handler, Uop, ZERO};
 
 impl Builder<'_> {
     /// False if the instruction is none of these.
@@ -15,7 +15,7 @@ impl Builder<'_> {
         let mut uop = Uop { base: stack::RSP as u8, ..self.uop(control::jmp) };
         match insn.flow_control() {
             FlowControl::ConditionalBranch => {
-                uop.imm = insn.near_branch64();
+                uop.imm = branch_target(insn);
                 uop.handler = match insn.mnemonic() {
                     Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => {
                         uop.r0 = match insn.mnemonic() {
@@ -25,7 +25,7 @@ impl Builder<'_> {
                         };
                         control::loop_
                     }
-                    Mnemonic::Jrcxz | Mnemonic::Jecxz => control::jcxz,
+                    Mnemonic::Jrcxz | Mnemonic::Jecxz | Mnemonic::Jcxz => control::jcxz,
                     _ if insn.condition_code() != ConditionCode::None => {
                         let condition = insn.condition_code() as u8 - 1;
                         if let Some((comparison, size, form)) = comparison
@@ -38,16 +38,14 @@ impl Builder<'_> {
                     }
                     _ => return false,
                 };
-                // The address-size prefix picks the counter.
-                if self.uses_ecx(insn) {
-                    uop.disp = 4;
-                }
+                // The address size picks the counter.
+                uop.disp = self.counter_size(insn);
             }
             FlowControl::UnconditionalBranch if insn.is_jmp_short_or_near() => {
-                uop.imm = insn.near_branch64();
+                uop.imm = branch_target(insn);
             }
             FlowControl::Call if insn.is_call_near() => {
-                uop.imm = insn.near_branch64();
+                uop.imm = branch_target(insn);
                 uop.handler = control::call;
             }
             FlowControl::IndirectBranch if insn.is_jmp_near_indirect() => {
@@ -68,11 +66,17 @@ impl Builder<'_> {
         true
     }
 
-    fn uses_ecx(&self, insn: &Instruction) -> bool {
-        matches!(
-            insn.code(),
-            Code::Jecxz_rel8_64 | Code::Loop_rel8_64_ECX | Code::Loope_rel8_64_ECX | Code::Loopne_rel8_64_ECX
-        )
+    /// The size of the counter of LOOP and JCXZ.
+    fn counter_size(&self, insn: &Instruction) -> i32 {
+        use Code::*;
+        match insn.code() {
+            Jcxz_rel8_16 | Jcxz_rel8_32 | Loop_rel8_16_CX | Loop_rel8_32_CX | Loope_rel8_16_CX
+            | Loope_rel8_32_CX | Loopne_rel8_16_CX | Loopne_rel8_32_CX => 2,
+            Jecxz_rel8_16 | Jecxz_rel8_32 | Jecxz_rel8_64 | Loop_rel8_16_ECX | Loop_rel8_32_ECX
+            | Loop_rel8_64_ECX | Loope_rel8_16_ECX | Loope_rel8_32_ECX | Loope_rel8_64_ECX
+            | Loopne_rel8_16_ECX | Loopne_rel8_32_ECX | Loopne_rel8_64_ECX => 4,
+            _ => 8,
+        }
     }
 
     fn indirect(&mut self, insn: &Instruction, uop: &mut Uop, register: Handler, memory: Handler) {
@@ -107,17 +111,30 @@ impl Builder<'_> {
         } else {
             string::ONCE
         };
-        let short = (0..insn.op_count())
-            .any(|i| matches!(insn.op_kind(i), OpKind::MemorySegESI | OpKind::MemoryESEDI));
-        uop.imm = if short { u32::MAX as u64 } else { u64::MAX };
-        uop.segment = match insn.memory_segment() {
-            Register::FS => FS_BASE,
-            Register::GS => GS_BASE,
-            _ => ZERO,
+        let kinds = || (0..insn.op_count()).map(|i| insn.op_kind(i));
+        uop.imm = if kinds().any(|kind| matches!(kind, OpKind::MemorySegSI | OpKind::MemoryESDI)) {
+            0xffff
+        } else if kinds().any(|kind| matches!(kind, OpKind::MemorySegESI | OpKind::MemoryESEDI)) {
+            u32::MAX as u64
+        } else {
+            u64::MAX
         };
+        uop.segment = self.source_base(insn);
+        // The destination's segment.
+        uop.base = if self.is_long() { ZERO } else { ES_BASE };
         self.emit(uop);
         if matches!(insn.mnemonic(), Insb | Insw | Insd | Outsb | Outsw | Outsd) {
             self.end(self.uop(control::resume));
         }
+    }
+}
+
+/// The target of a near branch as an offset from the page at zero; outside 64-bit mode RIP is cut to
+/// its size when the target is looked up.
+pub fn branch_target(insn: &Instruction) -> u64 {
+    match insn.op0_kind() {
+        OpKind::NearBranch16 => insn.near_branch16() as i16 as i64 as u64,
+        OpKind::NearBranch32 => insn.near_branch32() as i32 as i64 as u64,
+        _ => insn.near_branch64(),
     }
 }

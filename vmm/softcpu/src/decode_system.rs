@@ -70,8 +70,13 @@ impl Builder<'_> {
             }
             Jmp => self.far(insn, transfer::jmp_far),
             Call => self.far(insn, transfer::call_far),
-            // Ways into or through compatibility mode.
-            Sysret | Sysenter | Sysexit | Sysexitq => self.finish(transfer::refused),
+            Sysret => self.finish(transfer::sysret_compat),
+            Sysenter => self.finish(transfer::sysenter),
+            Sysexit => self.finish_sized(transfer::sysexit, 4),
+            Sysexitq => self.finish_sized(transfer::sysexit, 8),
+            Lss => self.far_pointer(insn, Segment::Ss),
+            Lfs => self.far_pointer(insn, Segment::Fs),
+            Lgs => self.far_pointer(insn, Segment::Gs),
             Swapgs => self.plain(transfer::swapgs),
             In => self.port(insn, size(insn), insn.op1_kind(), port::in_imm, port::in_dx),
             Out => {
@@ -120,12 +125,12 @@ impl Builder<'_> {
         true
     }
 
-    fn finish(&mut self, handler: Handler) {
+    pub fn finish(&mut self, handler: Handler) {
         let uop = self.uop(handler);
         self.end(uop);
     }
 
-    fn finish_sized(&mut self, handler: Handler, extra: u16) {
+    pub fn finish_sized(&mut self, handler: Handler, extra: u16) {
         let uop = Uop { extra, ..self.uop(handler) };
         self.end(uop);
     }

@@ -10,6 +10,8 @@ pub enum Exception {
     Debug,
     /// #BP, vector 3 (a trap: the saved RIP is after the instruction).
     Breakpoint,
+    /// #BR, vector 5.
+    BoundRange,
     /// #UD, vector 6.
     InvalidOpcode,
     /// #NM, vector 7.

@@ -1,12 +1,13 @@
 //! Interrupts and exceptions through the IDT, and the ways back. (SDM volume 3, chapter 6.)
 
 use crate::board::Activity;
-use crate::cpu::{Abort, Cause, Cpu};
+use crate::cpu::{Abort, Cause, Cpu, EFER_LMA};
 use crate::exception::Exception;
 use crate::flags;
 use crate::interp::stack::RSP;
+use crate::mode::CodeSize;
 use crate::paging::is_canonical;
-use crate::segment::{Descriptor, FLAT_CODE, FLAT_DATA, Loaded, Segment};
+use crate::segment::{Descriptor, FLAT_CODE, FLAT_CODE_32, FLAT_DATA, Loaded, Segment};
 use crate::tlb::Mode;
 use crate::uop::GS_BASE;
 
@@ -33,6 +34,7 @@ impl Exception {
             Exception::DivideError => (0, None),
             Exception::Debug => (1, None),
             Exception::Breakpoint => (3, None),
+            Exception::BoundRange => (5, None),
             Exception::InvalidOpcode => (6, None),
             Exception::DeviceNotAvailable => (7, None),
             Exception::InvalidTss(code) => (10, Some(code)),
@@ -160,6 +162,10 @@ impl Cpu {
     /// changed.
     pub fn interrupt(&mut self, vector: u8, code: Option<u16>, source: Source) -> Result<(), Abort> {
         let external = (source != Source::Software) as u16;
+        if self.msr.efer & EFER_LMA == 0 {
+            // Before long mode, on an application processor's way up, there are no handlers.
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
         let gate_error = Exception::GeneralProtection((vector as u16) << 3 | 2 | external);
         if vector as u32 * 16 + 15 > self.segments.idt.limit as u32 {
             return Err(self.raise(gate_error));
@@ -201,7 +207,7 @@ impl Cpu {
             self.gpr[RSP],
             saved_flags,
             self.segments[Segment::Cs].selector as u64,
-            self.rip,
+            self.instruction_pointer(),
         ];
         let mut top = rsp & !0xf;
         let mode = if cpl == 3 { Mode::User } else { Mode::Supervisor };
@@ -261,25 +267,24 @@ impl Cpu {
 
     /// IRET with operands of `size` bytes.
     pub fn interrupt_return(&mut self, size: u64) -> Result<(), Abort> {
-        if self.flags.system & flags::NT != 0 {
-            // A return from a nested task does not exist in 64-bit mode.
+        if self.flags.system & flags::NT != 0 || self.is_real_mode() {
+            // A return from a nested task does not exist in long mode.
             return Err(self.raise(Exception::GeneralProtection(0)));
         }
-        let mut words = [0; 5];
-        for (i, word) in words.iter_mut().enumerate() {
-            let at = self.gpr[RSP].wrapping_add(i as u64 * size);
-            *word = match size {
-                2 => self.load::<u16>(at)? as u64,
-                4 => self.load::<u32>(at)? as u64,
-                _ => self.load::<u64>(at)?,
-            };
-        }
-        let [rip, cs, bits, rsp, ss] = words;
-        let code_segment = self.load_code_segment(cs as u16, true)?;
-        if !is_canonical(rip) {
-            return Err(self.raise(Exception::GeneralProtection(0)));
-        }
-        let stack_segment = self.return_stack_segment(ss as u16, code_segment.selector as u8 & 3)?;
+        let (rip, cs, bits) =
+            (self.stack_word(0, size)?, self.stack_word(1, size)? as u16, self.stack_word(2, size)?);
+        let code_segment = self.load_code_segment(cs, true)?;
+        self.check_target(&code_segment, rip)?;
+        let cpl = code_segment.selector as u8 & 3;
+        let outward = cpl > self.cpl();
+        // 64-bit code finds a stack pointer behind the flags whether or not privilege changes.
+        let stack = if outward || self.code_size == CodeSize::Long {
+            let rsp = self.stack_word(3, size)?;
+            let ss = self.stack_word(4, size)? as u16;
+            Some((rsp, self.return_stack_segment(ss, cpl, &code_segment)?))
+        } else {
+            None
+        };
 
         let mut writable = flags::ARITHMETIC | flags::TF | flags::DF | flags::NT;
         writable |= self.writable_system_flags();
@@ -287,16 +292,20 @@ impl Cpu {
             writable |= flags::RF | flags::AC | flags::ID;
         }
         let was = self.flags.bits();
-        let outward = code_segment.selector as u8 & 3 > self.cpl();
+        match stack {
+            Some((rsp, segment)) => {
+                self.segments[Segment::Ss] = segment;
+                self.gpr[RSP] = rsp;
+            }
+            None => self.move_stack(3 * size),
+        }
         self.segments[Segment::Cs] = code_segment;
-        self.segments[Segment::Ss] = stack_segment;
         self.flags.set_bits(was & !writable | bits & writable);
-        self.gpr[RSP] = rsp;
-        self.rip = rip;
         if outward {
             self.drop_inner_segments();
         }
         self.mode_changed();
+        self.set_instruction_pointer(rip);
         let own = self.board.own();
         if std::mem::take(&mut own.nmi_blocked) && own.nmi {
             self.interrupts_changed();
@@ -304,11 +313,20 @@ impl Cpu {
         Ok(())
     }
 
+    /// #GP unless `rip` can be executed in a code segment.
+    fn check_target(&mut self, code: &Loaded, rip: u64) -> Result<(), Abort> {
+        let long = code.is_long() && self.msr.efer & EFER_LMA != 0;
+        if if long { is_canonical(rip) } else { rip <= code.limit as u64 } {
+            return Ok(());
+        }
+        Err(self.raise(Exception::GeneralProtection(0)))
+    }
+
     /// The stack segment of a return to privilege `cpl`.
-    fn return_stack_segment(&mut self, selector: u16, cpl: u8) -> Result<Loaded, Abort> {
+    fn return_stack_segment(&mut self, selector: u16, cpl: u8, code: &Loaded) -> Result<Loaded, Abort> {
         if selector & !3 == 0 {
             // A null stack segment is good for privileged 64-bit code.
-            if cpl == 3 || selector as u8 & 3 != cpl {
+            if !code.is_long() || cpl == 3 || selector as u8 & 3 != cpl {
                 return Err(self.raise(Exception::GeneralProtection(selector & !3)));
             }
             return Ok(Loaded { selector, ..Loaded::default() });
@@ -341,29 +359,34 @@ impl Cpu {
 
     /// RETF with operands of `size` bytes, dropping `extra` bytes more.
     pub fn far_return(&mut self, size: u64, extra: u64) -> Result<(), Abort> {
-        let mut words = [0; 2];
-        for (i, word) in words.iter_mut().enumerate() {
-            *word = self.load_sized(self.gpr[RSP].wrapping_add(i as u64 * size), size)?;
+        let (rip, cs) = (self.stack_word(0, size)?, self.stack_word(1, size)? as u16);
+        if self.is_real_mode() {
+            self.move_stack(2 * size + extra);
+            self.load_real_segment(Segment::Cs, cs);
+            self.set_instruction_pointer(rip);
+            return Ok(());
         }
-        let [rip, cs] = words;
-        let code_segment = self.load_code_segment(cs as u16, true)?;
-        if !is_canonical(rip) {
-            return Err(self.raise(Exception::GeneralProtection(0)));
-        }
-        let mut rsp = self.gpr[RSP].wrapping_add(2 * size).wrapping_add(extra);
+        let code_segment = self.load_code_segment(cs, true)?;
+        self.check_target(&code_segment, rip)?;
         let cpl = code_segment.selector as u8 & 3;
         if cpl > self.cpl() {
-            let outer_rsp = self.load_sized(rsp, size)?;
-            let ss = self.load_sized(rsp.wrapping_add(size), size)? as u16;
-            self.segments[Segment::Ss] = self.return_stack_segment(ss, cpl)?;
-            rsp = outer_rsp.wrapping_add(extra);
+            // The outer stack pointer lies behind what is dropped.
+            let mask = self.stack_mask();
+            let inner = self.gpr[RSP];
+            self.gpr[RSP] = inner & !mask | inner.wrapping_add(2 * size + extra) & mask;
+            let outer = self.stack_word(0, size).and_then(|rsp| Ok((rsp, self.stack_word(1, size)? as u16)));
+            self.gpr[RSP] = inner;
+            let (rsp, ss) = outer?;
+            self.segments[Segment::Ss] = self.return_stack_segment(ss, cpl, &code_segment)?;
             self.segments[Segment::Cs] = code_segment;
             self.drop_inner_segments();
+            self.gpr[RSP] = rsp.wrapping_add(extra);
+        } else {
+            self.move_stack(2 * size + extra);
+            self.segments[Segment::Cs] = code_segment;
         }
-        self.segments[Segment::Cs] = code_segment;
-        self.gpr[RSP] = rsp;
-        self.rip = rip;
         self.mode_changed();
+        self.set_instruction_pointer(rip);
         Ok(())
     }
 
@@ -371,25 +394,39 @@ impl Cpu {
     pub fn far_jump(&mut self, address: u64, size: u64, call: bool) -> Result<(), Abort> {
         let target = self.load_sized(address, size)?;
         let selector: u16 = self.load(address.wrapping_add(size))?;
+        self.far_transfer(selector, target, call.then_some(size))
+    }
+
+    /// Far JMP, or CALL that pushes words of that size.
+    pub fn far_transfer(&mut self, selector: u16, target: u64, call: Option<u64>) -> Result<(), Abort> {
         // Call gates are not offered: only code segments are accepted.
-        let code_segment = self.load_code_segment(selector, false)?;
-        if !is_canonical(target) {
-            return Err(self.raise(Exception::GeneralProtection(0)));
-        }
-        if call {
+        let code_segment = if self.is_real_mode() {
+            None
+        } else {
+            let code_segment = self.load_code_segment(selector, false)?;
+            self.check_target(&code_segment, target)?;
+            Some(code_segment)
+        };
+        if let Some(size) = call {
+            let (cs, rip) = (self.segments[Segment::Cs].selector as u64, self.instruction_pointer());
             let rsp = self.gpr[RSP];
-            let (cs, rip) = (self.segments[Segment::Cs].selector as u64, self.rip);
-            self.probe_write(rsp.wrapping_sub(2 * size), 2 * size)?;
-            self.store_sized(rsp.wrapping_sub(size), size, cs)?;
-            self.store_sized(rsp.wrapping_sub(2 * size), size, rip)?;
-            self.gpr[RSP] = rsp.wrapping_sub(2 * size);
+            self.push_sized(size, cs)?;
+            if let Err(abort) = self.push_sized(size, rip) {
+                self.gpr[RSP] = rsp;
+                return Err(abort);
+            }
         }
-        self.segments[Segment::Cs] = code_segment;
-        self.rip = target;
+        match code_segment {
+            Some(code_segment) => self.segments[Segment::Cs] = code_segment,
+            None => self.load_real_segment(Segment::Cs, selector),
+        }
+        self.mode_changed();
+        self.set_instruction_pointer(target);
         Ok(())
     }
 
-    fn load_sized(&mut self, address: u64, size: u64) -> Result<u64, Abort> {
+    /// Reads a word of 2, 4 or 8 bytes.
+    pub fn load_sized(&mut self, address: u64, size: u64) -> Result<u64, Abort> {
         Ok(match size {
             2 => self.load::<u16>(address)? as u64,
             4 => self.load::<u32>(address)? as u64,
@@ -397,7 +434,8 @@ impl Cpu {
         })
     }
 
-    fn store_sized(&mut self, address: u64, size: u64, value: u64) -> Result<(), Abort> {
+    /// Writes a word of 2, 4 or 8 bytes.
+    pub fn store_sized(&mut self, address: u64, size: u64, value: u64) -> Result<(), Abort> {
         match size {
             2 => self.store(address, value as u16),
             4 => self.store(address, value as u32),
@@ -429,6 +467,51 @@ impl Cpu {
         // Without RF, VM and the reserved bits.
         self.flags.set_bits(self.gpr[11] & 0x3c_7fd7);
         self.rip = rip;
+        self.mode_changed();
+        Ok(())
+    }
+
+    /// SYSRET to 32-bit code.
+    pub fn leave_system_call_to_compat(&mut self) {
+        let base = (self.msr.star >> 48) as u16;
+        self.set_flat_segments(base | 3, 3);
+        self.segments[Segment::Cs].rights = FLAT_CODE_32 | 3 << 5;
+        self.flags.set_bits(self.gpr[11] & 0x3c_7fd7);
+        self.rip = self.gpr[1] & 0xffff_ffff;
+        self.mode_changed();
+    }
+
+    /// SYSENTER. (SDM volume 2.)
+    pub fn fast_enter(&mut self) -> Result<(), Abort> {
+        let [cs, rsp, rip] = self.msr.sysenter;
+        if self.is_real_mode() || cs & 0xfffc == 0 {
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        let long = self.msr.efer & EFER_LMA != 0;
+        self.set_flat_segments(cs as u16 & !3, 0);
+        if !long {
+            self.segments[Segment::Cs].rights = FLAT_CODE_32;
+        }
+        self.flags.system &= !(flags::IF | flags::VM | flags::RF);
+        let mask = if long { u64::MAX } else { 0xffff_ffff };
+        (self.gpr[RSP], self.rip) = (rsp & mask, rip & mask);
+        self.mode_changed();
+        Ok(())
+    }
+
+    /// SYSEXIT to 64-bit or to 32-bit code.
+    pub fn fast_exit(&mut self, long: bool) -> Result<(), Abort> {
+        let cs = self.msr.sysenter[0] as u16;
+        let (rip, rsp) = (self.gpr[2], self.gpr[1]);
+        if self.is_real_mode() || cs & !3 == 0 || long && !(is_canonical(rip) && is_canonical(rsp)) {
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        let (offset, mask) = if long { (32, u64::MAX) } else { (16, 0xffff_ffff) };
+        self.set_flat_segments(cs.wrapping_add(offset) | 3, 3);
+        if !long {
+            self.segments[Segment::Cs].rights = FLAT_CODE_32 | 3 << 5;
+        }
+        (self.gpr[RSP], self.rip) = (rsp & mask, rip & mask);
         self.mode_changed();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Model-specific registers. An unknown one raises #GP, which Linux expects and survives.
 //! (SDM volume 4.)
 
-use crate::cpu::{Abort, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
+use crate::cpu::{Abort, CR0_PG, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
 use crate::exception::Exception;
 use crate::paging::is_canonical;
 use crate::uop::{FS_BASE, GS_BASE};
@@ -45,7 +45,8 @@ pub struct Msrs {
     misc_features: u64,
     spec_ctrl: u64,
     microcode: u64,
-    sysenter: [u64; 3],
+    /// SYSENTER_CS, SYSENTER_ESP, SYSENTER_EIP.
+    pub sysenter: [u64; 3],
     debug_ctl: u64,
 }
 
@@ -178,11 +179,13 @@ impl Cpu {
             }
             EFER => {
                 let writable = EFER_SCE | EFER_LME | EFER_NXE;
-                // Long mode cannot be left while paging is on.
-                if value & !(writable | EFER_LMA) != 0 || value & EFER_LME == 0 {
+                // Long mode can neither be chosen nor left while paging is on.
+                let paging = self.cr0 & CR0_PG != 0;
+                let chosen = (value ^ self.msr.efer) & EFER_LME != 0;
+                if value & !(writable | EFER_LMA) != 0 || paging && chosen {
                     return Err(self.raise(Exception::GeneralProtection(0)));
                 }
-                self.msr.efer = value & writable | EFER_LMA;
+                self.msr.efer = value & writable | self.msr.efer & EFER_LMA;
                 self.flush_tlb();
             }
             STAR => self.msr.star = value,

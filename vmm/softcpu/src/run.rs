@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::code::{BlockId, Link, NONE, Single};
+use crate::code::{Block, BlockId, Link, NONE, Single};
 use crate::cpu::{Abort, Cause, Cpu};
 use crate::decode::{self, MAX_LEN, Tables};
 use crate::exception::Exception;
 use crate::flags;
 use crate::jit::Leave;
 use crate::memory::PAGE;
+use crate::mode::CodeSize;
 use crate::uop::{Cursor, Flow, PAGE_BASE, Uop};
 
 /// Most bytes that are looked at for one block.
@@ -92,7 +93,10 @@ impl Cpu {
                 return Flow::Sync;
             }
             found = self.find_block();
-            if let Ok(Found::Block(block)) = found {
+            // Outside 64-bit mode RIP is to be wrapped first, which the search does.
+            if let Ok(Found::Block(block)) = found
+                && self.code_size == CodeSize::Long
+            {
                 match way {
                     Way::Side(side) => {
                         let link = Link { tag: self.code.tag(), block };
@@ -141,17 +145,22 @@ impl Cpu {
 
     /// The block at RIP, decoded if need be.
     fn find_block(&mut self) -> Result<Found, Abort> {
+        let size = self.code_size;
+        if size != CodeSize::Long {
+            self.wrap_rip()?;
+        }
         let rip = self.rip;
         let guess = self.code.guess(rip);
         if guess.tag == self.code.tag() {
             return Ok(Found::Block(guess.block));
         }
         let (physical, host) = self.translate_fetch(rip)?;
-        if guess.block != NONE && self.code.blocks[guess.block as usize].physical == physical {
+        let at = |block: &Block| block.physical == physical && block.size == size;
+        if guess.block != NONE && at(&self.code.blocks[guess.block as usize]) {
             self.code.remember(rip, guess.block);
             return Ok(Found::Block(guess.block));
         }
-        if let Some(id) = self.code.find(physical) {
+        if let Some(id) = self.code.find(physical, size) {
             self.code.remember(rip, id);
             return Ok(Found::Block(id));
         }
@@ -161,11 +170,12 @@ impl Cpu {
         host.copy_to(offset, &mut bytes[..window]);
         let code = &mut self.code;
         let tables = Tables { vector: &mut code.vector_ops, x87: &mut code.x87_ops };
-        let Some(decoded) = decode::decode(&bytes[..window], offset as u16, decode::MAX_INSTRUCTIONS, tables)
+        let Some(decoded) =
+            decode::decode(&bytes[..window], offset as u16, decode::MAX_INSTRUCTIONS, size, tables)
         else {
             return Ok(Found::Straddling);
         };
-        let (id, first) = code.insert(&self.ram, physical, decoded);
+        let (id, first) = code.insert(&self.ram, physical, size, decoded);
         if first {
             self.tlb.protect(physical & !(PAGE - 1));
         }
@@ -175,6 +185,11 @@ impl Cpu {
 
     /// Executes the one instruction at RIP outside the cache of blocks.
     fn run_single(&mut self) -> Flow {
+        if self.code_size != CodeSize::Long
+            && let Err(Abort) = self.wrap_rip()
+        {
+            return Flow::Abort;
+        }
         let rip = self.rip;
         let uops = match self.decode_single(rip) {
             Ok(uops) => uops,
@@ -207,22 +222,24 @@ impl Cpu {
                 Err(abort) => second = Err(abort),
             }
         }
+        let size = self.code_size;
         let code = &mut self.code;
         if let Some(single) = code.single(rip)
             && single.rip == rip
+            && single.size == size
             && single.len <= known
             && single.bytes[..single.len] == bytes[..single.len]
         {
             return Ok(single.uops.clone());
         }
         let tables = Tables { vector: &mut code.vector_ops, x87: &mut code.x87_ops };
-        let Some(decoded) = decode::decode(&bytes[..known], (rip % PAGE) as u16, 1, tables) else {
+        let Some(decoded) = decode::decode(&bytes[..known], (rip % PAGE) as u16, 1, size, tables) else {
             // With 15 bytes at hand something is always decoded.
             second?;
             return Err(self.raise(Exception::GeneralProtection(0)));
         };
         let uops: Arc<[Uop]> = decoded.uops.into();
-        *code.single(rip) = Some(Single { rip, bytes, len: decoded.len as usize, uops: uops.clone() });
+        *code.single(rip) = Some(Single { rip, size, bytes, len: decoded.len as usize, uops: uops.clone() });
         Ok(uops)
     }
 

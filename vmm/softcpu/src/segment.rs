@@ -1,9 +1,10 @@
-//! Segment registers and descriptor tables of 64-bit mode. (SDM volume 3, chapters 3 and 5.)
+//! Segment registers and descriptor tables. (SDM volume 3, chapters 3 and 5.)
 
 use std::ops::{Index, IndexMut};
 
-use crate::cpu::{Abort, Cpu};
+use crate::cpu::{Abort, Cpu, EFER_LMA};
 use crate::exception::Exception;
+use crate::mode::base_register;
 use crate::uop::{FS_BASE, GS_BASE};
 
 /// A segment register, numbered as instructions encode them; LDTR and TR follow.
@@ -41,6 +42,46 @@ pub struct Loaded {
     pub limit: u32,
     /// Access rights: the descriptor's bits 40..=55.
     pub rights: u16,
+}
+
+impl Loaded {
+    fn is(&self, bits: u16) -> bool {
+        self.rights & bits == bits
+    }
+
+    /// 64-bit code, in long mode.
+    pub fn is_long(&self) -> bool {
+        self.is(LONG)
+    }
+
+    /// 32-bit code or stack, outside 64-bit mode.
+    pub fn is_big(&self) -> bool {
+        self.is(DEFAULT_BIG)
+    }
+
+    /// A writable data segment of 4 GiB, wherever its base is.
+    #[inline(always)]
+    pub fn is_flat_data(&self) -> bool {
+        let kind = self.rights & (PRESENT | NOT_SYSTEM | CODE | EXPAND_DOWN | WRITABLE_OR_READABLE);
+        self.limit == u32::MAX && kind == PRESENT | NOT_SYSTEM | WRITABLE_OR_READABLE
+    }
+
+    /// Whether a data access outside 64-bit mode is within the segment and of a kind it allows.
+    pub fn allows(&self, offset: u64, size: u64, write: bool) -> bool {
+        // A null selector leaves rights without PRESENT.
+        let kind = if self.is(CODE) {
+            !write && self.is(WRITABLE_OR_READABLE)
+        } else {
+            !write || self.is(WRITABLE_OR_READABLE)
+        };
+        let last = offset + size - 1;
+        let inside = if self.is(EXPAND_DOWN) && !self.is(CODE) {
+            offset > self.limit as u64 && last <= if self.is_big() { u32::MAX as u64 } else { 0xffff }
+        } else {
+            last <= self.limit as u64
+        };
+        self.is(PRESENT) && kind && inside
+    }
 }
 
 /// GDTR or IDTR.
@@ -91,6 +132,8 @@ const TYPE: u16 = 0xf;
 const ACCESSED: u16 = 1;
 const WRITABLE_OR_READABLE: u16 = 1 << 1;
 const CONFORMING: u16 = 1 << 2;
+/// The same bit, of a data segment.
+const EXPAND_DOWN: u16 = 1 << 2;
 const CODE: u16 = 1 << 3;
 const NOT_SYSTEM: u16 = 1 << 4;
 const PRESENT: u16 = 1 << 7;
@@ -104,6 +147,8 @@ const TSS_BUSY: u16 = 11;
 
 /// Rights of a flat 64-bit code segment of privilege 0, as after reset into 64-bit mode.
 pub const FLAT_CODE: u16 = PRESENT | NOT_SYSTEM | CODE | WRITABLE_OR_READABLE | ACCESSED | LONG | GRANULAR;
+/// Rights of a flat 32-bit code segment of privilege 0.
+pub const FLAT_CODE_32: u16 = FLAT_CODE & !LONG | DEFAULT_BIG;
 /// Rights of a flat data segment of privilege 0.
 pub const FLAT_DATA: u16 = PRESENT | NOT_SYSTEM | WRITABLE_OR_READABLE | ACCESSED | DEFAULT_BIG | GRANULAR;
 
@@ -188,6 +233,10 @@ impl Cpu {
 
     /// `mov` or `pop` to DS, ES, FS, GS or SS.
     pub fn load_segment(&mut self, segment: Segment, selector: u16) -> Result<(), Abort> {
+        if self.is_real_mode() {
+            self.load_real_segment(segment, selector);
+            return Ok(());
+        }
         let cpl = self.cpl();
         let rpl = selector as u8 & 3;
         if selector & !3 == 0 {
@@ -228,7 +277,10 @@ impl Cpu {
         match segment {
             Segment::Fs => self.gpr[FS_BASE as usize] = loaded.base,
             Segment::Gs => self.gpr[GS_BASE as usize] = loaded.base,
-            _ => {}
+            Segment::Es | Segment::Cs | Segment::Ss | Segment::Ds => {
+                self.gpr[base_register(segment) as usize] = loaded.base;
+            }
+            Segment::Ldtr | Segment::Tr => {}
         }
     }
 
@@ -248,8 +300,9 @@ impl Cpu {
         } else {
             rpl <= cpl && dpl == cpl
         };
-        // Compatibility mode is not offered: code must be 64-bit.
-        if !descriptor.is_code() || !privilege || !descriptor.is(LONG) || descriptor.is(DEFAULT_BIG) {
+        // In long mode code is 64-bit, or 32- or 16-bit code of compatibility mode.
+        let both = self.msr.efer & EFER_LMA != 0 && descriptor.is(LONG | DEFAULT_BIG);
+        if !descriptor.is_code() || !privilege || both {
             return Err(self.protection(selector));
         }
         if !descriptor.is(PRESENT) {

@@ -39,6 +39,11 @@ pub const FS_BASE: u8 = 18;
 pub const GS_BASE: u8 = 19;
 /// Pseudo-register: an address worked out by a micro-operation of its own.
 pub const SCRATCH: u8 = 20;
+/// Pseudo-registers: the bases of ES, CS, SS and DS, kept outside 64-bit mode only.
+pub const ES_BASE: u8 = 21;
+pub const CS_BASE: u8 = 22;
+pub const SS_BASE: u8 = 23;
+pub const DS_BASE: u8 = 24;
 
 /// One micro-operation. What `imm`, `r0`, `r1` and `extra` mean is up to the handler.
 #[repr(C)]

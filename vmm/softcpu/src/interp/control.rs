@@ -8,6 +8,7 @@ use crate::exception::Exception;
 use crate::interp::stack::RSP;
 use crate::paging::is_canonical;
 use crate::uop::{Cursor, Flow, Handler, PAGE_BASE};
+use crate::word::Word;
 
 /// Leaves the block through link `SIDE` to an offset from its page: 0 where it falls through, 1
 /// where it jumps.
@@ -132,10 +133,10 @@ fn return_to(cpu: &mut Cpu, at: Cursor, target: u64) -> Flow {
 pub fn loop_(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
     let count = counter(cpu, at).wrapping_sub(1);
-    if uop.disp == 4 {
-        cpu.gpr[1] = count as u32 as u64;
-    } else {
-        cpu.gpr[1] = count;
+    match uop.disp {
+        2 => (count as u16).write(&mut cpu.gpr, 1),
+        4 => (count as u32).write(&mut cpu.gpr, 1),
+        _ => cpu.gpr[1] = count,
     }
     let more = counter(cpu, at) != 0;
     let taken = match uop.r0 {
@@ -152,9 +153,13 @@ pub fn jcxz(cpu: &mut Cpu, at: Cursor) -> Flow {
     if counter(cpu, at) == 0 { leave::<1>(cpu, uop.imm) } else { leave::<0>(cpu, uop.next_offset()) }
 }
 
-/// RCX, or ECX where `disp` is 4.
+/// The low `disp` bytes of RCX.
 fn counter(cpu: &Cpu, at: Cursor) -> u64 {
-    if at.uop().disp == 4 { cpu.gpr[1] as u32 as u64 } else { cpu.gpr[1] }
+    match at.uop().disp {
+        2 => cpu.gpr[1] & 0xffff,
+        4 => cpu.gpr[1] & 0xffff_ffff,
+        _ => cpu.gpr[1],
+    }
 }
 
 /// Ends a block behind an instruction that called a device.

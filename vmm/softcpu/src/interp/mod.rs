@@ -8,6 +8,7 @@ pub mod bits;
 pub mod branch;
 pub mod control;
 pub mod exchange;
+pub mod legacy;
 pub mod mov;
 pub mod muldiv;
 pub mod port;

@@ -194,15 +194,12 @@ instructions! {
 /// POPF. It ends the block only where interrupts or single steps may come of it.
 pub fn popf(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
-    let (bits, mut writable) = if uop.extra == 2 {
-        (attempt!(cpu, at, cpu.pop::<u16>()) as u64, 0xffff)
+    let bits = if uop.extra == 2 {
+        attempt!(cpu, at, cpu.pop::<u16>()) as u64
     } else {
-        (attempt!(cpu, at, cpu.pop::<u64>()), u64::MAX)
+        attempt!(cpu, at, cpu.pop::<u64>())
     };
-    writable &= flags::ARITHMETIC | flags::TF | flags::DF | flags::NT | flags::AC | flags::ID;
-    writable |= cpu.writable_system_flags();
-    let was = cpu.flags.bits();
-    cpu.flags.set_bits(was & !writable & !flags::RF | bits & writable);
+    cpu.set_popped_flags(bits, uop.extra);
     let enabled = cpu.flags.interrupts() && cpu.interrupt_pending;
     if enabled || cpu.flags.system & flags::TF != 0 {
         return cpu.leave_behind(at);
@@ -223,6 +220,15 @@ impl Cpu {
             writable |= flags::IOPL;
         }
         writable
+    }
+
+    /// Sets the flags that POPF of `size` bytes may change.
+    pub fn set_popped_flags(&mut self, bits: u64, size: u16) {
+        let mut writable = if size == 2 { 0xffff } else { u64::MAX };
+        writable &= flags::ARITHMETIC | flags::TF | flags::DF | flags::NT | flags::AC | flags::ID;
+        writable |= self.writable_system_flags();
+        let was = self.flags.bits();
+        self.flags.set_bits(was & !writable & !flags::RF | bits & writable);
     }
 
     /// #GP(0) unless the program may change IF and use ports freely.

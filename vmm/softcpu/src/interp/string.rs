@@ -26,10 +26,13 @@ pub const REPEAT_UNEQUAL: u16 = 2;
 /// Bytes a host copies in the time of one guest instruction; it is how long strings take.
 const BYTES_PER_TICK: u64 = 64;
 
-/// Adds to a counter or pointer register; `uop.imm` masks 32-bit addresses.
+/// Adds to a counter or pointer register; `uop.imm` masks shorter addresses. A 32-bit register's upper
+/// half becomes zero, what is above 16 bits stays.
 #[inline(always)]
 fn advance(cpu: &mut Cpu, uop: &Uop, register: usize, by: u64) {
-    cpu.gpr[register] = cpu.gpr[register].wrapping_add(by) & uop.imm;
+    let old = cpu.gpr[register];
+    let kept = if uop.imm == 0xffff { old & !0xffff } else { 0 };
+    cpu.gpr[register] = old.wrapping_add(by) & uop.imm | kept;
 }
 
 /// The signed distance from one element to the next.
@@ -46,7 +49,7 @@ fn source(cpu: &Cpu, uop: &Uop) -> u64 {
 
 #[inline(always)]
 fn destination(cpu: &Cpu, uop: &Uop) -> u64 {
-    cpu.gpr[RDI] & uop.imm
+    (cpu.gpr[RDI] & uop.imm).wrapping_add(cpu.gpr[uop.base as usize & 31])
 }
 
 /// Whole elements from `address` to the end of its page.

@@ -4,10 +4,12 @@
 use super::instructions;
 use crate::cpu::{
     Abort, CR0_AM, CR0_EM, CR0_ET, CR0_MP, CR0_NE, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_PAE, CR4_TSD, Cpu,
+    EFER_LMA, EFER_LME,
 };
-use crate::cpuid::cpuid;
+use crate::cpuid::{Topology, cpuid};
 use crate::exception::Exception;
 use crate::flags;
+use crate::mode::CodeSize;
 use crate::segment::{Segment, Table};
 use crate::uop::{Cursor, Flow, Uop};
 use crate::word::Word;
@@ -58,21 +60,37 @@ impl Cpu {
     }
 
     fn set_cr0(&mut self, value: u64) -> Result<(), Abort> {
-        // Paging and protection stay on; not-write-through without cache-disable is invalid.
+        // Paging needs protection; not-write-through without cache-disable is invalid.
         let invalid_cache = value & (3 << 29) == 1 << 29;
-        if value & !CR0_BITS != 0 || value & CR0_PG == 0 || value & CR0_PE == 0 || invalid_cache {
+        let unprotected = value & CR0_PG != 0 && value & CR0_PE == 0;
+        if value & !CR0_BITS != 0 || unprotected || invalid_cache {
             return Err(self.protect());
         }
         let changed = self.cr0 ^ value;
+        if changed & CR0_PG != 0 {
+            self.switch_paging(value & CR0_PG != 0)?;
+        }
         self.cr0 = value | CR0_ET;
-        if changed & CR0_WP != 0 {
+        if changed & (CR0_WP | CR0_PG | CR0_PE) != 0 {
+            self.mode_changed();
             self.flush_tlb();
         }
         Ok(())
     }
 
+    /// Paging and with it long mode: the paging of 32-bit systems is not offered.
+    fn switch_paging(&mut self, on: bool) -> Result<(), Abort> {
+        let ready = self.msr.efer & EFER_LME != 0 && self.cr4 & CR4_PAE != 0;
+        if on && (!ready || self.segments[Segment::Cs].is_long()) || self.code_size == CodeSize::Long {
+            return Err(self.protect());
+        }
+        self.msr.efer = self.msr.efer & !EFER_LMA | if on { EFER_LMA } else { 0 };
+        Ok(())
+    }
+
     fn set_cr4(&mut self, value: u64) -> Result<(), Abort> {
-        if value & !CR4_BITS != 0 || value & CR4_PAE == 0 || value & CR4_VME_PVI != 0 {
+        let unpaged = value & CR4_PAE == 0 && self.msr.efer & EFER_LMA != 0;
+        if value & !CR4_BITS != 0 || unpaged || value & CR4_VME_PVI != 0 {
             return Err(self.protect());
         }
         if (self.cr4 ^ value) & !CR4_TSD != 0 {
@@ -144,7 +162,8 @@ impl Cpu {
 instructions! {
     next fn cpuid_(cpu, _uop) {
         let hz = cpu.clock.hz();
-        let [eax, ebx, ecx, edx] = cpuid(cpu.gpr[0] as u32, cpu.gpr[1] as u32, hz);
+        let topology = Topology { cpu: cpu.board.current() as u32, cpus: cpu.board.cpus() as u32 };
+        let [eax, ebx, ecx, edx] = cpuid(cpu.gpr[0] as u32, cpu.gpr[1] as u32, hz, topology);
         cpu.gpr[0] = eax as u64;
         cpu.gpr[3] = ebx as u64;
         cpu.gpr[1] = ecx as u64;

@@ -60,9 +60,23 @@ instructions! {
         cpu.far_jump(address, uop.extra as u64, true)?;
     }
 
-    /// What would lead into compatibility mode or a gate is refused.
-    next fn refused(cpu, _uop) {
-        return Err(cpu.raise(Exception::GeneralProtection(0)));
+    /// SYSRET with a 32-bit operand size, to compatibility mode.
+    ends fn sysret_compat(cpu, _uop) {
+        if cpu.msr.efer & EFER_SCE == 0 {
+            return Err(cpu.raise(Exception::InvalidOpcode));
+        }
+        cpu.require_supervisor()?;
+        cpu.leave_system_call_to_compat();
+    }
+
+    ends fn sysenter(cpu, _uop) {
+        cpu.fast_enter()?;
+    }
+
+    /// SYSEXIT; `extra` is the operand size.
+    ends fn sysexit(cpu, uop) {
+        cpu.require_supervisor()?;
+        cpu.fast_exit(uop.extra == 8)?;
     }
 
     /// SWAPGS.
