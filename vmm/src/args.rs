@@ -59,6 +59,9 @@ pub struct RunArgs {
     /// Guest memory, for example 512M or 2G.
     #[arg(long, value_parser = parse_memory, default_value = "512M")]
     pub memory: u64,
+    /// CPUs of the guest.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(machine::MAX_CPUS)), default_value_t = 1)]
+    pub cpus: u8,
     /// End the run after this wall time, for example 60s or 5m.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub timeout: Option<Duration>,

@@ -91,6 +91,7 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
         initrd: source.initrd.clone(),
         cmdline: source.command_line(args),
         engine,
+        cpus: args.cpus,
         clock,
         seed: args.seed,
         execution: match args.cpu_jit {

@@ -7,7 +7,7 @@ use softcpu::{ClockMode, Execution};
 /// What an [`Engine`](crate::Engine) is made from.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// CPUs of the guest; 1 is all there is for now.
+    /// CPUs of the guest: 1 to [`MAX_CPUS`](crate::MAX_CPUS).
     pub cpus: u8,
     /// How guest time passes on the soft engine. KVM always runs on the host's clock.
     pub clock: ClockMode,
@@ -41,6 +41,6 @@ pub enum EngineError {
     #[error(transparent)]
     Soft(#[from] softcpu::ConfigError),
     /// The number of CPUs is not supported.
-    #[error("a guest has one CPU for now, not {0}")]
+    #[error("a guest has 1 to {max} CPUs, not {0}", max = softcpu::MAX_CPUS)]
     Cpus(u8),
 }

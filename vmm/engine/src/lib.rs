@@ -35,7 +35,7 @@ pub use choose::{Choice, Kind, choose};
 pub use clock::GuestClock;
 pub use config::{Config, EngineError};
 pub use remote::{IrqSender, Kicker};
-pub use softcpu::{Bus, ClockMode, EntryState, Execution, Stats};
+pub use softcpu::{Bus, ClockMode, EntryState, Execution, MAX_CPUS, Stats};
 
 /// Interrupt lines of the IOAPIC, on either engine: global system interrupts 0..24.
 pub const IOAPIC_LINES: u32 = 24;
@@ -75,7 +75,7 @@ impl Engine {
     ///
     /// [`Kind::Auto`] is resolved by [`choose()`] first.
     pub fn new(kind: Kind, ram: Arc<GuestRam>, config: Config) -> Result<Engine, EngineError> {
-        if config.cpus != 1 {
+        if !(1..=MAX_CPUS).contains(&config.cpus) {
             return Err(EngineError::Cpus(config.cpus));
         }
         let inner = match choose(kind)?.kind {

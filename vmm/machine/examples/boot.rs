@@ -38,6 +38,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         initrd: files.get(1).map(Into::into),
         cmdline: format!("console=ttyS0 panic=-1 {}", words.join(" ")),
         engine: choice.kind,
+        cpus: env::var("CPUS").ok().map_or(Ok(1), |cpus| cpus.parse())?,
         clock,
         seed: 0,
         execution: Execution::default(),

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | RSDP, XSDT | where the others are |
 //! | FADT | hardware-reduced; sleep and reset registers; no 8042, no VGA; which CMOS byte is the century |
-//! | MADT | one CPU, one IOAPIC |
+//! | MADT | the CPUs, one IOAPIC |
 //! | DSDT | `COM1` (PNP0501), `RTC` (PNP0B00), `V000`.. (LNRO0005, one for each virtio-mmio slot), `\_S5` |
 
 use acpi_tables::aml::{
@@ -35,27 +35,28 @@ const OEM_TABLE_ID: [u8; 8] = *b"BINDERVM";
 const OEM_REVISION: u32 = 1;
 /// Revision 2 of the DSDT: integers have 64 bits.
 const DSDT_REVISION: u8 = 2;
-const IOAPIC_ID: u8 = 1;
+/// Beyond the CPUs' ids.
+const IOAPIC_ID: u8 = 15;
 
 /// FADT IAPC_BOOT_ARCH: there is no VGA to probe. (8042 and "legacy devices" stay clear.)
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 /// FADT IAPC_BOOT_ARCH: no message-signalled interrupts; there is no PCI bus.
 const BOOT_ARCH_NO_MSI: u16 = 1 << 3;
 
-/// Writes the tables for a board with these virtio slots; the answer is where the RSDP is.
-pub fn write(ram: &GuestRam, slots: &[VirtioSlot]) -> GuestAddress {
-    let image = image(slots);
+/// Writes the tables for a board with so many CPUs and these virtio slots; the answer is where the RSDP is.
+pub fn write(ram: &GuestRam, cpus: u8, slots: &[VirtioSlot]) -> GuestAddress {
+    let image = image(cpus, slots);
     assert!(image.len() as u64 <= ACPI_TABLES_SIZE, "the tables of all slots fit (tested)");
     ram.write_slice(&image, ACPI_TABLES).expect("the ACPI area lies in the first MiB of RAM");
     ACPI_TABLES
 }
 
 /// All tables as they stand in memory from [`ACPI_TABLES`] on, the RSDP first.
-fn image(slots: &[VirtioSlot]) -> Vec<u8> {
+fn image(cpus: u8, slots: &[VirtioSlot]) -> Vec<u8> {
     let mut image = Image(vec![0; Rsdp::len()]);
     let dsdt = image.append(dsdt(slots).as_slice());
     let fadt = image.append(&bytes(&fadt(dsdt)));
-    let madt = image.append(&bytes(&madt()));
+    let madt = image.append(&bytes(&madt(cpus)));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt.0);
     xsdt.add_entry(madt.0);
@@ -104,10 +105,13 @@ fn power_register(offset: u16) -> GAS {
     GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, u64::from(power::PORT + offset))
 }
 
-fn madt() -> MADT {
+fn madt(cpus: u8) -> MADT {
     let local_apic = LocalInterruptController::Address(LOCAL_APIC.0 as u32);
     let mut madt = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, local_apic);
-    madt.add_structure(ProcessorLocalApic::new(0, 0, EnabledStatus::Enabled));
+    // Each starts with INIT and a start-up message, on either engine.
+    for cpu in 0..cpus {
+        madt.add_structure(ProcessorLocalApic::new(cpu, cpu, EnabledStatus::Enabled));
+    }
     madt.add_structure(IoApic::new(IOAPIC_ID, IOAPIC.0 as u32, 0));
     madt
 }
@@ -220,14 +224,14 @@ mod tests {
 
     #[test]
     fn every_table_is_reached_and_sums_to_zero() {
-        let image = image(&slots(4));
+        let image = image(1, &slots(4));
         let signatures: Vec<_> = walk(&image).iter().map(|table| &table[..4]).collect();
         assert_eq!(signatures, [b"FACP", b"APIC"]);
     }
 
     #[test]
     fn the_fadt_announces_a_hardware_reduced_board_that_can_switch_off() {
-        let image = image(&slots(1));
+        let image = image(1, &slots(1));
         let fadt = walk(&image)[0];
         assert_eq!(fadt.len(), 276);
         let flags = u32_at(fadt, 112);
@@ -245,7 +249,7 @@ mod tests {
 
     #[test]
     fn the_madt_has_one_cpu_and_one_ioapic() {
-        let image = image(&[]);
+        let image = image(1, &[]);
         let madt = walk(&image)[1];
         assert_eq!(u32_at(madt, 36), 0xfee0_0000);
         // Flags: bit 0 would announce an 8259.
@@ -257,8 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn every_cpu_has_a_local_apic() {
+        let image = image(4, &[]);
+        let madt = walk(&image)[1];
+        for cpu in 0..4u8 {
+            let at = 44 + 8 * cpu as usize;
+            assert_eq!(madt[at..at + 8], [0, 8, cpu, cpu, 1, 0, 0, 0]);
+        }
+        assert_eq!(madt.len(), 64 + 3 * 8);
+    }
+
+    #[test]
     fn each_slot_is_a_device_with_its_page_and_line() {
-        let image = image(&slots(3));
+        let image = image(1, &slots(3));
         let dsdt = table(&image, u64_at(walk(&image)[0], 140));
         let find = |needle: &[u8]| dsdt.windows(needle.len()).filter(|window| *window == needle).count();
         assert_eq!(find(b"LNRO0005\0"), 3);
@@ -275,6 +290,8 @@ mod tests {
 
     #[test]
     fn all_slots_fit_into_the_reserved_area() {
-        assert!(image(&slots(crate::layout::VIRTIO_SLOTS)).len() as u64 <= ACPI_TABLES_SIZE);
+        assert!(
+            image(engine::MAX_CPUS, &slots(crate::layout::VIRTIO_SLOTS)).len() as u64 <= ACPI_TABLES_SIZE
+        );
     }
 }

@@ -45,7 +45,7 @@ mod machine;
 mod outcome;
 
 pub use console::{ConsoleLog, Panic};
-pub use engine::{Choice, ClockMode, EngineError, Execution, GuestClock, Kind, choose};
+pub use engine::{Choice, ClockMode, EngineError, Execution, GuestClock, Kind, MAX_CPUS, choose};
 pub use error::MachineError;
 pub use inbox::{Activity, Handle};
 pub use machine::{Machine, MachineConfig, Running, SerialConsole};

@@ -45,6 +45,8 @@ pub struct MachineConfig {
     pub cmdline: String,
     /// What executes the guest.
     pub engine: Kind,
+    /// CPUs: 1 to [`engine::MAX_CPUS`].
+    pub cpus: u8,
     /// How guest time passes on the soft engine.
     pub clock: ClockMode,
     /// Seeds what is random in the soft engine.
@@ -100,8 +102,12 @@ impl Machine {
         };
         let entry = boot::load(&ram, size, &source)?;
 
-        let cpu =
-            engine::Config { cpus: 1, clock: config.clock, seed: config.seed, execution: config.execution };
+        let cpu = engine::Config {
+            cpus: config.cpus,
+            clock: config.clock,
+            seed: config.seed,
+            execution: config.execution,
+        };
         let mut engine = Engine::new(config.engine, ram.clone(), cpu)?;
         engine.set_entry(&entry)?;
 
@@ -172,7 +178,7 @@ impl Machine {
 
     /// Runs the guest on this thread until the run is over. Fails only where it cannot begin.
     pub fn run(mut self) -> Result<Outcome, MachineError> {
-        acpi::write(&self.ram, &self.slots);
+        acpi::write(&self.ram, self.config.cpus, &self.slots);
         let source = self.config.serial.input.take();
         let source = source.map(|fd| ConsoleSource { fd, queue: self.serial_input.clone() });
         let heartbeat = (self.engine.kind() == Kind::Kvm).then(|| self.engine.kicker());

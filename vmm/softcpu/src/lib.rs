@@ -72,4 +72,6 @@ mod word;
 pub mod x87;
 
 pub use remote::Remote;
-pub use vm::{Bus, ClockMode, Config, ConfigError, EntryState, Execution, Exit, Registers, Stats, Vm};
+pub use vm::{
+    Bus, ClockMode, Config, ConfigError, EntryState, Execution, Exit, MAX_CPUS, Registers, Stats, Vm,
+};

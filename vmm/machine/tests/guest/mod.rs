@@ -112,6 +112,7 @@ pub fn config(engine: Kind, kernel: &NamedTempFile) -> (MachineConfig, Printed) 
         initrd: None,
         cmdline: String::new(),
         engine,
+        cpus: 1,
         clock: ClockMode::Virtual,
         seed: 0,
         execution: Execution::default(),
