@@ -79,6 +79,7 @@ impl Engine {
             return Err(EngineError::Cpus(config.cpus));
         }
         let inner = match choose(kind)?.kind {
+            Kind::Kvm if config.cpus > 1 => return Err(EngineError::Cpus(config.cpus)),
             Kind::Kvm => Inner::Kvm(Box::new(kvm::KvmEngine::new(ram)?)),
             Kind::Auto | Kind::Soft => Inner::Soft(Box::new(soft::SoftEngine::new(ram, config)?)),
         };

@@ -354,7 +354,7 @@ impl CodeCache {
 const KEY_SIZE: u64 = 1 << 60;
 
 fn key(physical: u64, size: CodeSize) -> u64 {
-    physical | size as u64 * KEY_SIZE
+    physical | (size as u64 * KEY_SIZE)
 }
 
 /// The 64-byte pieces of a page that `len` bytes at `start` touch.

@@ -94,7 +94,7 @@ impl Cpu {
         let mut bits = self.flags.bits() & !flags::ARITHMETIC;
         bits |= if carry { flags::CF } else { 0 } | if adjust { flags::AF } else { 0 };
         bits |= if al == 0 { flags::ZF } else { 0 } | if al & 0x80 != 0 { flags::SF } else { 0 };
-        bits |= if al.count_ones() % 2 == 0 { flags::PF } else { 0 };
+        bits |= if al.count_ones().is_multiple_of(2) { flags::PF } else { 0 };
         self.flags.set_bits(bits);
     }
 
