@@ -1,0 +1,71 @@
+//! What the core takes for a synchronous call: by payload, and by how much else there is.
+//!
+//! A round trip is four messages (call and wait; free and reply; free; wait), the page copies
+//! included, with the trace off. `cargo bench -p binder`; a name as argument runs and sets up that alone.
+
+use std::cell::LazyCell;
+use std::hint::black_box;
+
+use binder::protocol::Command;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use shim::cpu_time::CpuTime;
+use shim::{Pair, Shim};
+
+mod shim;
+
+fn payloads(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("payload");
+    for size in [4, 128, 2048, 4096, 65536, 262_144] {
+        let mut pair = LazyCell::new(|| Pair::new(Shim::new(), size));
+        // The call's bytes and the reply's.
+        group.throughput(Throughput::Bytes(2 * size as u64));
+        group.bench_function(BenchmarkId::from_parameter(size), |b| b.iter(|| pair.round_trip()));
+    }
+    group.finish();
+}
+
+/// The memory speed that payload copies are held against: the same bytes, once.
+fn copies(c: &mut Criterion<CpuTime>) {
+    let mut group = c.benchmark_group("memcpy");
+    for size in [65536, 262_144] {
+        let (from, mut to) = (vec![1u8; size], vec![0u8; size]);
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(BenchmarkId::from_parameter(size), |b| {
+            b.iter(|| black_box(&mut to).copy_from_slice(black_box(&from)));
+        });
+    }
+    group.finish();
+}
+
+/// A call of 128 bytes beside `count` others.
+fn crowd(c: &mut Criterion<CpuTime>, what: &str, add: impl Fn(&mut Shim, usize)) {
+    let mut group = c.benchmark_group(what);
+    group.sample_size(20);
+    for count in [10, 1_000, 100_000] {
+        let mut pair = LazyCell::new(|| {
+            let mut shim = Shim::new();
+            add(&mut shim, count);
+            Pair::new(shim, 128)
+        });
+        group.bench_function(BenchmarkId::from_parameter(count), |b| b.iter(|| pair.round_trip()));
+    }
+    group.finish();
+}
+
+fn crowds(c: &mut Criterion<CpuTime>) {
+    crowd(c, "processes", |shim, count| (0..count).for_each(|_| drop(shim.process())));
+    crowd(c, "waiting threads", |shim, count| {
+        let first = shim.process();
+        for _ in 0..count {
+            let mut thread = shim.thread(first.proc);
+            shim.write_read(&mut thread, &[Command::EnterLooper], None, 256);
+        }
+    });
+}
+
+fn cpu_time() -> Criterion<CpuTime> {
+    Criterion::default().with_measurement(CpuTime)
+}
+
+criterion_group! { name = benches; config = cpu_time(); targets = payloads, copies, crowds }
+criterion_main!(benches);
