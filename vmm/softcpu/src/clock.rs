@@ -33,6 +33,8 @@ pub struct Clock {
     next_slice: u64,
     /// The instruction count at which the executing CPU's turn ends.
     turn_end: u64,
+    /// The instruction count at which the run stops.
+    pub stop: u64,
     started: Instant,
 }
 
@@ -46,6 +48,7 @@ impl Clock {
             skipped: 0,
             next_slice: 0,
             turn_end: u64::MAX,
+            stop: u64::MAX,
             started: Instant::now(),
         };
         clock.next_slice = clock.ticks(SLICE);
@@ -85,7 +88,7 @@ impl Clock {
                 timer.clamp(100, HOST_STEP)
             }
         };
-        let budget = budget.min(self.turn_end.saturating_sub(executed));
+        let budget = budget.min(self.turn_end.min(self.stop).saturating_sub(executed));
         *remaining = budget as i64;
         self.end = executed.wrapping_add(budget);
     }
@@ -102,6 +105,11 @@ impl Clock {
     /// True when the executing CPU's turn is over.
     pub fn turn_ended(&self, remaining: i64) -> bool {
         self.instructions(remaining) >= self.turn_end
+    }
+
+    /// True when as many instructions were executed as the run is to execute.
+    pub fn stopped(&self, remaining: i64) -> bool {
+        self.instructions(remaining) >= self.stop
     }
 
     /// True once for each slice of virtual time.

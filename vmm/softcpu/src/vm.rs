@@ -12,7 +12,7 @@ use crate::code;
 use crate::cpu::{Cause, Cpu};
 use crate::flags;
 use crate::interrupt::TripleFault;
-use crate::memory::Ram;
+use crate::memory::{PAGE, Ram};
 use crate::remote::Remote;
 use crate::turns::Turns;
 use crate::uop::Flow;
@@ -222,6 +222,15 @@ impl Vm {
         exit
     }
 
+    /// Like [`run`](Self::run), but returns [`Exit::Slice`] also when the machine has executed
+    /// `instructions` since it was made (or a few more, where a string instruction counts as many).
+    pub fn run_until(&mut self, bus: &mut dyn Bus, instructions: u64) -> Exit {
+        self.cpu.clock.stop = instructions;
+        let exit = self.run(bus);
+        self.cpu.clock.stop = u64::MAX;
+        exit
+    }
+
     fn run_with_bus(&mut self) -> Exit {
         if let Some(exit) = self.events() {
             return exit;
@@ -297,7 +306,7 @@ impl Vm {
         if kicked {
             return Some(Exit::Stopped);
         }
-        slice.then_some(Exit::Slice)
+        (slice || cpu.clock.stopped(cpu.remaining)).then_some(Exit::Slice)
     }
 
     /// The executing CPU sleeps and another one does not.
@@ -364,6 +373,23 @@ impl Vm {
             compiled_dropped: cpu.code.jit.as_ref().map_or(0, |jit| jit.flushes),
             unknown: unknown.collect(),
         }
+    }
+
+    /// All registers of the CPU that executed last, one a line, to compare two machines by.
+    pub fn describe(&self) -> String {
+        format!("{:#x?}", self.cpu.state())
+    }
+
+    /// Reads code at a linear address, as the CPU that executed last would fetch it. Returns the number of
+    /// bytes up to an address that cannot be executed.
+    pub fn read_code(&mut self, address: u64, bytes: &mut [u8]) -> usize {
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            let Ok((physical, page)) = self.cpu.translate_fetch(address.wrapping_add(i as u64)) else {
+                return i;
+            };
+            *byte = page.read(physical % PAGE);
+        }
+        bytes.len()
     }
 
     /// The general registers, RIP and RFLAGS of the CPU that executed last.

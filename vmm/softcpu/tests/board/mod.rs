@@ -108,6 +108,11 @@ impl Board {
     }
 
     pub fn with(config: Config) -> Board {
+        Board::exactly(Config { execution: execution(), ..config })
+    }
+
+    /// With the execution that `config` names.
+    pub fn exactly(config: Config) -> Board {
         let ram = Arc::new(guest_ram::allocate(&[(GuestAddress(0), RAM)]).unwrap());
         let all = PRESENT | WRITABLE | USER;
         let put = |at: u64, value: u64| ram.write_obj(value, GuestAddress(at)).unwrap();
@@ -147,7 +152,7 @@ impl Board {
             code.push(0xf4);
             ram.write_slice(&code, GuestAddress(stub(vector))).unwrap();
         }
-        let mut vm = Vm::new(ram.clone(), Config { execution: execution(), ..config }).unwrap();
+        let mut vm = Vm::new(ram.clone(), config).unwrap();
         vm.set_entry(&EntryState {
             rip: CODE,
             rsp: STACK,
@@ -196,13 +201,18 @@ impl Board {
 
     /// Runs `program` until the CPU stops; the first time, IDTR and TR are loaded before.
     pub fn run(&mut self, program: impl FnOnce(&mut CodeAssembler)) -> Exit {
+        self.prepare(program);
+        self.go_on()
+    }
+
+    /// Makes `program` what runs next.
+    pub fn prepare(&mut self, program: impl FnOnce(&mut CodeAssembler)) {
         use iced_x86::code_asm::*;
         self.assemble(CODE, program);
         let mut start = Registers { rip: CODE, gpr: [0; 16], rflags: 2 };
         start.gpr[4] = STACK;
         if std::mem::replace(&mut self.started, true) {
-            self.vm.set_registers(&start);
-            return self.go_on();
+            return self.vm.set_registers(&start);
         }
         let pointer = 0xb000u64;
         self.put(pointer, 0xfff | IDT << 16);
@@ -215,7 +225,6 @@ impl Board {
             a.jmp(CODE).unwrap();
         });
         self.vm.set_registers(&Registers { rip: CODE - 0x100, ..start });
-        self.go_on()
     }
 
     /// Runs on, jumping over idle time.

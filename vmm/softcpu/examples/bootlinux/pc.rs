@@ -1,16 +1,10 @@
-//! Boots a Linux kernel on the software CPU alone: RAM, a serial port, nothing else.
-//!
-//!     cargo run --release -p softcpu --example bootlinux -- [--interpret] VMLINUX CPIO ["more command line"]
-//!
-//! `VMLINUX` is the uncompressed ELF kernel, `CPIO` an initramfs. The serial console goes to
-//! standard output and the CPU's counters to standard error. It is the smallest whole-system test
-//! of this crate; the real machine, with ACPI and virtio devices, is the `machine` crate.
+//! A PC that is just enough for Linux: RAM, a serial port, a CMOS clock.
 
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Instant;
 
-use softcpu::{Bus, Config, EntryState, Exit, Remote, Vm};
+use guest_ram::GuestRam;
+use softcpu::{Bus, Config, EntryState, Remote, Vm};
 use vm_memory::{Bytes, GuestAddress};
 
 const RAM: u64 = 512 << 20;
@@ -21,67 +15,45 @@ const COMMAND_LINE: u64 = 0x2_0000;
 const MP_POINTER: u64 = 0xf_0000;
 const SERIAL_LINE: u32 = 4;
 
-type Error = Box<dyn std::error::Error>;
+pub type Error = Box<dyn std::error::Error>;
 
-fn main() -> Result<(), Error> {
-    let mut arguments: Vec<String> = std::env::args().collect();
-    let mut config = Config { execution: softcpu::Execution::Compile { after: 16 }, ..Config::default() };
-    if let Ok(after) = std::env::var("AFTER") {
-        config.execution = softcpu::Execution::Compile { after: after.parse()? }
-    }
-    if arguments.get(1).is_some_and(|argument| argument == "--interpret") {
-        arguments.remove(1);
-        config.execution = softcpu::Execution::Interpret;
-    }
-    let [_, kernel, initramfs, more @ ..] = arguments.as_slice() else {
-        return Err("usage: bootlinux VMLINUX CPIO [COMMAND LINE]".into());
-    };
-    let ram = Arc::new(guest_ram::allocate(&[(GuestAddress(0), RAM as usize)])?);
-    let entry = load_elf(&ram, &std::fs::read(kernel)?)?;
-    let initramfs = std::fs::read(initramfs)?;
-    let initramfs_at = (RAM - initramfs.len() as u64) & !0xfff;
-    ram.write_slice(&initramfs, GuestAddress(initramfs_at))?;
-    let command_line = format!(
-        "console=ttyS0 earlyprintk=serial acpi=off pci=off no_timer_check tsc=reliable panic=-1 {}\0",
-        more.join(" ")
-    );
-    ram.write_slice(command_line.as_bytes(), GuestAddress(COMMAND_LINE))?;
-    write_boot_params(&ram, initramfs_at, initramfs.len() as u32)?;
-    write_mp_table(&ram)?;
-    write_page_tables(&ram)?;
-    // Null, unused, 64-bit code at 0x10, data at 0x18.
-    ram.write_slice(&words(&[0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]), GuestAddress(GDT))?;
+/// Everything it consists of.
+#[allow(dead_code, reason = "each example uses its own part")]
+pub struct Pc {
+    pub ram: Arc<GuestRam>,
+    pub vm: Vm,
+    pub serial: Serial,
+}
 
-    let mut vm = Vm::new(ram, config)?;
-    vm.set_entry(&EntryState {
-        rip: entry,
-        rsp: 0x8000,
-        rsi: BOOT_PARAMS,
-        cr3: GuestAddress(PAGE_TABLES),
-        gdt: GuestAddress(GDT),
-        gdt_limit: 31,
-    });
-    let mut serial = Serial { remote: vm.remote(), ..Serial::default() };
-    let started = Instant::now();
-    loop {
-        match vm.run(&mut serial) {
-            Exit::Idle { until: Some(until) } => vm.skip_to(until),
-            Exit::Slice => {}
-            exit => {
-                eprintln!("{exit:?}");
-                break;
-            }
-        }
+impl Pc {
+    /// A machine that is about to execute an ELF kernel. `more` is added to the command line.
+    pub fn new(kernel: &[u8], initramfs: &[u8], more: &str, config: Config) -> Result<Pc, Error> {
+        let ram = Arc::new(guest_ram::allocate(&[(GuestAddress(0), RAM as usize)])?);
+        let entry = load_elf(&ram, kernel)?;
+        let initramfs_at = (RAM - initramfs.len() as u64) & !0xfff;
+        ram.write_slice(initramfs, GuestAddress(initramfs_at))?;
+        let command_line = format!(
+            "console=ttyS0 earlyprintk=serial acpi=off pci=off no_timer_check tsc=reliable panic=-1 {more}\0"
+        );
+        ram.write_slice(command_line.as_bytes(), GuestAddress(COMMAND_LINE))?;
+        write_boot_params(&ram, initramfs_at, initramfs.len() as u32)?;
+        write_mp_table(&ram)?;
+        write_page_tables(&ram)?;
+        // Null, unused, 64-bit code at 0x10, data at 0x18.
+        ram.write_slice(&words(&[0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff]), GuestAddress(GDT))?;
+
+        let mut vm = Vm::new(ram.clone(), config)?;
+        vm.set_entry(&EntryState {
+            rip: entry,
+            rsp: 0x8000,
+            rsi: BOOT_PARAMS,
+            cr3: GuestAddress(PAGE_TABLES),
+            gdt: GuestAddress(GDT),
+            gdt_limit: 31,
+        });
+        let serial = Serial { remote: vm.remote(), ..Serial::default() };
+        Ok(Pc { ram, vm, serial })
     }
-    let stats = vm.stats();
-    let seconds = started.elapsed().as_secs_f64();
-    eprintln!("{stats:?}");
-    eprintln!(
-        "guest time {:.2?}, host time {seconds:.2} s, {:.0} MIPS",
-        vm.now(),
-        stats.instructions as f64 / seconds / 1e6
-    );
-    Ok(())
 }
 
 fn words(values: &[u64]) -> Vec<u8> {
@@ -181,7 +153,9 @@ fn write_mp_table(ram: &guest_ram::GuestRam) -> Result<(), Error> {
 
 /// A 16550 that is always ready to send and never receives, and a CMOS clock.
 #[derive(Default)]
-struct Serial {
+pub struct Serial {
+    /// Keeps quiet.
+    pub silent: bool,
     remote: Remote,
     enabled: u8,
     line_control: u8,
@@ -243,9 +217,11 @@ impl Bus for Serial {
     fn port_out(&mut self, port: u16, data: &[u8]) {
         match port {
             0x3f8 if self.line_control & 0x80 == 0 => {
-                let mut out = std::io::stdout().lock();
-                // Nobody reads any more: the guest need not know.
-                let _ = out.write_all(&data[..1]).and_then(|()| out.flush());
+                if !self.silent {
+                    let mut out = std::io::stdout().lock();
+                    // Nobody reads any more: the guest need not know.
+                    let _ = out.write_all(&data[..1]).and_then(|()| out.flush());
+                }
                 self.sent = true;
             }
             0x3f9 if self.line_control & 0x80 == 0 => {
