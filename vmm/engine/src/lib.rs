@@ -1,9 +1,10 @@
 //! The narrow CPU boundary: two engines, one shape.
 //!
-//! An [`Engine`] is a machine of one CPU, RAM, and the two interrupt controllers (local APIC and
+//! An [`Engine`] is a machine of CPUs, RAM, and the interrupt controllers (local APIC and
 //! IOAPIC) that are too close to a CPU to be devices. [`Engine::run`] executes the guest and
 //! returns only for lifecycle events ([`Exit`]): everything the guest does outside RAM reaches
-//! the [`Bus`] as a callback, on the thread that called `run`.
+//! the [`Bus`] as a callback: on the thread that called `run`, or on KVM on the thread of the CPU that did
+//! it, one at a time.
 //!
 //! ```text
 //!   machine ── run(&mut bus) ──▶ Engine ┬─ soft   softcpu, its own APICs, instruction clock
@@ -62,7 +63,7 @@ pub enum Exit {
     Failed(String),
 }
 
-/// One guest CPU with its RAM and interrupt controllers.
+/// A guest's CPUs with their RAM and interrupt controllers.
 pub struct Engine(Inner);
 
 enum Inner {
@@ -79,8 +80,7 @@ impl Engine {
             return Err(EngineError::Cpus(config.cpus));
         }
         let inner = match choose(kind)?.kind {
-            Kind::Kvm if config.cpus > 1 => return Err(EngineError::Cpus(config.cpus)),
-            Kind::Kvm => Inner::Kvm(Box::new(kvm::KvmEngine::new(ram)?)),
+            Kind::Kvm => Inner::Kvm(Box::new(kvm::KvmEngine::new(ram, config.cpus)?)),
             Kind::Auto | Kind::Soft => Inner::Soft(Box::new(soft::SoftEngine::new(ram, config)?)),
         };
         Ok(Engine(inner))

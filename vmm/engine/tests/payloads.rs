@@ -4,6 +4,8 @@
 #[path = "payload/lifecycle.rs"]
 mod lifecycle;
 mod payload;
+#[path = "payload/processors.rs"]
+mod processors;
 
 use engine::{Exit, Kind};
 use iced_x86::IcedError;

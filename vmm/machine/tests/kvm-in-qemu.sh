@@ -7,7 +7,7 @@
 #
 # PAYLOADS  the test binary of `cargo test -p engine --test payloads --no-run`
 # BINDERVM  the command
-# IMAGE     the folder of a built image; `service list` is run in it
+# IMAGE     the folder of a built image; `service list` is run in it, with 1 and with 2 CPUs
 #
 # The outer kernel is one that an image build left in the cache. Exit status: 0 passed, 1 failed,
 # 77 skipped (the reason is printed).
@@ -62,8 +62,14 @@ export HOME=/tmp RUST_BACKTRACE=0
 /bin/payloads --test-threads 1
 echo "RESULT payloads $?"
 if [ -x /bin/bindervm ]; then
-    /bin/bindervm run /image --engine kvm --timeout 240s --summary -- service list
-    echo "RESULT image $?"
+    for cpus in 1 2; do
+        /bin/bindervm run /image --engine kvm --cpus $cpus --timeout 240s --summary -- \
+            sh -c 'service list && echo "guest CPUs: $(grep -c ^processor /proc/cpuinfo)"' >/tmp/out
+        status=$?
+        /bin/busybox cat /tmp/out
+        /bin/busybox grep -q "^guest CPUs: $cpus" /tmp/out || status=1
+        echo "RESULT image$cpus $status"
+    done
 fi
 /bin/busybox poweroff -f
 INIT
@@ -74,7 +80,7 @@ timeout 540 qemu-system-x86_64 -accel tcg -cpu EPYC,+svm,+npt -m 2048 -nodefault
     -serial "file:$work/console" -kernel "$kernel" -initrd "$work/initramfs" \
     -append "console=ttyS0 quiet panic=-1" 2>"$work/qemu" || cat "$work/qemu"
 
-tr -d '\r' <"$work/console" | grep -aE '^(test |RESULT |[0-9]+	|bindervm)' || true
+tr -d '\r' <"$work/console" | grep -aE '^(test |RESULT |guest CPUs|[0-9]+	|bindervm)' || true
 wanted=1
-[ -z "$bindervm" ] || wanted=2
-[ "$(grep -acE '^RESULT [a-z]+ 0' "$work/console")" = $wanted ] || { echo "failed; the console said:"; tail -n 40 "$work/console"; exit 1; }
+[ -z "$bindervm" ] || wanted=3
+[ "$(grep -acE '^RESULT [a-z0-9]+ 0' "$work/console")" = $wanted ] || { echo "failed; the console said:"; tail -n 40 "$work/console"; exit 1; }

@@ -92,9 +92,10 @@ pub enum ConfigError {
 
 /// Everything outside RAM, the CPU and its interrupt controllers.
 ///
-/// Callbacks run on the thread that called [`Vm::run`]. They may write guest RAM through
+/// Callbacks run on the thread that called [`Vm::run`]; an engine that runs CPUs on several threads
+/// makes one call at a time. They may write guest RAM through
 /// [`GuestRam`] and may raise interrupts through a [`Remote`].
-pub trait Bus {
+pub trait Bus: Send {
     /// A load of 1, 2, 4 or 8 bytes at a guest-physical address that is not RAM.
     fn mmio_read(&mut self, addr: GuestAddress, data: &mut [u8]);
     /// A store of 1, 2, 4 or 8 bytes at a guest-physical address that is not RAM.

@@ -40,22 +40,20 @@ pub(crate) fn install_handler() -> Result<(), errno::Error> {
     *INSTALLED.get_or_init(|| register_signal_handler(kick_signal(), on_kick))
 }
 
-/// The meeting point of a CPU's thread and those who kick it.
+/// The meeting point of the CPUs' threads and those who kick them.
 #[derive(Default)]
 pub(crate) struct KickState {
     kicked: AtomicBool,
-    /// The thread inside `run`, while there is one.
-    runner: Mutex<Option<pthread_t>>,
+    /// One CPU has left `run` for good, so all shall.
+    leaving: AtomicBool,
+    /// The threads that run a CPU.
+    runners: Mutex<Vec<pthread_t>>,
 }
 
 impl KickState {
     pub(crate) fn kick(&self) {
         self.kicked.store(true, Ordering::SeqCst);
-        // The lock is held over the call so that the thread cannot end between the two.
-        if let Some(thread) = *self.runner() {
-            // SAFETY: the thread is inside `run` and stays there while the lock is held.
-            unsafe { libc::pthread_kill(thread, kick_signal()) };
-        }
+        self.signal();
     }
 
     /// True once for any number of kicks.
@@ -63,27 +61,52 @@ impl KickState {
         self.kicked.swap(false, Ordering::SeqCst)
     }
 
-    /// Makes this thread the one that is signalled, until the returned value is dropped. It must
-    /// not outlive `vcpu`; both live in `KvmEngine::run`.
+    /// Tells all CPUs to leave (or that they may run again).
+    pub(crate) fn set_leaving(&self, leaving: bool) {
+        self.leaving.store(leaving, Ordering::SeqCst);
+        if leaving {
+            self.signal();
+        }
+    }
+
+    /// Whether another CPU has left.
+    pub(crate) fn leaving(&self) -> bool {
+        self.leaving.load(Ordering::SeqCst)
+    }
+
+    fn signal(&self) {
+        // The lock is held over the calls so that no thread can end between the two.
+        for thread in self.runners().iter() {
+            // SAFETY: the thread runs a CPU and goes on to do so while the lock is held.
+            unsafe { libc::pthread_kill(*thread, kick_signal()) };
+        }
+    }
+
+    /// Makes this thread one that is signalled, until the returned value is dropped. It must not
+    /// outlive `vcpu`; both live in `KvmEngine::run`.
     pub(crate) fn enter<'a>(&'a self, vcpu: &mut VcpuFd) -> Entered<'a> {
         IMMEDIATE_EXIT.set(&raw mut vcpu.get_kvm_run().immediate_exit);
         // SAFETY: always succeeds, and has no preconditions.
-        *self.runner() = Some(unsafe { libc::pthread_self() });
-        Entered(self)
+        let thread = unsafe { libc::pthread_self() };
+        self.runners().push(thread);
+        Entered { state: self, thread }
     }
 
-    fn runner(&self) -> MutexGuard<'_, Option<pthread_t>> {
-        // A thread handle is valid whatever panicked while it was held.
-        self.runner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn runners(&self) -> MutexGuard<'_, Vec<pthread_t>> {
+        // Thread handles are valid whatever panicked while they were held.
+        self.runners.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
-/// A thread is inside `run`.
-pub(crate) struct Entered<'a>(&'a KickState);
+/// A thread runs a CPU.
+pub(crate) struct Entered<'a> {
+    state: &'a KickState,
+    thread: pthread_t,
+}
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        *self.0.runner() = None;
+        self.state.runners().retain(|thread| *thread != self.thread);
         IMMEDIATE_EXIT.set(ptr::null_mut());
     }
 }

@@ -1,6 +1,10 @@
 //! The host kernel's KVM behind the engine boundary.
 //!
-//! Local APIC and IOAPIC are KVM's own. There is no PIC and no PIT: interrupt lines are routed to
+//! Each CPU has a thread while [`KvmEngine::run`] runs (the first one is the caller's), on which its
+//! exits are handled; the bus is behind a lock then. Before `run` returns all have stopped.
+//!
+//! Local APICs and IOAPIC are KVM's own; application processors wait in the kernel for INIT and a
+//! start-up message. There is no PIC and no PIT: interrupt lines are routed to
 //! the IOAPIC alone, and guests take their clock from kvmclock and the TSC-deadline timer.
 
 mod cpuid;
@@ -8,13 +12,15 @@ pub(crate) mod kick;
 mod registers;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_ram::GuestRam;
 use kvm_bindings::{
     KVM_EXIT_IO_IN, KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQCHIP_IOAPIC, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_HALTED,
-    KvmIrqRouting, kvm_irq_routing_entry, kvm_userspace_memory_region,
+    KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_UNINITIALIZED, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use softcpu::{Bus, EntryState};
@@ -33,9 +39,9 @@ const IDENTITY_MAP_ADDRESS: u64 = 0xfffb_c000;
 /// RFLAGS: interrupts are enabled.
 const RFLAGS_IF: u64 = 1 << 9;
 
-/// A VM of one CPU in the host kernel.
+/// A VM in the host kernel.
 pub(crate) struct KvmEngine {
-    vcpu: VcpuFd,
+    vcpus: Vec<Vcpu>,
     vm: Arc<VmFd>,
     kick: Arc<KickState>,
     started: Instant,
@@ -44,7 +50,7 @@ pub(crate) struct KvmEngine {
 }
 
 impl KvmEngine {
-    pub(crate) fn new(ram: Arc<GuestRam>) -> Result<KvmEngine, EngineError> {
+    pub(crate) fn new(ram: Arc<GuestRam>, cpus: u8) -> Result<KvmEngine, EngineError> {
         let refused = |step| move |source| EngineError::Kvm { step, source };
 
         let kvm =
@@ -56,20 +62,25 @@ impl KvmEngine {
         vm.set_gsi_routing(&ioapic_routing()).map_err(refused("route interrupts to the IOAPIC"))?;
         map_ram(&vm, &ram).map_err(refused("map guest memory"))?;
 
-        let vcpu = vm.create_vcpu(0).map_err(refused("create a CPU"))?;
-        let mut cpuid =
+        let supported =
             kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(refused("name its CPU features"))?;
-        cpuid::filter(&mut cpuid);
-        vcpu.set_cpuid2(&cpuid).map_err(refused("set CPUID"))?;
-        vcpu.set_fpu(&registers::floating_point()).map_err(refused("set FPU registers"))?;
-        for msr in registers::model_specific().into_iter().filter_map(registers::single) {
-            // A KVM without this register ignores it; the guest asks before it relies on it.
-            let _ = vcpu.set_msrs(&msr);
+        let mut vcpus = Vec::new();
+        for cpu in 0..u32::from(cpus) {
+            let fd = vm.create_vcpu(cpu.into()).map_err(refused("create a CPU"))?;
+            let mut cpuid = supported.clone();
+            cpuid::filter(&mut cpuid, cpuid::Topology { cpu, cpus: cpus.into() });
+            fd.set_cpuid2(&cpuid).map_err(refused("set CPUID"))?;
+            fd.set_fpu(&registers::floating_point()).map_err(refused("set FPU registers"))?;
+            for msr in registers::model_specific().into_iter().filter_map(registers::single) {
+                // A KVM without this register ignores it; the guest asks before it relies on it.
+                let _ = fd.set_msrs(&msr);
+            }
+            vcpus.push(Vcpu { fd });
         }
 
         kick::install_handler().map_err(refused("install the kick signal"))?;
         Ok(KvmEngine {
-            vcpu,
+            vcpus,
             vm: Arc::new(vm),
             kick: Arc::new(KickState::default()),
             started: Instant::now(),
@@ -79,9 +90,10 @@ impl KvmEngine {
 
     pub(crate) fn set_entry(&mut self, entry: &EntryState) -> Result<(), EngineError> {
         let refused = |step| move |source| EngineError::Kvm { step, source };
-        let reset = self.vcpu.get_sregs().map_err(refused("read system registers"))?;
-        self.vcpu.set_sregs(&registers::system(entry, reset)).map_err(refused("set system registers"))?;
-        self.vcpu.set_regs(&registers::general(entry)).map_err(refused("set registers"))
+        let first = &self.vcpus[0].fd;
+        let reset = first.get_sregs().map_err(refused("read system registers"))?;
+        first.set_sregs(&registers::system(entry, reset)).map_err(refused("set system registers"))?;
+        first.set_regs(&registers::general(entry)).map_err(refused("set registers"))
     }
 
     pub(crate) fn irq(&self) -> IrqSender {
@@ -101,49 +113,111 @@ impl KvmEngine {
     }
 
     pub(crate) fn run(&mut self, bus: &mut dyn Bus) -> Exit {
-        let kick = self.kick.clone();
-        let _entered = kick.enter(&mut self.vcpu);
-        loop {
-            if kick.take() {
-                return if self.is_dead_halted() { Exit::DeadHalt } else { Exit::Stopped };
+        let kick = &*self.kick;
+        kick.set_leaving(false);
+        let bus = Mutex::new(bus);
+        let exit = thread::scope(|scope| {
+            let (first, others) = self.vcpus.split_first_mut().expect("a VM has at least one CPU");
+            let others: Vec<_> = others
+                .iter_mut()
+                .map(|vcpu| {
+                    let thread = thread::Builder::new().name("vcpu".into());
+                    thread.spawn_scoped(scope, || vcpu.run(kick, &bus)).map_err(|error| {
+                        kick.set_leaving(true);
+                        Exit::Failed(format!("cannot start a thread for a CPU: {error}"))
+                    })
+                })
+                .collect();
+            let exit = first.run(kick, &bus);
+            let mut exits = vec![exit];
+            for other in others {
+                exits.push(match other {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    Err(exit) => Some(exit),
+                });
             }
-            match self.vcpu.run() {
-                Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => port_access(&mut self.vcpu, bus),
-                Ok(VcpuExit::MmioRead(address, data)) => bus.mmio_read(GuestAddress(address), data),
-                Ok(VcpuExit::MmioWrite(address, data)) => bus.mmio_write(GuestAddress(address), data),
-                Ok(VcpuExit::Shutdown) => return Exit::TripleFault(format!("triple fault {}", self.place())),
+            // What ended the guest counts for more than that somebody kicked.
+            exits.into_iter().flatten().max_by_key(|exit| *exit != Exit::Stopped)
+        });
+        match exit {
+            Some(Exit::Stopped) | None if self.vcpus.iter().all(Vcpu::is_dead) => Exit::DeadHalt,
+            exit => exit.unwrap_or(Exit::Stopped),
+        }
+    }
+}
+
+/// One CPU.
+struct Vcpu {
+    fd: VcpuFd,
+}
+
+impl Vcpu {
+    /// Runs until there is something that the engine's caller must see, or (`None`) until another CPU
+    /// saw it.
+    fn run(&mut self, kick: &KickState, bus: &Mutex<&mut dyn Bus>) -> Option<Exit> {
+        let _entered = kick.enter(&mut self.fd);
+        let exit = self.run_until_exit(kick, bus);
+        if exit.is_some() {
+            kick.set_leaving(true);
+        }
+        exit
+    }
+
+    fn run_until_exit(&mut self, kick: &KickState, bus: &Mutex<&mut dyn Bus>) -> Option<Exit> {
+        // A device that panicked on another CPU's thread takes the whole run with it.
+        let bus = || bus.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        loop {
+            if kick.leaving() {
+                return None;
+            }
+            if kick.take() {
+                return Some(Exit::Stopped);
+            }
+            match self.fd.run() {
+                Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => port_access(&mut self.fd, &mut **bus()),
+                Ok(VcpuExit::MmioRead(address, data)) => bus().mmio_read(GuestAddress(address), data),
+                Ok(VcpuExit::MmioWrite(address, data)) => bus().mmio_write(GuestAddress(address), data),
+                Ok(VcpuExit::Shutdown) => {
+                    return Some(Exit::TripleFault(format!("triple fault {}", self.place())));
+                }
                 Ok(VcpuExit::InternalError) => {
-                    return Exit::Failed(format!("KVM cannot emulate the instruction {}", self.place()));
+                    let place = self.place();
+                    return Some(Exit::Failed(format!("KVM cannot emulate the instruction {place}")));
                 }
                 Ok(VcpuExit::FailEntry(reason, _)) => {
-                    return Exit::Failed(format!(
+                    return Some(Exit::Failed(format!(
                         "the hardware refused to enter the guest (reason {reason:#x}) {}",
                         self.place()
-                    ));
+                    )));
                 }
                 Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => {}
                 Ok(other) => {
                     let what = format!("{other:?}");
-                    return Exit::Failed(format!("unexpected KVM exit {what} {}", self.place()));
+                    return Some(Exit::Failed(format!("unexpected KVM exit {what} {}", self.place())));
                 }
+                // EAGAIN: an application processor got INIT or its start-up message.
                 Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                    // Cleared before the flag is looked at: a kick after this sets it again.
-                    self.vcpu.set_kvm_immediate_exit(0);
+                    // Cleared before the flags are looked at: a kick after this sets it again.
+                    self.fd.set_kvm_immediate_exit(0);
                 }
-                Err(error) => return Exit::Failed(format!("KVM_RUN: {error} {}", self.place())),
+                Err(error) => return Some(Exit::Failed(format!("KVM_RUN: {error} {}", self.place()))),
             }
         }
     }
 
-    /// Whether the CPU sleeps with interrupts disabled. KVM does not tell: such a guest stays inside
-    /// `KVM_RUN`, so this is looked at when somebody kicks.
-    fn is_dead_halted(&self) -> bool {
-        let halted = self.vcpu.get_mp_state().is_ok_and(|state| state.mp_state == KVM_MP_STATE_HALTED);
-        halted && self.vcpu.get_regs().is_ok_and(|regs| regs.rflags & RFLAGS_IF == 0)
+    /// Whether only another CPU can wake this one: it sleeps with interrupts disabled, or was never
+    /// started. KVM does not tell: such a guest stays inside `KVM_RUN`, so this is looked at when
+    /// somebody kicks.
+    fn is_dead(&self) -> bool {
+        match self.fd.get_mp_state().map(|state| state.mp_state) {
+            Ok(KVM_MP_STATE_HALTED) => self.fd.get_regs().is_ok_and(|regs| regs.rflags & RFLAGS_IF == 0),
+            Ok(KVM_MP_STATE_UNINITIALIZED | KVM_MP_STATE_INIT_RECEIVED) => true,
+            _ => false,
+        }
     }
 
     fn place(&self) -> String {
-        match self.vcpu.get_regs() {
+        match self.fd.get_regs() {
             Ok(regs) => format!("at RIP {:#x}", regs.rip),
             Err(_) => "at an unknown RIP".into(),
         }

@@ -109,7 +109,7 @@ impl engine::Bus for Stamps {
 }
 
 /// There is nothing outside.
-struct NoBus;
+pub struct NoBus;
 
 impl engine::Bus for NoBus {
     fn mmio_read(&mut self, _: vm_memory::GuestAddress, data: &mut [u8]) {

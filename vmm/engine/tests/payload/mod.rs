@@ -12,9 +12,13 @@ const RAM_BYTES: usize = 4 << 20;
 const GDT: u64 = 0x500;
 /// Points at the IDT; payloads load it with `lidt`.
 pub const IDT_POINTER: u64 = 0x600;
+/// Points at the GDT, whose selector [`CODE_32`] is 32-bit code.
+pub const GDT_POINTER: u64 = 0x610;
+pub const CODE_32: u16 = 0x38;
+const GDT_LIMIT: u16 = 8 * 8 - 1;
 const IDT: u64 = 0x1000;
 const STACK: u64 = 0x8000;
-const PAGE_TABLES: u64 = 0x9000;
+pub const PAGE_TABLES: u64 = 0x9000;
 /// First instruction of a payload.
 pub const CODE: u64 = 0x1_0000;
 /// A page that payloads may use.
@@ -46,11 +50,14 @@ pub enum Seen {
 pub struct Payload {
     main: Vec<u8>,
     handlers: Vec<(u8, u64, Vec<u8>)>,
+    /// More code, where it is told to be.
+    pieces: Vec<(u64, Vec<u8>)>,
+    cpus: u8,
 }
 
 impl Payload {
     pub fn new(write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>) -> Payload {
-        Payload { main: assemble(CODE, write), handlers: Vec::new() }
+        Payload { main: assemble(64, CODE, write), handlers: Vec::new(), pieces: Vec::new(), cpus: 1 }
     }
 
     /// Adds the handler of `vector`.
@@ -60,13 +67,33 @@ impl Payload {
         write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
     ) -> Payload {
         let address = CODE + 0x1000 * (1 + self.handlers.len() as u64);
-        self.handlers.push((vector, address, assemble(address, write)));
+        self.handlers.push((vector, address, assemble(64, address, write)));
+        self
+    }
+
+    /// Adds code of 16, 32 or 64 bits at an address.
+    pub fn at(
+        mut self,
+        bits: u32,
+        address: u64,
+        write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
+    ) -> Payload {
+        self.pieces.push((address, assemble(bits, address, write)));
+        self
+    }
+
+    /// Runs with so many CPUs.
+    pub fn on_cpus(mut self, cpus: u8) -> Payload {
+        self.cpus = cpus;
         self
     }
 
     fn load(&self, ram: &GuestRam) {
         let put = |address: u64, bytes: &[u8]| ram.write_slice(bytes, GuestAddress(address)).unwrap();
         put(CODE, &self.main);
+        for (address, code) in &self.pieces {
+            put(*address, code);
+        }
         for (vector, address, code) in &self.handlers {
             put(*address, code);
             // 64-bit interrupt gate: present, ring 0, selector 0x10 (SDM volume 3, 6.14.1).
@@ -77,10 +104,11 @@ impl Payload {
 }
 
 fn assemble(
+    bits: u32,
     address: u64,
     write: impl FnOnce(&mut CodeAssembler) -> Result<(), iced_x86::IcedError>,
 ) -> Vec<u8> {
-    let mut assembler = CodeAssembler::new(64).unwrap();
+    let mut assembler = CodeAssembler::new(bits).unwrap();
     write(&mut assembler).unwrap();
     assembler.assemble(address).unwrap()
 }
@@ -134,14 +162,14 @@ pub fn prepare(kind: Kind, payload: &Payload) -> Engine {
     let ram = Arc::new(guest_ram::allocate(&[(GuestAddress(0), RAM_BYTES)]).unwrap());
     write_tables(&ram);
     payload.load(&ram);
-    let mut engine = Engine::new(kind, ram, Config::default()).unwrap();
+    let mut engine = Engine::new(kind, ram, Config { cpus: payload.cpus, ..Config::default() }).unwrap();
     let entry = EntryState {
         rip: CODE,
         rsp: STACK,
         rsi: 0,
         cr3: GuestAddress(PAGE_TABLES),
         gdt: GuestAddress(GDT),
-        gdt_limit: 7 * 8 - 1,
+        gdt_limit: GDT_LIMIT,
     };
     engine.set_entry(&entry).unwrap();
     engine
@@ -167,11 +195,22 @@ fn run(kind: Kind, payload: &Payload) -> (Exit, Vec<Seen>) {
 
 fn write_tables(ram: &GuestRam) {
     let put = |address: u64, value: u64| ram.write_obj(value, GuestAddress(address)).unwrap();
-    let descriptors =
-        [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff, 0, 0x00cf_f300_0000_ffff, 0x00af_fb00_0000_ffff];
+    let descriptors = [
+        0,
+        0,
+        0x00af_9b00_0000_ffff,
+        0x00cf_9300_0000_ffff,
+        // What SYSRET goes to: 32-bit code, data, 64-bit code.
+        0x00cf_fb00_0000_ffff,
+        0x00cf_f300_0000_ffff,
+        0x00af_fb00_0000_ffff,
+        0x00cf_9b00_0000_ffff,
+    ];
     for (index, descriptor) in (0u64..).zip(descriptors) {
         put(GDT + index * 8, descriptor);
     }
+    ram.write_obj(GDT_LIMIT, GuestAddress(GDT_POINTER)).unwrap();
+    put(GDT_POINTER + 2, GDT);
     ram.write_obj(0xfffu16, GuestAddress(IDT_POINTER)).unwrap();
     put(IDT_POINTER + 2, IDT);
 

@@ -66,7 +66,7 @@ pub struct Board {
 pub struct Devices {
     pub written: Vec<(u64, Vec<u8>)>,
     pub ports: Vec<(u16, Vec<u8>)>,
-    pub on_port: Option<Box<dyn FnMut(u16)>>,
+    pub on_port: Option<Box<dyn FnMut(u16) + Send>>,
 }
 
 impl Bus for Devices {
