@@ -150,16 +150,22 @@ impl TransactionData {
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        out.extend(self.target.to_le_bytes());
-        out.extend(self.cookie.to_le_bytes());
-        out.extend(self.code.to_le_bytes());
-        out.extend(self.flags.to_le_bytes());
-        out.extend(self.sender_pid.0.to_le_bytes());
-        out.extend(self.sender_euid.0.to_le_bytes());
-        out.extend(self.data_size.to_le_bytes());
-        out.extend(self.offsets_size.to_le_bytes());
-        out.extend(self.data.to_le_bytes());
-        out.extend(self.offsets.to_le_bytes());
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        let words = [
+            self.target,
+            self.cookie,
+            pair(self.code, self.flags),
+            pair(self.sender_pid.0, self.sender_euid.0),
+            self.data_size,
+            self.offsets_size,
+            self.data,
+            self.offsets,
+        ];
+        let mut bytes = [0; TRANSACTION_DATA_SIZE];
+        for (place, word) in bytes.chunks_exact_mut(8).zip(words) {
+            place.copy_from_slice(&word.to_le_bytes());
+        }
+        out.extend_from_slice(&bytes);
     }
 }
 
