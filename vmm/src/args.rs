@@ -29,6 +29,8 @@ pub enum Command {
     Doctor,
     /// Print a recorded trace.
     Trace(TraceArgs),
+    /// Run the tests of a plan in guests, and report.
+    Test(Box<crate::test::TestArgs>),
 }
 
 /// Arguments of `bindervm run`.

@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod run;
 mod terminal;
+mod test;
 mod trace;
 
 fn main() -> ExitCode {
@@ -26,12 +27,17 @@ fn main() -> ExitCode {
             let _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                // The harness has exit codes of its own.
+                _ if std::env::args_os().nth(1).is_some_and(|command| command == "test") => {
+                    ExitCode::from(ci::verdict::exit::USAGE)
+                }
                 _ => ExitCode::from(Code::Usage as u8),
             };
         }
     };
     let ended = match &cli.command {
         Command::Run(args) => return ExitCode::from(run::run(args)),
+        Command::Test(args) => return ExitCode::from(test::run(args)),
         Command::Image(command) => image::run(command),
         Command::Doctor => doctor::run(),
         Command::Trace(args) => trace::run(args),

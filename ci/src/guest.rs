@@ -1,0 +1,463 @@
+//! A guest in a process of its own: `bindervm run IMAGE --serve`, and its control socket.
+//!
+//! The process is this same program. It has a process group of its own, so that a terminal's Ctrl-C
+//! reaches the harness alone, which ends its guests in order; should the harness die without that,
+//! the kernel ends them (`--die-with`). Nothing of a guest is trusted: what it prints is bounded, and
+//! whatever it does, its process is gone after [`Guest::end`].
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use control::wire::Stream;
+use control::{Client, ClientError, Event, ExecRequest, ExitStatus as CommandStatus};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::Serialize;
+
+use crate::capture::{Bounds, Capture};
+use crate::plan::{BinderDriver, Engine, GuestSpec, Keep};
+use crate::stop::Stop;
+
+/// How long waiting goes on between two looks at what may end it.
+pub const LOOK: Duration = Duration::from_millis(100);
+
+/// How long a guest may take to switch itself off before it is ended.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How long its process may take to write what it recorded.
+const EXIT: Duration = Duration::from_secs(10);
+
+/// What `bindervm run` prints is a few lines, unless a guest floods it.
+const VMM_LOG: Bounds = Bounds { head: 1 << 20, tail: 64 << 10 };
+
+/// What a guest is started from.
+#[derive(Clone, Debug)]
+pub struct Launch<'a> {
+    /// The `bindervm` program.
+    pub bindervm: &'a Path,
+    /// The guest's name, in traces and reports.
+    pub name: String,
+    /// What it is.
+    pub spec: &'a GuestSpec,
+    /// What executes it.
+    pub engine: Engine,
+    /// Where its files go.
+    pub folder: PathBuf,
+    /// Its control socket.
+    pub socket: PathBuf,
+    /// Limit of its start.
+    pub boot_timeout: Duration,
+}
+
+/// A guest that was started.
+pub struct Guest {
+    process: Child,
+    client: Option<Client>,
+    log: Option<JoinHandle<()>>,
+    folder: PathBuf,
+    socket: PathBuf,
+    started: Instant,
+    boot_timeout: Duration,
+}
+
+/// How a guest ended without being asked to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "end", content = "message")]
+pub enum GuestEnd {
+    /// Its kernel panicked.
+    Panic(String),
+    /// It did not come up.
+    BootFailed(String),
+    /// It, or its process, went away.
+    Lost(String),
+    /// It could not be started: its image, its options, the machine.
+    Infrastructure(String),
+}
+
+/// Why waiting for a guest ended without what was waited for.
+#[derive(Clone, Debug)]
+pub enum Cut {
+    /// The guest has ended.
+    Ended(GuestEnd),
+    /// The time is over.
+    TimedOut,
+    /// The run is to end.
+    Stopped,
+    /// Nobody needs it any more.
+    Dismissed,
+}
+
+/// How a command in a guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommandEnd {
+    /// With this code.
+    Exited(u8),
+    /// Of this signal.
+    Signaled(u8),
+    /// It never started.
+    NotStarted(String),
+}
+
+impl Launch<'_> {
+    /// The command line of the guest's process, without the program.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["run".into(), self.spec.image.clone().into()];
+        let mut option = |name: &str, value: String| args.extend([name.into(), OsString::from(value)]);
+        option("--name", self.name.clone());
+        option("--engine", word(self.engine));
+        option("--memory", self.spec.memory.0.to_string());
+        option("--seed", self.spec.seed.to_string());
+        option("--clock", word(self.spec.clock));
+        option("--binder", word(self.spec.binder));
+        option("--boot-timeout", format!("{}ms", self.boot_timeout.as_millis()));
+        if self.spec.cpus != 1 {
+            option("--cpus", self.spec.cpus.to_string());
+        }
+        if let Some(profile) = self.spec.binder_profile {
+            option("--binder-profile", word(profile));
+        }
+        if let Some(append) = &self.spec.append {
+            args.push(format!("--append={append}").into());
+        }
+        args.extend(["--status".into(), self.folder.join(STATUS).into_os_string()]);
+        if self.spec.trace != Keep::Never && self.spec.binder == BinderDriver::Host {
+            args.extend(["--trace".into(), self.folder.join(TRACE).into_os_string()]);
+        }
+        if self.spec.console != Keep::Never {
+            args.extend(["--console-log".into(), self.folder.join(CONSOLE).into_os_string()]);
+        }
+        args.extend(["--control".into(), self.socket.clone().into_os_string(), "--serve".into()]);
+        args
+    }
+
+    /// Starts the process. It ends when the calling thread does, at the latest.
+    pub fn start(&self) -> io::Result<Guest> {
+        fs::create_dir_all(&self.folder)?;
+        let mut command = Command::new(self.bindervm);
+        command.args(self.arguments());
+        command.arg("--die-with").arg(std::process::id().to_string());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
+        let capture = Capture::create(&self.folder.join(LOG), VMM_LOG)?;
+        let mut process = command.spawn()?;
+        let log = process.stderr.take().map(|stderr| {
+            thread::spawn(move || {
+                // What cannot be written is only missing in the log.
+                let _ = capture.take_all(stderr);
+            })
+        });
+        Ok(Guest {
+            process,
+            client: None,
+            log,
+            folder: self.folder.clone(),
+            socket: self.socket.clone(),
+            started: Instant::now(),
+            boot_timeout: self.boot_timeout,
+        })
+    }
+}
+
+/// How the run ended, as JSON.
+pub const STATUS: &str = "status.json";
+/// The recording of binder.
+pub const TRACE: &str = "trace.bvt";
+/// The guest's console.
+pub const CONSOLE: &str = "console.log";
+/// What the guest's process said.
+pub const LOG: &str = "vmm.log";
+
+impl Guest {
+    /// Where its files are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// How long ago it was started.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Waits until it takes commands.
+    pub fn wait_ready(&mut self, stop: &Stop) -> Result<(), Cut> {
+        // The process has its own limit; this one is for a process that does not keep it.
+        let until = self.started + self.boot_timeout + EXIT;
+        loop {
+            if self.client.is_none() {
+                self.client = Client::connect_within(&self.socket, LOOK).ok();
+            }
+            if let Some(client) = &self.client {
+                match client.wait_ready(LOOK) {
+                    Ok(()) => return Ok(()),
+                    Err(ClientError::TimedOut(_)) => {}
+                    Err(_) => return Err(Cut::Ended(self.how_it_ended())),
+                }
+            }
+            if self.has_exited() {
+                return Err(Cut::Ended(self.how_it_ended()));
+            }
+            if stop.why().is_some() {
+                return Err(Cut::Stopped);
+            }
+            if Instant::now() > until {
+                let message = format!("not ready within {} s", self.boot_timeout.as_secs_f32());
+                return Err(Cut::Ended(GuestEnd::BootFailed(message)));
+            }
+        }
+    }
+
+    /// Runs a command to its end. `until` is asked now and then, and may end the waiting, whereupon
+    /// the command is hung up.
+    pub fn run(
+        &mut self,
+        request: ExecRequest,
+        stdin: Vec<u8>,
+        mut output: impl FnMut(Stream, &[u8]),
+        mut until: impl FnMut() -> Option<Cut>,
+    ) -> Result<CommandEnd, Cut> {
+        let Some(client) = &self.client else { return Err(Cut::Ended(self.how_it_ended())) };
+        let mut running = match client.exec(request) {
+            Ok(running) => running,
+            Err(error) => return Err(Cut::Ended(self.ended_by(&error))),
+        };
+        let mut input = running.input();
+        // Not joined: a command need not read what it is given.
+        let feed = thread::Builder::new().name("stdin".into()).spawn(move || {
+            // A command that ended, or reads no more, is no failure.
+            let _ = io::Write::write_all(&mut input, &stdin);
+            let _ = input.close();
+        });
+        if let Err(error) = feed {
+            return Err(Cut::Ended(GuestEnd::Infrastructure(format!("cannot start a thread: {error}"))));
+        }
+        loop {
+            match running.next(Some(LOOK)) {
+                Ok(Event::Output(stream, bytes)) => output(stream, &bytes),
+                Ok(Event::Exited(CommandStatus::Code(code))) => return Ok(CommandEnd::Exited(code)),
+                Ok(Event::Exited(CommandStatus::Signal(signal))) => return Ok(CommandEnd::Signaled(signal)),
+                Ok(Event::NotStarted(failure)) => return Ok(CommandEnd::NotStarted(failure.text)),
+                Ok(Event::Started(_) | Event::Dropped(_)) => {}
+                Ok(Event::Done) => return Err(Cut::Dismissed),
+                Err(ClientError::TimedOut(_)) => {}
+                Err(error) => return Err(Cut::Ended(self.ended_by(&error))),
+            }
+            // A command that prints without end is asked, too.
+            if let Some(cut) = until() {
+                return Err(cut);
+            }
+        }
+    }
+
+    /// Runs a small command of the harness's own, and gives what it printed, up to `most` bytes.
+    pub fn ask(
+        &mut self,
+        argv: &[&str],
+        stdin: Vec<u8>,
+        limit: Duration,
+        most: usize,
+    ) -> Result<Answer, Cut> {
+        let request = ExecRequest {
+            argv: argv.iter().map(|&word| word.to_owned()).collect(),
+            stdin: true,
+            ..ExecRequest::default()
+        };
+        let (mut stdout, mut stderr, mut cut) = (Vec::new(), Vec::new(), false);
+        let until = Instant::now() + limit;
+        let end = self.run(
+            request,
+            stdin,
+            |stream, bytes| {
+                let kept = if stream == Stream::Stderr { &mut stderr } else { &mut stdout };
+                let room = bytes.len().min(most - kept.len());
+                cut |= room < bytes.len();
+                kept.extend_from_slice(&bytes[..room]);
+            },
+            || (Instant::now() > until).then_some(Cut::TimedOut),
+        )?;
+        Ok(Answer { end, stdout, stderr, cut })
+    }
+
+    /// Asks the guest to switch itself off, and sees that its process ends.
+    pub fn end(&mut self) {
+        if let Some(client) = &self.client
+            && !self.has_exited_quietly()
+        {
+            let _ = client.stop(GRACE);
+            self.wait_exit(GRACE + EXIT);
+        }
+        self.kill();
+    }
+
+    /// Ends the run at once; what was recorded is kept if its process is well.
+    pub fn kill(&mut self) {
+        if self.process.try_wait().is_ok_and(|exited| exited.is_none()) {
+            let told = match &self.client {
+                Some(client) => client.kill().is_ok(),
+                None => terminate(&self.process),
+            };
+            if told {
+                self.wait_exit(EXIT);
+            }
+            let _ = self.process.kill();
+        }
+        let _ = self.process.wait();
+        self.client = None;
+        if let Some(log) = self.log.take() {
+            let _ = log.join();
+        }
+        let _ = fs::remove_file(&self.socket);
+    }
+
+    /// Whether its process has exited.
+    pub fn has_exited(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
+    }
+
+    fn has_exited_quietly(&self) -> bool {
+        !process_runs(&self.process)
+    }
+
+    /// What a failed request means: mostly that the guest is gone.
+    fn ended_by(&mut self, error: &ClientError) -> GuestEnd {
+        match self.how_it_ended() {
+            GuestEnd::Lost(message) if message.is_empty() => GuestEnd::Lost(error.to_string()),
+            end => end,
+        }
+    }
+
+    /// How the guest ended by itself. Waits for its process, which may still write.
+    fn how_it_ended(&mut self) -> GuestEnd {
+        self.wait_exit(EXIT);
+        let exited = self.process.try_wait().ok().flatten();
+        self.kill();
+        read_end(&self.folder.join(STATUS), exited)
+    }
+
+    fn wait_exit(&mut self, limit: Duration) {
+        let until = Instant::now() + limit;
+        let pid = Pid::from_child(&self.process);
+        while !self.has_exited() && Instant::now() < until {
+            let slice = until.saturating_duration_since(Instant::now()).min(LOOK);
+            match pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(fd) => {
+                    let slice = Timespec { tv_sec: 0, tv_nsec: slice.as_nanos() as i64 };
+                    let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&slice));
+                }
+                Err(_) => thread::sleep(slice.min(Duration::from_millis(5))),
+            }
+        }
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a command of [`Guest::ask`] did.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// How it ended.
+    pub end: CommandEnd,
+    /// What it printed.
+    pub stdout: Vec<u8>,
+    /// What it said.
+    pub stderr: Vec<u8>,
+    /// There was more.
+    pub cut: bool,
+}
+
+impl Answer {
+    /// What it printed, if it did what it was for.
+    pub fn ok(self) -> Result<Vec<u8>, String> {
+        match self.end {
+            CommandEnd::Exited(0) if !self.cut => Ok(self.stdout),
+            CommandEnd::Exited(0) => Err("it is too large".to_owned()),
+            CommandEnd::NotStarted(text) => Err(text),
+            CommandEnd::Exited(_) | CommandEnd::Signaled(_) => {
+                Err(String::from_utf8_lossy(&self.stderr).trim().to_owned())
+            }
+        }
+    }
+}
+
+/// Asks the process to end, for as long as it has no socket.
+fn terminate(process: &Child) -> bool {
+    rustix::process::kill_process(Pid::from_child(process), rustix::process::Signal::TERM).is_ok()
+}
+
+/// Whether the process has not ended, without taking its exit status.
+fn process_runs(process: &Child) -> bool {
+    let Ok(fd) = pidfd_open(Pid::from_child(process), PidfdFlags::empty()) else { return false };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    !poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
+}
+
+/// Reads how a run ended from its status file, or from the exit status where there is none.
+fn read_end(status: &Path, exited: Option<ExitStatus>) -> GuestEnd {
+    let status: Option<serde_json::Value> =
+        fs::read(status).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let Some(status) = status else {
+        return match exited {
+            Some(status) => GuestEnd::Lost(format!("its process died: {status}")),
+            None => GuestEnd::Lost("its process did not end, and was killed".to_owned()),
+        };
+    };
+    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+    let message = text("message");
+    match (text("ended").as_str(), text("reason").as_str()) {
+        ("failed", "guest-panic") => GuestEnd::Panic(message),
+        ("failed", "boot-failed") => GuestEnd::BootFailed(message),
+        ("failed", "usage" | "image") => GuestEnd::Infrastructure(message),
+        ("failed", _) => GuestEnd::Lost(message),
+        ("powered-off", _) => GuestEnd::Lost("the guest switched itself off".to_owned()),
+        ("signaled", _) => GuestEnd::Lost("its process was told to end by a signal".to_owned()),
+        (other, _) => GuestEnd::Lost(format!("its process ended ({other})")),
+    }
+}
+
+/// The word that the command line has for a value of the plan: the plan's own.
+fn word(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{BinderProfile, Clock};
+
+    fn end(json: &str) -> GuestEnd {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), json).unwrap();
+        read_end(file.path(), None)
+    }
+
+    #[test]
+    fn a_status_file_says_how_a_guest_ended() {
+        let failed =
+            |reason: &str| end(&format!(r#"{{"ended":"failed","reason":"{reason}","message":"m"}}"#));
+        assert_eq!(failed("guest-panic"), GuestEnd::Panic("m".into()));
+        assert_eq!(failed("boot-failed"), GuestEnd::BootFailed("m".into()));
+        assert_eq!(failed("image"), GuestEnd::Infrastructure("m".into()));
+        assert_eq!(failed("internal"), GuestEnd::Lost("m".into()));
+        assert!(matches!(end(r#"{"ended":"powered-off"}"#), GuestEnd::Lost(_)));
+        assert!(matches!(end("not json"), GuestEnd::Lost(_)));
+    }
+
+    #[test]
+    fn words_are_those_of_the_command_line() {
+        assert_eq!(word(BinderProfile::Linux6_12), "linux-6.12");
+        assert_eq!(word(Clock::Virtual), "virtual");
+        assert_eq!(word(BinderDriver::Kernel), "kernel");
+        assert_eq!(word(Engine::Soft), "soft");
+    }
+}
