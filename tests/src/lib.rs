@@ -6,6 +6,8 @@
 //! `BINDERVM` names the binary (default: the debug build of this workspace).
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
+pub mod serving;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

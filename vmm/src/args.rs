@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::run::disk::DiskArg;
 use crate::run::share::ShareArg;
@@ -22,6 +22,18 @@ pub struct Cli {
 pub enum Command {
     /// Boot an image and run a command in it, with this command's stdin, stdout and exit status.
     Run(Box<RunArgs>),
+    /// List the running guests.
+    Ps(PsArgs),
+    /// Run a command in a running guest, with this command's stdin, stdout and exit status.
+    Exec(ExecArgs),
+    /// A shell in a running guest, on this terminal.
+    Shell(ShellArgs),
+    /// Attach to the serial console of a running guest. Ctrl-] detaches.
+    Console(ConsoleArgs),
+    /// Switch guests off.
+    Stop(StopArgs),
+    /// Wait until a guest's run is over, and exit as it did.
+    Wait(WaitArgs),
     /// Build and list images.
     #[command(subcommand)]
     Image(ImageCommand),
@@ -35,6 +47,7 @@ pub enum Command {
 
 /// Arguments of `bindervm run`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("socket").args(["name", "control"]).multiple(true)))]
 pub struct RunArgs {
     /// Image: the name of a built one (`bindervm image list`) or its folder.
     #[arg(required_unless_present = "kernel", conflicts_with = "kernel")]
@@ -70,9 +83,21 @@ pub struct RunArgs {
     /// Give up when the guest's agent is not ready after this wall time.
     #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "180s")]
     pub boot_timeout: Duration,
-    /// Name of the guest in traces and reports.
+    /// Name of the guest: in traces and reports, and for `ps`, `exec`, `shell`, `stop` and the like.
     #[arg(long, value_parser = parse_name)]
     pub name: Option<String>,
+    /// Listen for those at this socket instead of the one of the name.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+    /// Keep the guest up for `bindervm exec`, without a command of its own, until `bindervm stop`.
+    #[arg(long, requires = "socket", conflicts_with = "command")]
+    pub serve: bool,
+    /// Like --serve, in the background: returns when the guest takes commands.
+    #[arg(long, requires = "socket", conflicts_with = "command")]
+    pub detach: bool,
+    /// Set by --detach for the process in the background.
+    #[arg(long, hide = true, requires = "serve")]
+    pub detached: bool,
     /// Record every binder command to this file.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
@@ -108,6 +133,102 @@ pub struct RunArgs {
     /// Command to run in the guest; without it, an interactive shell.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<String>,
+}
+
+/// Arguments of `bindervm ps`.
+#[derive(Debug, Args)]
+pub struct PsArgs {
+    /// A JSON list instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A running guest.
+#[derive(Debug, Args)]
+pub struct GuestArg {
+    /// Name of a running guest (`bindervm ps`), or the path of its control socket.
+    #[arg(value_name = "GUEST")]
+    pub guest: String,
+}
+
+/// Arguments of `bindervm exec`.
+#[derive(Debug, Args)]
+pub struct ExecArgs {
+    /// Which guest.
+    #[command(flatten)]
+    pub guest: GuestArg,
+    /// Run it on a terminal of its own, joined to this one.
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Leave stdin alone: the command reads its end at once.
+    #[arg(short, long, conflicts_with = "tty")]
+    pub no_stdin: bool,
+    /// A variable of the command's environment.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = parse_variable)]
+    pub env: Vec<(String, String)>,
+    /// The command's working directory.
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub cwd: Option<String>,
+    /// Hang the command up after this wall time, for example 60s or 5m; exit code 244.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub timeout: Option<Duration>,
+    /// The command and its arguments.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<String>,
+}
+
+/// Arguments of `bindervm shell`.
+#[derive(Debug, Args)]
+pub struct ShellArgs {
+    /// Which guest.
+    #[command(flatten)]
+    pub guest: GuestArg,
+}
+
+/// Arguments of `bindervm console`.
+#[derive(Debug, Args)]
+pub struct ConsoleArgs {
+    /// Which guest.
+    #[command(flatten)]
+    pub guest: GuestArg,
+}
+
+/// Arguments of `bindervm stop`.
+#[derive(Debug, Args)]
+pub struct StopArgs {
+    /// Names of running guests, or paths of their control sockets.
+    #[arg(value_name = "GUEST", required_unless_present = "all")]
+    pub guests: Vec<String>,
+    /// All guests of this user.
+    #[arg(long, conflicts_with = "guests")]
+    pub all: bool,
+    /// End them at once, without asking.
+    #[arg(long)]
+    pub kill: bool,
+    /// Time that a guest has to go down before it is ended.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10s")]
+    pub grace: Duration,
+}
+
+/// Arguments of `bindervm wait`.
+#[derive(Debug, Args)]
+pub struct WaitArgs {
+    /// Which guest.
+    #[command(flatten)]
+    pub guest: GuestArg,
+    /// Only until it takes commands.
+    #[arg(long)]
+    pub ready: bool,
+    /// Give up after this time, with exit code 244.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    pub timeout: Option<Duration>,
+}
+
+impl RunArgs {
+    /// Name of the guest, given or not.
+    pub fn guest_name(&self) -> String {
+        self.name.clone().unwrap_or_else(|| "g0".to_owned())
+    }
 }
 
 /// `--engine`.
@@ -230,6 +351,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         Some(0) => Err("the time must be more than zero".to_owned()),
         Some(millis) => Ok(Duration::from_millis(millis)),
         None => Err("that is too long".to_owned()),
+    }
+}
+
+/// A variable of an environment.
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
     }
 }
 

@@ -80,6 +80,8 @@ pub enum Status {
     },
     /// The guest powered off without a command.
     PoweredOff,
+    /// A guest without a command was stopped from outside: `bindervm stop`.
+    Stopped,
     /// bindervm ended the run.
     Failed {
         /// Why.
@@ -95,7 +97,7 @@ impl Status {
         match self {
             Status::Exited { code } => *code,
             Status::Signaled { signal } => 128u8.saturating_add(*signal),
-            Status::PoweredOff => 0,
+            Status::PoweredOff | Status::Stopped => 0,
             Status::Failed { reason, .. } => *reason as u8,
         }
     }

@@ -6,15 +6,18 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::args::{Cli, Command};
-use crate::exit::Code;
+use crate::exit::{Code, Failure};
 
 mod args;
+mod attach;
 mod doctor;
 mod exit;
+mod guests;
 mod image;
 mod output;
 mod progress;
 mod run;
+mod serve;
 mod terminal;
 mod test;
 mod trace;
@@ -38,15 +41,24 @@ fn main() -> ExitCode {
     let ended = match &cli.command {
         Command::Run(args) => return ExitCode::from(run::run(args)),
         Command::Test(args) => return ExitCode::from(test::run(args)),
+        Command::Ps(args) => guests::ps(args),
+        Command::Exec(args) => return exit(attach::exec(args)),
+        Command::Shell(args) => return exit(attach::shell(args)),
+        Command::Console(args) => attach::console(args),
+        Command::Stop(args) => guests::stop(args),
+        Command::Wait(args) => return exit(guests::wait(args)),
         Command::Image(command) => image::run(command),
         Command::Doctor => doctor::run(),
         Command::Trace(args) => trace::run(args),
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("bindervm: {}", failure.chain());
-            ExitCode::from(failure.code as u8)
-        }
-    }
+    exit(ended.map(|()| 0))
+}
+
+/// The exit status of the process, and the message that goes with a failure.
+fn exit(ended: Result<u8, Failure>) -> ExitCode {
+    ExitCode::from(ended.unwrap_or_else(|failure| {
+        terminal::restore();
+        eprintln!("bindervm: {}", failure.chain());
+        failure.code as u8
+    }))
 }

@@ -2,32 +2,41 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
-use std::thread;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{AgentLink, ExecRequest, WindowSize};
+use control::place::{self, Bound};
 use devices::input::InputQueue;
 use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Entropy, HostEntropy, Rng, SeededEntropy};
-use machine::{Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole};
+use machine::{
+    Activity, ClockMode, ConsoleLog, Execution, Handle, Kind, Machine, MachineConfig, SerialConsole,
+};
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use self::binder::add_binder;
-use self::input::Target;
+use self::input::{Addressee, Target};
 use self::limit::enforce_timeout;
+use self::listener::Listener;
 use self::report::Report;
-use self::session::{Listener, Session};
 use self::source::Source;
 use self::verdict::{agent_status, bare_status, machine_failure, thread_failure, trace_failure};
 use crate::args::{ClockArg, EngineArg, JitArg, RunArgs};
 use crate::exit::{Code, Failure, Status};
+use crate::serve::commands::Commands;
+use crate::serve::console::ConsoleTap;
+use crate::serve::watchers::Watchers;
+use crate::serve::{Clients, Guest, Server};
 use crate::terminal::{self, RawMode};
 
 mod binder;
+mod detach;
 pub mod disk;
 mod input;
 mod limit;
+mod listener;
 mod record;
 mod report;
 mod session;
@@ -35,8 +44,17 @@ pub mod share;
 mod source;
 mod verdict;
 
+pub use self::binder::Binder;
+pub use self::session::Session;
+
 /// Runs, tells how it ended, and gives the exit status of the process.
 pub fn run(args: &RunArgs) -> u8 {
+    if args.detach {
+        return detach::run(args);
+    }
+    if args.detached {
+        detach::leave_session();
+    }
     if let Some(path) = &args.status
         && let Err(error) = Report::prepare(path)
     {
@@ -44,7 +62,8 @@ pub fn run(args: &RunArgs) -> u8 {
         return Code::Usage as u8;
     }
     let mut report = Report::default();
-    let status = match execute(args, &mut report) {
+    let mut server = None;
+    let status = match execute(args, &mut report, &mut server) {
         Ok(status) => status,
         Err(failure) => {
             terminal::restore();
@@ -55,19 +74,25 @@ pub fn run(args: &RunArgs) -> u8 {
     if args.summary {
         report.print();
     }
+    let mut exit_code = status.exit_code();
     if let Some(path) = &args.status
         && let Err(error) = report.write(&status, path)
     {
         eprintln!("bindervm: cannot write the status file {}: {error}", path.display());
-        return Code::Internal as u8;
+        exit_code = Code::Internal as u8;
     }
-    status.exit_code()
+    if let Some(server) = server {
+        server.finish(report.json(&status), exit_code);
+    }
+    exit_code
 }
 
-fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
+fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> Result<Status, Failure> {
     let began = Instant::now();
     let source = Source::find(args)?;
-    let interactive = args.command.is_empty() && source.has_agent() && terminal::is_interactive();
+    let bound = bind(args)?;
+    let interactive =
+        args.command.is_empty() && !args.serve && source.has_agent() && terminal::is_interactive();
     let engine = choose_engine(args.engine)?;
     let clock = match args.clock {
         // KVM has no other, whatever was asked for: neither its date nor its entropy is made to repeat.
@@ -85,6 +110,7 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
 
     let log = ConsoleLog::new();
     let activity = Activity::new();
+    let (serial, tap) = serial_console(args, &source, bound.is_some())?;
     let config = MachineConfig {
         memory_bytes: args.memory,
         kernel: source.kernel.clone(),
@@ -103,7 +129,7 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
             ClockMode::Virtual => source.build_date,
             ClockMode::Host => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
         },
-        serial: serial_console(args, &source),
+        serial,
         log: log.clone(),
         activity: activity.clone(),
     };
@@ -126,62 +152,119 @@ fn execute(args: &RunArgs, report: &mut Report) -> Result<Status, Failure> {
         let _ = trace_file.set(binder.recording.clone());
     }
 
-    if !source.has_agent() {
-        let interrupted = input::watch_signals(machine.handle(), None).map_err(thread_failure)?;
-        let outcome = machine.run();
-        session.finish();
-        let outcome = outcome.map_err(machine_failure)?;
-        report.fill(&outcome, binder.counters(), binder.recording.finish().map_err(trace_failure)?, None);
-        return bare_status(&outcome, &interrupted);
+    let has_command = source.has_agent() && !args.serve;
+    let (commands, watchers) = (Commands::default(), Watchers::default());
+    let link = source.has_agent().then(|| {
+        AgentLink::new(Box::new(Listener {
+            session: session.clone(),
+            activity,
+            handle: machine.handle(),
+            clock: machine.clock(),
+            began,
+            stdin_file: if interactive || !has_command { None } else { regular_stdin() },
+            has_command,
+            commands: commands.clone(),
+            watchers: watchers.clone(),
+        }))
+    });
+    if let Some(link) = &link {
+        let console_port = StreamPort::new(log.tee(Box::new(io::sink())), InputQueue::new());
+        machine
+            .add_virtio(Box::new(Console::new(Box::new(console_port), Box::new(link.clone()))))
+            .map_err(machine_failure)?;
     }
-
-    let listener = Listener {
+    let guest = Arc::new(Guest {
+        name: args.guest_name(),
+        image: source.image_name.clone(),
+        engine: machine.engine(),
+        clock_mode: clock,
+        memory: args.memory,
+        began,
         session: session.clone(),
-        activity,
+        has_command,
+        commands,
+        watchers,
+        console: tap,
+        link: link.clone(),
         handle: machine.handle(),
         clock: machine.clock(),
-        began,
-        stdin_file: if interactive { None } else { regular_stdin() },
-    };
-    let sends_from_thread = listener.stdin_file.is_none();
-    let link = AgentLink::new(Box::new(listener));
-    let console_port = StreamPort::new(log.tee(Box::new(io::sink())), InputQueue::new());
-    machine
-        .add_virtio(Box::new(Console::new(Box::new(console_port), Box::new(link.clone()))))
-        .map_err(machine_failure)?;
+        gauges: machine.gauges(),
+        binder: binder.clone(),
+        clients: Clients::default(),
+    });
+    if let Some(bound) = bound {
+        *server = Some(Server::start(bound, guest.clone()).map_err(thread_failure)?);
+    }
 
-    let request = exec_request(args, interactive);
-    let id = link.exec(request).map_err(|e| Failure::because(Code::Usage, "cannot run the command", e))?;
-    let target = Target { link, id, handle: machine.handle(), session: session.clone() };
-    let interrupted = input::watch_signals(machine.handle(), Some(target.clone())).map_err(thread_failure)?;
-    if sends_from_thread {
+    let target = match &link {
+        Some(link) if has_command => {
+            let request = exec_request(args, interactive);
+            let id =
+                link.exec(request).map_err(|e| Failure::because(Code::Usage, "cannot run the command", e))?;
+            Some(Target { link: link.clone(), id, handle: machine.handle(), session: session.clone() })
+        }
+        _ => None,
+    };
+    let addressee = match &target {
+        Some(target) => Addressee::Command(target.clone()),
+        None if args.serve => Addressee::Guest(guest),
+        None => Addressee::Machine,
+    };
+    let interrupted =
+        input::watch_signals(machine.handle(), addressee, trace_file).map_err(thread_failure)?;
+    if let Some(target) = target
+        && (interactive || regular_stdin().is_none())
+    {
         input::pump_stdin(target).map_err(thread_failure)?;
     }
-    let raw_mode = if interactive {
-        Some(
-            RawMode::enter()
-                .map_err(|e| Failure::because(Code::Internal, "cannot set up the terminal", e))?,
-        )
-    } else {
-        None
+    let raw_mode = match interactive {
+        true => {
+            let raw = RawMode::enter();
+            Some(raw.map_err(|e| Failure::because(Code::Internal, "cannot set up the terminal", e))?)
+        }
+        false => None,
     };
 
-    let (handle, watched, boot_limit) = (machine.handle(), session.clone(), args.boot_timeout);
-    let boot_watch = thread::Builder::new().name("boot-watch".into()).spawn(move || {
-        if !watched.wait_ready(boot_limit) {
-            handle.stop();
-        }
-    });
-    let boot_watch = boot_watch.map_err(thread_failure)?;
+    let boot_watch = match &link {
+        Some(_) => Some(watch_boot(machine.handle(), session.clone(), args.boot_timeout)?),
+        None => None,
+    };
     let outcome = machine.run();
     drop(raw_mode);
     session.finish();
-    // It cannot panic, and it has nothing to say.
-    let _ = boot_watch.join();
+    if let Some(watch) = boot_watch {
+        // It cannot panic, and it has nothing to say.
+        let _ = watch.join();
+    }
     let outcome = outcome.map_err(machine_failure)?;
     let tally = binder.recording.finish().map_err(trace_failure)?;
     report.fill(&outcome, binder.counters(), tally, session.ready());
-    agent_status(&session, &outcome, &interrupted, args)
+    match link {
+        Some(_) => agent_status(&session, &outcome, &interrupted, args),
+        None => bare_status(&session, &outcome, &interrupted),
+    }
+}
+
+/// The control socket of this run, if it has a name or a place. Bound before anything else is made:
+/// a name that is taken is told at once.
+fn bind(args: &RunArgs) -> Result<Option<Bound>, Failure> {
+    let failed = |error| Failure::because(Code::Usage, "cannot make the control socket", error);
+    let path = match (&args.control, &args.name) {
+        (Some(path), _) => path.clone(),
+        (None, Some(name)) => place::socket(name).map_err(failed)?,
+        (None, None) => return Ok(None),
+    };
+    Bound::new(&path).map(Some).map_err(failed)
+}
+
+/// Ends a run whose agent is not ready in time.
+fn watch_boot(handle: Handle, session: Session, limit: Duration) -> Result<JoinHandle<()>, Failure> {
+    let watch = move || {
+        if !session.wait_ready(limit) {
+            handle.stop();
+        }
+    };
+    thread::Builder::new().name("boot-watch".into()).spawn(watch).map_err(thread_failure)
 }
 
 /// Says in one line which engine runs the guest, where the choice was ours.
@@ -198,17 +281,32 @@ fn choose_engine(asked: EngineArg) -> Result<Kind, Failure> {
     Ok(choice.kind)
 }
 
-/// With an agent the serial port is the guest's log; without one it is all the guest has.
-fn serial_console(args: &RunArgs, source: &Source) -> SerialConsole {
-    if source.has_agent() {
-        let output: Box<dyn io::Write + Send> =
-            if args.console { Box::new(io::stderr()) } else { Box::new(io::sink()) };
-        SerialConsole { output, input: None }
-    } else {
-        let stdin: Option<OwnedFd> = rustix::io::dup(io::stdin()).ok();
-        SerialConsole { output: Box::new(io::stdout()), input: stdin }
-    }
+/// With an agent the serial port is the guest's log; without one it is all the guest has. Clients of
+/// the control socket see it in any case, and type into it where nobody else does.
+fn serial_console(
+    args: &RunArgs,
+    source: &Source,
+    has_socket: bool,
+) -> Result<(SerialConsole, ConsoleTap), Failure> {
+    let output: Box<dyn io::Write + Send> = match (source.has_agent(), args.console) {
+        (false, _) => Box::new(io::stdout()),
+        (true, true) => Box::new(io::stderr()),
+        (true, false) => Box::new(io::sink()),
+    };
+    let (input, typed) = match source.has_agent() || args.serve {
+        false => (rustix::io::dup(io::stdin()).ok(), None),
+        true if has_socket => {
+            let pipe = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC);
+            let (input, typed) =
+                pipe.map_err(|e| Failure::because(Code::Internal, "cannot make a pipe", e))?;
+            (Some(input), Some(File::from(typed)))
+        }
+        true => (None, None),
+    };
+    let tap = ConsoleTap::new(typed);
+    Ok((SerialConsole { output: tap.tee(output), input }, tap))
 }
+
 fn exec_request(args: &RunArgs, interactive: bool) -> ExecRequest {
     let argv = if args.command.is_empty() { vec!["/bin/sh".to_owned()] } else { args.command.clone() };
     let tty = if interactive {

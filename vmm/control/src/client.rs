@@ -46,8 +46,8 @@ pub enum ClientError {
     #[error("the guest's process speaks version {0} of the control protocol, this one {PROTOCOL}")]
     Version(u32),
     /// What came made no sense.
-    #[error("the guest's process cannot be understood: {0}")]
-    Frame(String),
+    #[error("the connection to the guest's process broke: {0}")]
+    Broken(String),
     /// The connection ended: the run is over.
     #[error("the guest has gone")]
     Gone,
@@ -184,7 +184,7 @@ impl Client {
             Err(FrameError::Read(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(ClientError::TimedOut(GREETING));
             }
-            Err(error) => return Err(ClientError::Frame(error.to_string())),
+            Err(error) => return Err(ClientError::Broken(error.to_string())),
         };
         if greeting.protocol != PROTOCOL {
             return Err(ClientError::Version(greeting.protocol));
@@ -308,8 +308,13 @@ impl Client {
 impl Shared {
     /// Takes what comes, until nothing does.
     fn read(&self, mut messages: Messages<UnixStream>) {
+        let mut last_words = None;
         let why = loop {
             match messages.take::<ToClient>() {
+                // Of no request, but of the connection, which ends with it.
+                Ok(Some((ToClient { id: 0, reply: Reply::Error { text, .. } }, _))) => {
+                    last_words = Some(text)
+                }
                 Ok(Some((message, data))) => {
                     let requests = lock(&self.requests);
                     // Others have ended: nobody waits for what is said of them.
@@ -327,7 +332,7 @@ impl Shared {
                         let _ = line.replies.send(Incoming { reply: message.reply, data });
                     }
                 }
-                Ok(None) | Err(FrameError::Read(_)) => break None,
+                Ok(None) | Err(FrameError::Read(_)) => break last_words,
                 Err(error) => break Some(error.to_string()),
             }
         };
@@ -401,7 +406,7 @@ fn unexpected(reply: &Reply) -> ClientError {
 
 fn gone(why: &Option<String>) -> ClientError {
     match why {
-        Some(why) => ClientError::Frame(why.clone()),
+        Some(why) => ClientError::Broken(why.clone()),
         None => ClientError::Gone,
     }
 }

@@ -5,8 +5,8 @@
 //! heard only at the moments that guest time defines (a slice's end, an idle CPU), so the guest
 //! sees no trace of how the host scheduled its threads; otherwise the CPU is kicked at once.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use engine::Kicker;
@@ -100,14 +100,20 @@ impl Inbox {
         self.wishes().stop
     }
 
-    /// Sleeps until there is a wish, at most for `limit`.
-    pub(crate) fn wait(&self, limit: Option<Duration>) {
+    /// Sleeps until there is a wish, at most for `limit`. False: the limit passed, without one.
+    pub(crate) fn wait(&self, limit: Option<Duration>) -> bool {
         let nothing = |wishes: &mut Wishes| !wishes.woken && wishes.stop.is_none();
         let wishes = self.wishes();
         // Poisoned or not, the wishes are plain values, and the caller looks at them itself.
         match limit {
-            Some(limit) => drop(self.changed.wait_timeout_while(wishes, limit, nothing)),
-            None => drop(self.changed.wait_while(wishes, nothing)),
+            Some(limit) => {
+                let waited = self.changed.wait_timeout_while(wishes, limit, nothing);
+                !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+            }
+            None => {
+                drop(self.changed.wait_while(wishes, nothing));
+                true
+            }
         }
     }
 
@@ -121,35 +127,81 @@ impl Inbox {
     }
 }
 
-/// Whether somebody waits for the guest to get on with something.
+/// Whether somebody waits for the guest to get on with something, and whether the guest waits for
+/// somebody: what an idle CPU with a virtual clock does about its next timer ([`Pace`]).
 ///
-/// While it is *idle* and the clock is virtual, guest time stands still: a guest that waits for
-/// its next command must not run its clock ahead. It starts *busy*, since booting is work. To keep
-/// runs repeatable, change it from a device only, that is on the CPU's thread; other threads use
-/// [`Handle::begin_work`].
+/// A guest starts *busy*, since booting is work. To keep runs repeatable, change that from a device
+/// only, that is on the CPU's thread; other threads use [`Handle::begin_work`].
 #[derive(Clone, Debug)]
-pub struct Activity(Arc<AtomicBool>);
+pub struct Activity(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    busy: AtomicBool,
+    listening: AtomicUsize,
+}
+
+/// How guest time passes while the CPU is idle, with a virtual clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// To the next timer at once: the guest works, and what it waits for is in it.
+    Jump,
+    /// No faster than the host's: a command of the guest has its stdin open, and whoever is at the
+    /// other end may say something at any moment. What the guest sees is the same as with `Jump`,
+    /// unless something is said.
+    Host,
+    /// Not at all: nobody asked for anything, so a guest that waits for its next command must not run
+    /// its clock ahead.
+    Still,
+}
 
 impl Activity {
     /// Busy.
     pub fn new() -> Activity {
-        Activity(Arc::new(AtomicBool::new(true)))
+        Activity(Arc::new(Shared { busy: AtomicBool::new(true), listening: AtomicUsize::new(0) }))
     }
 
     /// Says whether the guest has something to do.
     pub fn set_busy(&self, busy: bool) {
-        self.0.store(busy, Ordering::SeqCst);
+        self.0.busy.store(busy, Ordering::SeqCst);
     }
 
     /// Whether the guest has something to do.
     pub fn is_busy(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.0.busy.load(Ordering::SeqCst)
+    }
+
+    /// A command has its stdin open to the outside until the result is dropped; [wake](Handle::wake)
+    /// the guest then. May be called from any thread: it changes how long a wait takes on the host,
+    /// and nothing that the guest sees.
+    pub fn listen(&self) -> Listening {
+        self.0.listening.fetch_add(1, Ordering::SeqCst);
+        Listening(self.clone())
+    }
+
+    /// How guest time passes while the CPU is idle.
+    pub fn pace(&self) -> Pace {
+        match (self.is_busy(), self.0.listening.load(Ordering::SeqCst)) {
+            (false, _) => Pace::Still,
+            (true, 0) => Pace::Jump,
+            (true, _) => Pace::Host,
+        }
     }
 }
 
 impl Default for Activity {
     fn default() -> Self {
         Activity::new()
+    }
+}
+
+/// See [`Activity::listen`].
+#[derive(Debug)]
+pub struct Listening(Activity);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.0.listening.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -206,15 +258,24 @@ pub(crate) mod tests {
 
     #[test]
     fn a_wait_with_a_limit_ends_without_a_wish() {
-        inbox().wait(Some(Duration::ZERO));
+        let inbox = inbox();
+        assert!(!inbox.wait(Some(Duration::ZERO)));
+        Handle::new(inbox.clone()).wake();
+        assert!(inbox.wait(Some(Duration::ZERO)));
     }
 
     #[test]
     fn a_guest_is_busy_until_told_otherwise() {
         let activity = Activity::new();
         let device = activity.clone();
-        assert!(activity.is_busy());
+        assert_eq!(activity.pace(), Pace::Jump);
+        let (one, other) = (device.listen(), device.listen());
+        drop(one);
+        assert_eq!(activity.pace(), Pace::Host);
         device.set_busy(false);
-        assert!(!activity.is_busy());
+        assert_eq!(activity.pace(), Pace::Still);
+        drop(other);
+        device.set_busy(true);
+        assert_eq!(activity.pace(), Pace::Jump);
     }
 }

@@ -24,7 +24,8 @@
 //!
 //! What an idle CPU means is decided here. With the virtual clock: waiting host input first, else
 //! time jumps to the next timer; but while the guest has nothing to do ([`Activity`]) time stands
-//! still until there is input. With the host's clock: sleep until the timer is due. KVM sleeps in
+//! still until there is input, and while a command's stdin is open to somebody outside, time runs no
+//! faster than the host's ([`Pace`]). With the host's clock: sleep until the timer is due. KVM sleeps in
 //! the kernel and never shows an idle CPU.
 //!
 //! # End
@@ -39,6 +40,7 @@ pub mod bus;
 mod console;
 mod error;
 mod events;
+mod gauges;
 mod inbox;
 pub mod layout;
 mod machine;
@@ -47,6 +49,7 @@ mod outcome;
 pub use console::{ConsoleLog, Panic};
 pub use engine::{Choice, ClockMode, EngineError, Execution, GuestClock, Kind, MAX_CPUS, choose};
 pub use error::MachineError;
-pub use inbox::{Activity, Handle};
+pub use gauges::{Gauges, Reading};
+pub use inbox::{Activity, Handle, Listening, Pace};
 pub use machine::{Machine, MachineConfig, Running, SerialConsole};
 pub use outcome::{End, ExitCounts, Outcome, RunStats};

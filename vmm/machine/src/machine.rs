@@ -25,7 +25,8 @@ use crate::bus::{Board, Legacy};
 use crate::console::ConsoleLog;
 use crate::error::MachineError;
 use crate::events::{ConsoleSource, EventThread};
-use crate::inbox::{Activity, Handle, Inbox, StopReason};
+use crate::gauges::Gauges;
+use crate::inbox::{Activity, Handle, Inbox, Pace, StopReason};
 use crate::layout::{ACPI_TABLES, MemorySize, SERIAL_GSI, VirtioSlot};
 use crate::outcome::{End, ExitCounts, Outcome, RunStats};
 
@@ -85,6 +86,7 @@ pub struct Machine {
     panic: Arc<PanicLatch>,
     serial_input: InputQueue,
     exits: ExitCounts,
+    gauges: Gauges,
 }
 
 impl Machine {
@@ -147,6 +149,7 @@ impl Machine {
             panic,
             serial_input,
             exits: ExitCounts::default(),
+            gauges: Gauges::default(),
         })
     }
 
@@ -169,6 +172,11 @@ impl Machine {
     /// Guest time, for devices and observers.
     pub fn clock(&self) -> GuestClock {
         self.engine.clock()
+    }
+
+    /// Shows from other threads how far the machine is.
+    pub fn gauges(&self) -> Gauges {
+        self.gauges.clone()
     }
 
     /// Controls the machine from other threads.
@@ -216,7 +224,9 @@ impl Machine {
             if let Some(end) = self.ended() {
                 return end;
             }
-            match self.engine.run(&mut self.board) {
+            let exit = self.engine.run(&mut self.board);
+            self.gauges.show(self.engine.instructions(), self.exits, self.board.counts());
+            match exit {
                 Exit::Idle { until } => {
                     self.exits.idle += 1;
                     self.idle(until);
@@ -289,14 +299,19 @@ impl Machine {
         }
         match until {
             Some(due) if self.is_virtual() => {
-                if self.config.activity.is_busy() {
+                let left = || due.saturating_sub(self.engine.now());
+                let time_passes = match self.config.activity.pace() {
+                    Pace::Jump => true,
+                    Pace::Host => !self.inbox.wait(Some(left())),
+                    Pace::Still => !self.inbox.wait(None),
+                };
+                if time_passes {
                     self.engine.skip_to(due);
-                } else {
-                    self.inbox.wait(None);
                 }
             }
-            Some(due) => self.inbox.wait(Some(due.saturating_sub(self.engine.now()))),
-            None => self.inbox.wait(None),
+            until => {
+                self.inbox.wait(until.map(|due| due.saturating_sub(self.engine.now())));
+            }
         }
     }
 }

@@ -16,7 +16,8 @@ use crate::exit::Failure;
 /// The one guest of a run.
 const GUEST: GuestId = GuestId(0);
 
-/// The guest's binder world, as the end of the run needs it.
+/// The guest's binder world, as seen from outside. Clones show the same.
+#[derive(Clone)]
 pub struct Binder {
     /// What is recorded of it.
     pub recording: Recording,
@@ -29,13 +30,18 @@ impl Binder {
     /// or, where a guest went without a word, what is there now.
     pub fn counters(&self) -> Counters {
         let mut counters = *self.counters.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(domain) = &self.domain {
-            let now = domain.lock().unwrap_or_else(PoisonError::into_inner).census(GUEST);
-            if now != Census::default() {
-                counters.left = now;
-            }
+        if let Some(now) = self.objects()
+            && now != Census::default()
+        {
+            counters.left = now;
         }
         counters
+    }
+
+    /// The guest's objects in the core now; `None` where its own kernel has the driver.
+    pub fn objects(&self) -> Option<Census> {
+        let domain = self.domain.as_ref()?;
+        Some(domain.lock().unwrap_or_else(PoisonError::into_inner).census(GUEST))
     }
 }
 
@@ -46,7 +52,7 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
         Some(path) => {
             let header = recording::Header {
                 version: recording::VERSION,
-                guest: args.name.clone().unwrap_or_else(|| "g0".to_owned()),
+                guest: args.guest_name(),
                 image: source.image_name.clone(),
                 engine: machine.engine().to_string(),
                 command: args.command.clone(),

@@ -114,6 +114,21 @@ impl Report {
     /// Writes the file of `--status`: a regular file by rename, so that a reader never sees half of
     /// it; a device or a pipe as it is.
     pub fn write(&self, status: &Status, path: &Path) -> io::Result<()> {
+        let mut text = serde_json::to_string_pretty(&self.file(status))?;
+        text.push('\n');
+        if is_special(path) {
+            return fs::write(path, text);
+        }
+        fs::write(part(path), text)?;
+        fs::rename(part(path), path)
+    }
+
+    /// What the file of `--status` says.
+    pub fn json(&self, status: &Status) -> serde_json::Value {
+        serde_json::json!(self.file(status))
+    }
+
+    fn file<'a>(&'a self, status: &'a Status) -> StatusFile<'a> {
         let run = self.stats.as_ref().map(|stats| RunFigures {
             instructions: stats.instructions,
             boot_cpu_ms: self.ready.map(|ready| ready.cpu.as_millis() as u64),
@@ -123,14 +138,7 @@ impl Report {
             wall_ms: stats.wall_time.as_millis() as u64,
         });
         let engine = self.engine.map(|kind| kind.to_string());
-        let file = StatusFile { status, engine, run, binder: &self.counters };
-        let mut text = serde_json::to_string_pretty(&file)?;
-        text.push('\n');
-        if is_special(path) {
-            return fs::write(path, text);
-        }
-        fs::write(part(path), text)?;
-        fs::rename(part(path), path)
+        StatusFile { status, engine, run, binder: &self.counters }
     }
 }
 

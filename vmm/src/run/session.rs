@@ -1,19 +1,11 @@
-//! The host's end of a run: what the agent says, and what it means for the command.
+//! What is known of a run: of its guest, and of the command it is for.
 
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use agent_protocol::{
-    AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, LostReason, STREAM_CHUNK, Stream,
-};
-use machine::{Activity, Handle};
-use rustix::event::{PollFd, PollFlags, poll};
+use agent_protocol::{ExitStatus, LostReason};
+use machine::Listening;
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
-
-use crate::terminal;
 
 /// The most complaints of the guest that are kept for the end of the run.
 const MAX_NOTES: usize = 20;
@@ -31,7 +23,11 @@ struct State {
     ended: Option<CommandEnd>,
     /// The command's stdin may take bytes.
     room: bool,
+    /// While the command runs and its stdin may bring bytes at any moment.
+    listening: Option<Listening>,
+    stdin_ended: bool,
     lost: Option<LostReason>,
+    stopping: bool,
     over: bool,
     notes: Vec<String>,
     unwritten: Option<Errno>,
@@ -71,6 +67,72 @@ impl Session {
     /// How the command ended, if it did.
     pub fn ended(&self) -> Option<CommandEnd> {
         self.lock().ended.clone()
+    }
+
+    /// The agent is ready.
+    pub(super) fn set_ready(&self, at: ReadyAt) {
+        self.update(|state| state.ready = Some(at));
+    }
+
+    /// The command runs. Unless its stdin has ended already, `listening` is kept until it does.
+    pub(super) fn started(&self, listening: Listening) {
+        self.update(|state| state.listening = (!state.stdin_ended).then_some(listening));
+    }
+
+    /// Nothing more comes for the command's stdin. [Wake](machine::Handle::wake) the guest.
+    pub fn stdin_ended(&self) {
+        self.update(|state| {
+            state.stdin_ended = true;
+            state.listening = None;
+        });
+    }
+
+    /// The command's stdin has room, or not.
+    pub(super) fn set_room(&self, room: bool) {
+        self.update(|state| state.room = room);
+    }
+
+    /// The command has ended.
+    pub(super) fn command_ended(&self, end: CommandEnd) {
+        self.update(|state| {
+            state.ended = Some(end);
+            state.listening = None;
+            state.stopping = true;
+        });
+    }
+
+    /// The agent is gone.
+    pub(super) fn set_lost(&self, reason: LostReason) {
+        self.update(|state| {
+            state.lost = Some(reason);
+            state.listening = None;
+        });
+    }
+
+    /// The agent complains.
+    pub(super) fn note(&self, text: String) {
+        self.update(|state| {
+            if state.notes.len() < MAX_NOTES {
+                state.notes.push(text);
+            }
+        });
+    }
+
+    /// Output of the command could not be written.
+    pub(super) fn set_unwritten(&self, error: Errno) {
+        self.update(|state| {
+            state.unwritten.get_or_insert(error);
+        });
+    }
+
+    /// The guest was asked to go down.
+    pub fn stopping(&self) {
+        self.update(|state| state.stopping = true);
+    }
+
+    /// Whether the guest was asked to go down.
+    pub fn is_stopping(&self) -> bool {
+        self.lock().stopping
     }
 
     /// What the agent complained about.
@@ -142,134 +204,4 @@ impl Session {
         // Every field is valid by itself, whatever panicked while they were held.
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
-}
-
-/// Listens to the agent, on the vCPU's thread.
-pub struct Listener {
-    /// What is learnt goes here.
-    pub session: Session,
-    /// Guest time stands still while nothing is busy.
-    pub activity: Activity,
-    /// Ends the run where the agent cannot be understood.
-    pub handle: Handle,
-    /// Guest time.
-    pub clock: engine::GuestClock,
-    /// When the process began.
-    pub began: Instant,
-    /// A regular file as stdin is sent from here, at moments that guest time defines, so that a run
-    /// with it repeats; anything else is sent by a thread.
-    pub stdin_file: Option<Box<dyn io::Read + Send>>,
-}
-
-impl AgentEvents for Listener {
-    fn event(&mut self, link: &AgentLink, event: AgentEvent<'_>) {
-        match event {
-            AgentEvent::Ready => {
-                let at =
-                    ReadyAt { cpu: process_cpu_time(), wall: self.began.elapsed(), guest: self.clock.now() };
-                self.session.update(|state| state.ready = Some(at));
-            }
-            AgentEvent::StdinRoom(id, room) => match &mut self.stdin_file {
-                Some(_) => self.send_file(link, id, room),
-                None => self.session.update(|state| state.room = room > 0),
-            },
-            AgentEvent::Exited(_, status) => self.command_ended(link, CommandEnd::Exited(status)),
-            AgentEvent::Failed(_, failure) => {
-                let end = CommandEnd::NotStarted { errno: failure.errno, text: failure.text.clone() };
-                self.command_ended(link, end);
-            }
-            AgentEvent::Log(text) => tell(&plain(text)),
-            AgentEvent::Fatal(text) => {
-                let text = plain(text);
-                tell(&text);
-                self.session.update(|state| {
-                    if state.notes.len() < MAX_NOTES {
-                        state.notes.push(text);
-                    }
-                });
-            }
-            AgentEvent::Lost(reason) => {
-                self.session.update(|state| state.lost = Some(reason.clone()));
-                // A guest whose agent closed its port goes down, and says why. One that speaks
-                // another protocol would wait for ever.
-                if *reason != LostReason::Closed {
-                    self.handle.stop();
-                }
-            }
-            AgentEvent::Hello(_) | AgentEvent::Started(..) | AgentEvent::Synced(_) => {}
-        }
-    }
-
-    fn output(&mut self, _id: ExecId, stream: Stream, bytes: &[u8]) -> usize {
-        // Written through at once; a slow reader holds the guest back. One that went away (a closed
-        // pipe) loses the bytes, not the run.
-        let written = match stream {
-            Stream::Stdout => write_all(io::stdout(), bytes),
-            Stream::Stderr => write_all(io::stderr(), bytes),
-        };
-        if let Err(error) = written
-            && error != Errno::PIPE
-        {
-            self.session.update(|state| {
-                state.unwritten.get_or_insert(error);
-            });
-        }
-        bytes.len()
-    }
-}
-
-/// Writes all of `bytes`, and waits for a file that is full and does not block.
-fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(&file, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(&file, PollFlags::OUT)], None);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Says what the guest said, maybe while the terminal is raw.
-fn tell(text: &str) {
-    eprint!("bindervm: guest: {text}{}", terminal::newline());
-}
-
-/// Text of the guest without what would control the terminal it is shown on.
-fn plain(text: &str) -> String {
-    text.chars().filter(|char| !char.is_control()).collect()
-}
-
-impl Listener {
-    fn command_ended(&mut self, link: &AgentLink, end: CommandEnd) {
-        self.session.update(|state| state.ended = Some(end));
-        // A guest that is already going down needs no asking.
-        let _ = link.power_off();
-        self.activity.set_busy(true);
-    }
-
-    /// Fills the room that the command's stdin has, or ends it where the file ends.
-    fn send_file(&mut self, link: &AgentLink, id: ExecId, mut room: usize) {
-        let Some(file) = &mut self.stdin_file else { return };
-        let mut bytes = vec![0; room.min(STREAM_CHUNK)];
-        while room > 0 {
-            let most = bytes.len().min(room);
-            let read = file.read(&mut bytes[..most]).unwrap_or(0);
-            if read == 0 {
-                let _ = link.close_stdin(id);
-                return;
-            }
-            // The link takes it all: the window has room for it.
-            let _ = link.stdin(id, &bytes[..read]);
-            room -= read;
-        }
-    }
-}
-
-fn process_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

@@ -12,7 +12,11 @@ use crate::args::RunArgs;
 use crate::exit::{Code, Failure, Status};
 
 /// How a run without an agent ended.
-pub fn bare_status(outcome: &Outcome, interrupted: &Interrupted) -> Result<Status, Failure> {
+pub fn bare_status(
+    session: &Session,
+    outcome: &Outcome,
+    interrupted: &Interrupted,
+) -> Result<Status, Failure> {
     match &outcome.end {
         End::PoweredOff | End::Reset => Ok(Status::PoweredOff),
         End::Panic(_) => Err(told(Code::GuestPanic, outcome, false)),
@@ -21,6 +25,7 @@ pub fn bare_status(outcome: &Outcome, interrupted: &Interrupted) -> Result<Statu
         End::EngineFailed(_) => Err(told(Code::Internal, outcome, false)),
         End::Stopped => match interrupted.signal() {
             Some(signal) => Ok(Status::Signaled { signal }),
+            None if session.is_stopping() => Ok(Status::Stopped),
             None => Err(told(Code::Internal, outcome, false)),
         },
     }
@@ -51,6 +56,17 @@ pub fn agent_status(
     }
     if let Some(signal) = interrupted.signal() {
         return Ok(Status::Signaled { signal });
+    }
+    match &outcome.end {
+        End::PoweredOff | End::Stopped if args.serve && session.is_stopping() => return Ok(Status::Stopped),
+        End::PoweredOff | End::Reset if args.serve && session.ready().is_some() => {
+            return Ok(Status::PoweredOff);
+        }
+        End::PoweredOff | End::Stopped if session.is_stopping() => {
+            let message = "the guest was stopped from outside while the command ran";
+            return Err(Failure::new(Code::GuestLost, message));
+        }
+        _ => {}
     }
     let code = match &outcome.end {
         End::Panic(_) => Code::GuestPanic,

@@ -1,6 +1,6 @@
 //! The host's end of the channel.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
@@ -16,6 +16,9 @@ use crate::{STREAM_CHUNK, VERSION};
 
 /// The most bytes that wait for the guest to take them: a few of the largest commands.
 const MAX_OUTBOX: usize = 4 * MAX_PAYLOAD;
+
+/// How much of that is for stdin, so that signals and commands get through whatever is piped.
+const MAX_STDIN_OUTBOX: usize = MAX_OUTBOX / 4;
 
 /// How far the agent has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +145,8 @@ struct State {
     outbox: VecDeque<u8>,
     /// Asked for by other threads since the last service.
     asked: Vec<u8>,
+    /// Commands whose stdin waits for room in the outbox.
+    starved: BTreeSet<ExecId>,
     /// The thread that is delivering the guest's bytes to the listener.
     listening: Option<ThreadId>,
 }
@@ -165,6 +170,7 @@ impl AgentLink {
             commands: BTreeMap::new(),
             outbox: VecDeque::new(),
             asked: Vec::new(),
+            starved: BTreeSet::new(),
             listening: None,
         };
         let ear = Ear { decoder: Decoder::new(), events };
@@ -198,6 +204,10 @@ impl AgentLink {
         let taken = &bytes[..bytes.len().min(room)];
         let mut sent = 0;
         for chunk in taken.chunks(STREAM_CHUNK) {
+            if state.outbox.len() + state.asked.len() > MAX_STDIN_OUTBOX {
+                state.starved.insert(id);
+                break;
+            }
             state.send(&HostMessage::Stdin { id, bytes: chunk })?;
             state.stdin(id)?.spend(chunk.len());
             sent += chunk.len();
@@ -344,7 +354,26 @@ impl AgentLink {
         for (to, from) in buffer.iter_mut().zip(state.outbox.drain(..length)) {
             *to = from;
         }
+        let has_room = state.outbox.len() + state.asked.len() <= MAX_STDIN_OUTBOX / 2;
+        let starved = if has_room { std::mem::take(&mut state.starved) } else { BTreeSet::new() };
+        drop(state);
+        if !starved.is_empty() {
+            self.tell_room(starved);
+        }
         length
+    }
+
+    /// Says that there is room again to those whose bytes the outbox had none for.
+    fn tell_room(&self, starved: BTreeSet<ExecId>) {
+        let mut ear = self.ear();
+        self.lock().listening = Some(thread::current().id());
+        for id in starved {
+            let room = self.lock().stdin(id).map(|window| window.room());
+            if let Ok(room) = room {
+                ear.events.event(self, AgentEvent::StdinRoom(id, room));
+            }
+        }
+        self.lock().listening = None;
     }
 
     fn take_message(
@@ -403,7 +432,7 @@ impl AgentLink {
                     let orphan = command.orphan;
                     drop(state);
                     let taken = if orphan { bytes.len() } else { events.output(*id, *stream, bytes) };
-                    // The outbox is full of what the guest does not take: it gets its credit no sooner.
+                    // It fails only where the link is lost.
                     let _ = self.lock().taken(*id, *stream, taken);
                     return Ok(());
                 }
@@ -493,11 +522,18 @@ impl State {
         if frame.len() > HEADER + MAX_PAYLOAD {
             return Err(LinkError::TooLong);
         }
-        if self.outbox.len() + self.asked.len() + frame.len() > MAX_OUTBOX {
+        // These are few for each command by nature, and one that got lost would never be made up for.
+        let must_go = matches!(
+            message,
+            HostMessage::OutputCredit { .. } | HostMessage::StdinClosed { .. } | HostMessage::PowerOff
+        );
+        if !must_go && self.outbox.len() + self.asked.len() + frame.len() > MAX_OUTBOX {
             return Err(LinkError::Busy);
         }
-        // Nothing is taken before Ready, so until then the order alone matters.
-        if self.phase == LinkState::Ready && self.listening != Some(thread::current().id()) {
+        // Nothing is taken before Ready, so until then the order alone matters. It always does: what the
+        // listener sends does not overtake what other threads asked for before.
+        let at_once = self.listening == Some(thread::current().id()) && self.asked.is_empty();
+        if self.phase == LinkState::Ready && !at_once {
             self.asked.extend(frame);
         } else {
             self.outbox.extend(frame);

@@ -226,8 +226,35 @@ fn only_the_listener_is_sent_at_once() {
     assert_eq!(taken(&link), ["Sync { token: 1 }"]);
     link.sync(3).unwrap();
     assert!(taken(&link).is_empty());
+    // What was asked for before goes first.
+    say(&link, GuestMessage::Log("x".into()));
+    assert!(taken(&link).is_empty());
     link.service();
-    assert_eq!(taken(&link), ["Sync { token: 2 }", "Sync { token: 3 }"]);
+    assert_eq!(
+        taken(&link),
+        ["Sync { token: 2 }", "Sync { token: 3 }", "Sync { token: 1 }", "Sync { token: 2 }"]
+    );
+}
+
+#[test]
+fn stdin_of_many_commands_waits_for_the_outbox_and_is_asked_for_again() {
+    let (link, diary) = link(usize::MAX);
+    ready(&link);
+    let ids: Vec<_> = (0..8).map(|_| link.exec(command("cat")).unwrap()).collect();
+    let much = vec![0; WINDOW as usize];
+    let sent: Vec<_> = ids.iter().map(|&id| link.stdin(id, &much).unwrap()).collect();
+    assert_eq!(sent[0], WINDOW as usize);
+    assert!(sent[4] < WINDOW as usize, "{sent:?}");
+    assert_eq!(sent[7], 0);
+    // Others get through.
+    link.signal(ids[7], 15).unwrap();
+    diary.take();
+    heard(&link);
+    let hungry: Vec<_> = ids.iter().zip(&sent).filter(|(_, sent)| **sent < WINDOW as usize).collect();
+    let expected: Vec<_> =
+        hungry.iter().map(|(id, sent)| format!("StdinRoom({id:?}, {})", WINDOW as usize - **sent)).collect();
+    assert_eq!(diary.take(), expected);
+    assert_eq!(link.stdin(ids[7], &much), Ok(WINDOW as usize));
 }
 
 #[test]

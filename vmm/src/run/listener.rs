@@ -1,0 +1,181 @@
+//! The host's end of the agent's link: what it says, and what that means for the run and for the
+//! clients of the control socket.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use agent_protocol::{AgentEvent, AgentEvents, AgentLink, ExecId, LostReason, STREAM_CHUNK, Stream};
+use machine::{Activity, Handle};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::session::{CommandEnd, ReadyAt, Session};
+use crate::serve::commands::Commands;
+use crate::serve::watchers::Watchers;
+use crate::terminal;
+
+/// Listens to the agent, on the vCPU's thread.
+pub struct Listener {
+    /// What is learnt goes here.
+    pub session: Session,
+    /// Guest time stands still while nothing is busy.
+    pub activity: Activity,
+    /// Ends the run where the agent cannot be understood.
+    pub handle: Handle,
+    /// Guest time.
+    pub clock: engine::GuestClock,
+    /// When the process began.
+    pub began: Instant,
+    /// A regular file as stdin is sent from here, at moments that guest time defines, so that a run
+    /// with it repeats; anything else is sent by a thread.
+    pub stdin_file: Option<Box<dyn io::Read + Send>>,
+    /// The run has a command of its own, and ends with it.
+    pub has_command: bool,
+    /// Commands of the control socket's clients.
+    pub commands: Commands,
+    /// Clients that wait for the guest.
+    pub watchers: Watchers,
+}
+
+impl AgentEvents for Listener {
+    fn event(&mut self, link: &AgentLink, event: AgentEvent<'_>) {
+        match event {
+            AgentEvent::Ready => {
+                let at =
+                    ReadyAt { cpu: process_cpu_time(), wall: self.began.elapsed(), guest: self.clock.now() };
+                self.session.set_ready(at);
+                self.watchers.ready();
+                self.rest();
+            }
+            AgentEvent::Started(id, pid) => match self.commands.find(id) {
+                Some(exec) => exec.started(pid, &self.activity),
+                // A file's bytes are there already; nobody says anything.
+                None if self.stdin_file.is_some() => {}
+                None => self.session.started(self.activity.listen()),
+            },
+            AgentEvent::StdinRoom(id, room) => match (self.commands.find(id), &self.stdin_file) {
+                (Some(exec), _) => exec.stdin_room(),
+                (None, Some(_)) => self.send_file(link, id, room),
+                (None, None) => self.session.set_room(room > 0),
+            },
+            AgentEvent::Exited(id, status) => match self.commands.remove(id) {
+                Some(exec) => {
+                    exec.exited(status);
+                    self.rest();
+                }
+                None => self.command_ended(link, CommandEnd::Exited(status)),
+            },
+            AgentEvent::Failed(id, failure) => match self.commands.remove(id) {
+                Some(exec) => {
+                    exec.failed(failure);
+                    self.rest();
+                }
+                None => {
+                    let end = CommandEnd::NotStarted { errno: failure.errno, text: failure.text.clone() };
+                    self.command_ended(link, end);
+                }
+            },
+            AgentEvent::Log(text) => tell(&plain(text)),
+            AgentEvent::Fatal(text) => {
+                let text = plain(text);
+                tell(&text);
+                self.session.note(text);
+            }
+            AgentEvent::Lost(reason) => {
+                self.session.set_lost(reason.clone());
+                self.watchers.lost();
+                self.commands.take().iter().for_each(|exec| exec.lost());
+                // The guest goes down, and need not be kept waiting for that.
+                self.activity.set_busy(true);
+                // A guest whose agent closed its port goes down, and says why. One that speaks
+                // another protocol would wait for ever.
+                if *reason != LostReason::Closed {
+                    self.handle.stop();
+                }
+            }
+            AgentEvent::Hello(_) | AgentEvent::Synced(_) => {}
+        }
+    }
+
+    fn output(&mut self, id: ExecId, stream: Stream, bytes: &[u8]) -> usize {
+        if let Some(exec) = self.commands.find(id) {
+            return exec.output(stream, bytes);
+        }
+        // Written through at once; a slow reader holds the guest back. One that went away (a closed
+        // pipe) loses the bytes, not the run.
+        let written = match stream {
+            Stream::Stdout => write_all(io::stdout(), bytes),
+            Stream::Stderr => write_all(io::stderr(), bytes),
+        };
+        if let Err(error) = written
+            && error != Errno::PIPE
+        {
+            self.session.set_unwritten(error);
+        }
+        bytes.len()
+    }
+}
+
+/// Writes all of `bytes`, and waits for a file that is full and does not block.
+fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::write(&file, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                let _ = poll(&mut [PollFd::new(&file, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Says what the guest said, maybe while the terminal is raw.
+fn tell(text: &str) {
+    eprint!("bindervm: guest: {text}{}", terminal::newline());
+}
+
+/// Text of the guest without what would control the terminal it is shown on.
+fn plain(text: &str) -> String {
+    text.chars().filter(|char| !char.is_control()).collect()
+}
+
+impl Listener {
+    /// Lets guest time stand still where nobody asked for anything more.
+    fn rest(&self) {
+        let has_work = self.has_command || self.commands.count() > 0 || self.session.is_stopping();
+        self.activity.set_busy(has_work);
+    }
+
+    fn command_ended(&mut self, link: &AgentLink, end: CommandEnd) {
+        self.session.command_ended(end);
+        // A guest that is already going down needs no asking.
+        let _ = link.power_off();
+        self.activity.set_busy(true);
+    }
+
+    /// Fills the room that the command's stdin has, or ends it where the file ends.
+    fn send_file(&mut self, link: &AgentLink, id: ExecId, mut room: usize) {
+        let Some(file) = &mut self.stdin_file else { return };
+        let mut bytes = vec![0; room.min(STREAM_CHUNK)];
+        while room > 0 {
+            let most = bytes.len().min(room);
+            let read = file.read(&mut bytes[..most]).unwrap_or(0);
+            if read == 0 {
+                let _ = link.close_stdin(id);
+                return;
+            }
+            // The link takes it all: the window has room for it.
+            let _ = link.stdin(id, &bytes[..read]);
+            room -= read;
+        }
+    }
+}
+
+fn process_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
