@@ -1,5 +1,6 @@
 //! The command line, as data. Nothing here does anything.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub enum Command {
     Image(ImageCommand),
     /// Say what this machine offers, which engine `auto` takes and why, and what to do about gaps.
     Doctor,
+    /// Measure the soft engine: boot, programs, exits; beside QEMU where it is installed.
+    Bench(BenchArgs),
     /// Print a recorded trace.
     Trace(TraceArgs),
     /// Run the tests of a plan in guests, and report.
@@ -302,6 +305,23 @@ pub enum ImageCommand {
     },
     /// List the built images.
     List,
+}
+
+/// Arguments of `bindervm bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Image whose kernel, initramfs and command line are used.
+    #[arg(default_value = "minimal")]
+    pub image: String,
+    /// Runs of each contender; the least counts.
+    #[arg(long, default_value = "5")]
+    pub runs: NonZeroU32,
+    /// QEMU's program, if it is not `qemu-system-x86_64`.
+    #[arg(long, value_name = "FILE")]
+    pub qemu: Option<PathBuf>,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `bindervm trace`.

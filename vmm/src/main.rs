@@ -10,6 +10,7 @@ use crate::exit::{Code, Failure};
 
 mod args;
 mod attach;
+mod bench;
 mod doctor;
 mod exit;
 mod guests;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Stop(args) => guests::stop(args),
         Command::Wait(args) => return exit(guests::wait(args)),
         Command::Image(command) => image::run(command),
+        Command::Bench(args) => bench::run(args),
         Command::Doctor => doctor::run(),
         Command::Trace(args) => trace::run(args),
     };

@@ -232,7 +232,8 @@ impl Compiler<'_, '_> {
             return;
         }
         let parked = self.parked_field();
-        self.e.op(4, MOV_LOAD, RAX, parked);
+        // As many bytes as were stored, or the host could not forward them.
+        self.e.op(4, Opcode::two(0xb7), RAX, parked);
         // ADD AL, 127; SAHF.
         self.e.bytes.extend([0x04, 0x7f, 0x9e]);
         self.host = true;
@@ -243,7 +244,7 @@ impl Compiler<'_, '_> {
     fn unpark_carry(&mut self) {
         if !self.host {
             let parked = self.parked_field();
-            self.e.group(4, Opcode::two(0xba), 4, parked);
+            self.e.group(2, Opcode::two(0xba), 4, parked);
             self.e.byte(8);
         }
     }
