@@ -130,6 +130,12 @@ pub struct RunArgs {
     /// Show the guest's console on stderr.
     #[arg(long)]
     pub console: bool,
+    /// Keep the guest's console in this file: its first 8 MiB and its last one.
+    #[arg(long, value_name = "FILE")]
+    pub console_log: Option<PathBuf>,
+    /// End with the process that started this one, which is this.
+    #[arg(long, value_name = "PID", hide = true)]
+    pub die_with: Option<u32>,
     /// Print a summary of the run on stderr: transactions, bytes, exits, time.
     #[arg(long)]
     pub summary: bool,

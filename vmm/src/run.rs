@@ -32,6 +32,7 @@ use crate::serve::{Clients, Guest, Server};
 use crate::terminal::{self, RawMode};
 
 mod binder;
+mod console;
 mod detach;
 pub mod disk;
 mod input;
@@ -49,6 +50,9 @@ pub use self::session::Session;
 
 /// Runs, tells how it ended, and gives the exit status of the process.
 pub fn run(args: &RunArgs) -> u8 {
+    if let Some(parent) = args.die_with {
+        die_with(parent);
+    }
     if args.detach {
         return detach::run(args);
     }
@@ -267,6 +271,17 @@ fn watch_boot(handle: Handle, session: Session, limit: Duration) -> Result<JoinH
     thread::Builder::new().name("boot-watch".into()).spawn(watch).map_err(thread_failure)
 }
 
+/// Ends this process when the thread that started it ends, even by a signal that it cannot catch.
+fn die_with(parent: u32) {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    // It cannot fail with a signal that exists.
+    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    // It may have ended before that took hold.
+    if getppid().is_none_or(|now| now.as_raw_nonzero().get() as u32 != parent) {
+        std::process::exit(i32::from(Code::Internal as u8));
+    }
+}
+
 /// Says in one line which engine runs the guest, where the choice was ours.
 fn choose_engine(asked: EngineArg) -> Result<Kind, Failure> {
     let kind = match asked {
@@ -288,11 +303,7 @@ fn serial_console(
     source: &Source,
     has_socket: bool,
 ) -> Result<(SerialConsole, ConsoleTap), Failure> {
-    let output: Box<dyn io::Write + Send> = match (source.has_agent(), args.console) {
-        (false, _) => Box::new(io::stdout()),
-        (true, true) => Box::new(io::stderr()),
-        (true, false) => Box::new(io::sink()),
-    };
+    let output = console::output(args, source)?;
     let (input, typed) = match source.has_agent() || args.serve {
         false => (rustix::io::dup(io::stdin()).ok(), None),
         true if has_socket => {
