@@ -236,9 +236,6 @@ impl Actor<'_> {
         match result {
             Ok(()) => self.fetch(stage),
             Err(Cut::TimedOut) => {
-                if let Some(guest) = &mut self.guest {
-                    self.result.notes.extend(evidence::of_hang(guest, &self.folder));
-                }
                 self.fetch(stage);
                 self.cut(Cut::TimedOut);
                 evidence::of_trace(stage.starter.bindervm, &self.guest_folder.join(TRACE), &self.folder);
@@ -267,6 +264,7 @@ impl Actor<'_> {
             let _ = guest.ask(&["/bin/rm", "-f", &report], Vec::new(), Duration::from_secs(10), 1024);
         }
         let (background, stop) = (self.role.background, stage.starter.stop);
+        let (mut notes, folder) = (Vec::new(), &self.folder);
         let end = guest.run(
             request,
             self.role.stdin.clone(),
@@ -279,7 +277,13 @@ impl Actor<'_> {
                 _ if background && stage.foreground.load(Ordering::SeqCst) == 0 => Some(Cut::Dismissed),
                 _ => (Instant::now() >= until).then_some(Cut::TimedOut),
             },
+            |guest, cut| {
+                if let Cut::TimedOut = cut {
+                    notes.extend(evidence::of_hang(guest, folder));
+                }
+            },
         );
+        self.result.notes.extend(notes);
         self.result.stdout = stdout.finish().map_err(infra)?;
         self.result.stderr = stderr.finish().map_err(infra)?;
         self.result.ended = end?.into();

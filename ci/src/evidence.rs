@@ -69,6 +69,9 @@ pub fn of_trace(bindervm: &Path, trace: &Path, folder: &Path) {
     }
     let _ = child.kill();
     let _ = child.wait();
+    if tail.is_empty() {
+        return;
+    }
     // From the first whole line.
     let begin = if tail.len() == TAIL {
         tail.iter().position(|&byte| byte == b'\n').map_or(0, |at| at + 1)

@@ -211,14 +211,15 @@ impl Guest {
         }
     }
 
-    /// Runs a command to its end. `until` is asked now and then, and may end the waiting, whereupon
-    /// the command is hung up.
+    /// Runs a command to its end. `until` is asked now and then, and may end the waiting; after
+    /// `last_look` the command is hung up.
     pub fn run(
         &mut self,
         request: ExecRequest,
         stdin: Vec<u8>,
         mut output: impl FnMut(Stream, &[u8]),
         mut until: impl FnMut() -> Option<Cut>,
+        last_look: impl FnOnce(&mut Guest, &Cut),
     ) -> Result<CommandEnd, Cut> {
         let Some(client) = &self.client else { return Err(Cut::Ended(self.how_it_ended())) };
         let mut running = match client.exec(request) {
@@ -248,6 +249,7 @@ impl Guest {
             }
             // A command that prints without end is asked, too.
             if let Some(cut) = until() {
+                last_look(self, &cut);
                 return Err(cut);
             }
         }
@@ -278,6 +280,7 @@ impl Guest {
                 kept.extend_from_slice(&bytes[..room]);
             },
             || (Instant::now() > until).then_some(Cut::TimedOut),
+            |_, _| {},
         )?;
         Ok(Answer { end, stdout, stderr, cut })
     }

@@ -37,7 +37,10 @@ impl Bench {
     fn command<const N: usize>(&self, options: [&str; N]) -> Command {
         let mut command = bindervm();
         command.arg("test").arg(self.folder.path().join("plan.toml")).args(options);
-        command.arg("--results").arg(self.results()).args(["--engine", "soft", "--jobs", "2"]);
+        command.arg("--results").arg(self.results()).args(["--engine", "soft"]);
+        if !options.contains(&"--jobs") {
+            command.args(["--jobs", "2"]);
+        }
         for name in ["GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY", "TEST_TOTAL_SHARDS", "XML_OUTPUT_FILE"] {
             command.env_remove(name);
         }
@@ -312,7 +315,8 @@ fn a_shared_guest_serves_its_tests_and_is_replaced_when_it_dies() {
     ] {
         plan += &format!("[[test]]\nname = \"{name}\"\nisolation = \"shared\"\nscript = \"{script}\"\n");
     }
-    let ran = Bench::new(&plan).run([]);
+    let bench = Bench::new(&plan);
+    let ran = bench.run([]);
     ran.expect("first", "passed", "[]");
     ran.expect("second", "passed", "[]");
     ran.expect("dies", "guest-panic", "");
