@@ -39,7 +39,7 @@ pub enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Say what this machine offers, which engine `auto` takes and why, and what to do about gaps.
-    Doctor,
+    Doctor(DoctorArgs),
     /// Measure the soft engine: boot, programs, exits; beside QEMU where it is installed.
     Bench(BenchArgs),
     /// Print a recorded trace.
@@ -299,6 +299,14 @@ pub enum BinderDeviceArg {
     Inline,
     /// Answers later, from another thread, with interrupts.
     Late,
+}
+
+/// Arguments of `bindervm doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Tell of the last run instead: how it ended, and which instructions the software CPU lacked.
+    #[arg(long)]
+    pub last_run: bool,
 }
 
 /// `bindervm image ...`.

@@ -15,6 +15,7 @@ mod doctor;
 mod exit;
 mod guests;
 mod image;
+mod last;
 mod output;
 mod progress;
 mod run;
@@ -50,7 +51,8 @@ fn main() -> ExitCode {
         Command::Wait(args) => return exit(guests::wait(args)),
         Command::Image(command) => image::run(command),
         Command::Bench(args) => bench::run(args),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(args) if args.last_run => last::show(),
+        Command::Doctor(_) => doctor::run(),
         Command::Trace(args) => trace::run(args),
     };
     exit(ended.map(|()| 0))
