@@ -59,6 +59,9 @@ void *vb_begin(struct vb_message *msg, u16 kind, struct vb_proc *proc,
 	header->policy = cpu_to_le32(current->policy);
 	header->prio = cpu_to_le32(vb_priority());
 	header->time = cpu_to_le32(vb_time());
+	/* A rename may run beside this; the reader takes any 16 bytes. */
+	memcpy(header->comm, current->comm,
+	       min(sizeof(header->comm), sizeof(current->comm)));
 	return header + 1;
 }
 

@@ -95,7 +95,7 @@ struct vb_header {
 	__le32 prio;		/* signed: nice for SCHED_NORMAL/BATCH/IDLE, else the real-time priority */
 	__le32 length;		/* bytes used of the out page, this header included */
 	__le32 time;		/* ms of the monotonic clock, wraps: "elapsed" of the logs */
-	__le32 reserved[4];
+	__u8 comm[16];		/* the caller's name (task comm), NUL-padded; for traces only */
 };
 
 /* Body of VB_OPEN. */

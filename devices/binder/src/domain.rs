@@ -13,7 +13,7 @@ use crate::freeze::Freeze;
 use crate::ids::{DebugId, GuestId, Pid, ProcId, Tid, Token};
 use crate::limits::{Limits, Profile};
 use crate::logs::{Counters, LogRing, Totals};
-use crate::memory::{NoPages, Pages, Rams};
+use crate::memory::{GuestPages, NoPages, Pages};
 use crate::message::{
     Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, MAX_INSTALL_FILES,
     Message, Need, Status,
@@ -202,8 +202,19 @@ impl Domain {
         message: Message,
         sink: &mut dyn TraceSink,
     ) -> Answer {
-        let pages = Rams(rams);
-        let mut cx = Cx { pages: &pages, sink };
+        self.handle_on(&GuestPages(rams), guest, message, sink)
+    }
+
+    /// [`handle`](Self::handle) with the guests' pages behind an interface: for a replay, which has
+    /// no guest.
+    pub fn handle_on(
+        &mut self,
+        pages: &dyn Pages,
+        guest: GuestId,
+        message: Message,
+        sink: &mut dyn TraceSink,
+    ) -> Answer {
+        let mut cx = Cx { pages, sink };
         let Message { header, body } = message;
         let kind = message_kind(&body);
         cx.trace(|| TraceEvent::Message { guest, proc: header.proc, tid: header.tid, seq: header.seq, kind });

@@ -14,30 +14,37 @@ use crate::message::{Range, RangeData};
 pub(crate) const PAGE: u64 = 4096;
 
 /// Where a byte is: page and offset in it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PageByte {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageByte {
+    /// Whose page.
     pub guest: GuestId,
+    /// Which page.
     pub pfn: Pfn,
-    /// Below [`PAGE`].
+    /// Below 4096.
     pub offset: u64,
 }
 
 /// A page that is not RAM of its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NotRam;
+pub struct NotRam;
 
-/// Access to guest pages. A run of bytes never leaves its page.
-pub(crate) trait Pages {
+/// Access to guest pages: all that the core ever sees of a guest's memory. A run of bytes never
+/// leaves its page.
+pub trait Pages {
+    /// Whether all of a page is RAM.
     fn is_ram(&self, guest: GuestId, pfn: Pfn) -> bool;
+    /// Copies bytes out of a page.
     fn read(&self, at: PageByte, to: &mut [u8]) -> Result<(), NotRam>;
+    /// Copies bytes into a page.
     fn write(&self, at: PageByte, from: &[u8]) -> Result<(), NotRam>;
+    /// Copies bytes from page to page (memmove).
     fn copy(&self, from: PageByte, to: PageByte, length: u64) -> Result<(), NotRam>;
 }
 
 /// [`Pages`] of the guests of a domain.
-pub(crate) struct Rams<'a, R>(pub &'a R);
+pub struct GuestPages<'a, R>(pub &'a R);
 
-impl<R: GuestRams> Rams<'_, R> {
+impl<R: GuestRams> GuestPages<'_, R> {
     fn slice(
         &self,
         at: PageByte,
@@ -53,7 +60,7 @@ impl<R: GuestRams> Rams<'_, R> {
     }
 }
 
-impl<R: GuestRams> Pages for Rams<'_, R> {
+impl<R: GuestRams> Pages for GuestPages<'_, R> {
     fn is_ram(&self, guest: GuestId, pfn: Pfn) -> bool {
         self.slice(PageByte { guest, pfn, offset: 0 }, PAGE).is_ok()
     }

@@ -338,6 +338,58 @@ pub struct TransactionRecord {
     pub address: u64,
     /// First bytes of the data as they were sent.
     pub payload: Vec<u8>,
+    /// The objects in the data, as they were sent; at most [`MAX_OBJECTS`].
+    pub objects: Vec<ObjectRecord>,
+}
+
+/// Objects of one transaction that its record carries.
+pub const MAX_OBJECTS: usize = 256;
+
+/// An object that a transaction carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectRecord {
+    /// Where in the data it stands.
+    pub offset: u64,
+    /// What it is.
+    pub object: SentObject,
+}
+
+/// An object as its sender wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SentObject {
+    /// A local object.
+    Binder {
+        /// It is not WEAK_BINDER.
+        strong: bool,
+        /// The sender's pointer.
+        ptr: u64,
+        /// Debug id of its node, if it has one.
+        node: Option<DebugId>,
+    },
+    /// A handle.
+    Handle {
+        /// It is not WEAK_HANDLE.
+        strong: bool,
+        /// The sender's handle.
+        handle: u32,
+        /// Debug id of the node it names, if it names one.
+        node: Option<DebugId>,
+    },
+    /// A file descriptor.
+    Fd {
+        /// The sender's number.
+        fd: u32,
+    },
+    /// Memory that travels along.
+    Ptr {
+        /// Its bytes.
+        length: u64,
+    },
+    /// Descriptors in a PTR's memory.
+    FdArray {
+        /// How many.
+        count: u64,
+    },
 }
 
 /// Misuse that is not answered.

@@ -13,9 +13,9 @@ use crate::message::{LsmQuestion, Need};
 use crate::node::Side;
 use crate::protocol::{TransactionData, br, tf};
 use crate::thread::Call;
-use crate::trace::{Party, TraceEvent, TransactionRecord, UserError};
+use crate::trace::{MAX_OBJECTS, ObjectRecord, Party, SentObject, TraceEvent, TransactionRecord, UserError};
 use crate::transaction::copy::Copier;
-use crate::transaction::objects::What;
+use crate::transaction::objects::{Plan, What};
 use crate::transaction::{FileFixup, SendError, Sending, Stage, Transaction, extended};
 use crate::work::Work;
 
@@ -305,7 +305,8 @@ impl Domain {
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let gone = SendError::dead(Errno::OK);
         let buffer_id = s.buffer.ok_or(gone)?;
-        let plan = s.plan.take().unwrap_or_default();
+        let empty = Plan::default();
+        let plan = s.plan.as_ref().unwrap_or(&empty);
         let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
         let buffer = self.buffers.get(buffer_id).ok_or(gone)?;
         let (start, address) = (buffer.offset, mapping.address.wrapping_add(buffer.offset));
@@ -335,9 +336,9 @@ impl Domain {
         let extra = align8(s.data.data_size) + align8(s.data.offsets_size);
         let label = extra + s.buffers_size;
         copier
-            .data(&plan, &translated)
+            .data(plan, &translated)
             .and_then(|()| copier.offsets(s.offsets.as_deref().unwrap_or_default()))
-            .and_then(|()| copier.pointers(&plan, extra, label))
+            .and_then(|()| copier.pointers(plan, extra, label))
             .and_then(|()| match &s.secctx {
                 None => Ok(()),
                 Some(text) => {
@@ -348,7 +349,7 @@ impl Domain {
             })
             .map_err(|_| SendError::failed(Errno::EFAULT))?;
         call.effort += s.data.data_size + s.buffers_size + plan.objects.len() as u64 * OBJECT_EFFORT;
-        let files = fixups(&plan, &s.tokens);
+        let files = fixups(plan, &s.tokens);
         let transaction = Transaction {
             debug_id: s.debug_id,
             guest,
@@ -452,7 +453,33 @@ impl Domain {
             errno,
             address: address.unwrap_or(0),
             payload,
+            objects: self.sent_objects(s),
         }));
+    }
+
+    /// The objects of a transaction as far as they were judged, for the trace.
+    fn sent_objects(&self, s: &Sending) -> Vec<ObjectRecord> {
+        let sender = self.thread_proc(s.thread);
+        let proc = sender.and_then(|id| self.procs.get(&id));
+        let debug_id = |id| self.nodes.get(id).map(|node| node.debug_id);
+        let planned = s.plan.iter().flat_map(|plan| &plan.objects).take(MAX_OBJECTS);
+        let object = |what: &What| match *what {
+            What::Binder { strong, ptr, .. } => {
+                let node = proc.and_then(|proc| proc.nodes.get(&ptr)).and_then(|id| debug_id(*id));
+                SentObject::Binder { strong, ptr, node }
+            }
+            What::Handle { strong, handle, .. } => {
+                let id = sender.and_then(|proc| self.find_ref(proc, handle, strong));
+                let node = id.and_then(|id| self.refs.get(id)).and_then(|entry| debug_id(entry.node));
+                SentObject::Handle { strong, handle, node }
+            }
+            What::Fd { fd, .. } => SentObject::Fd { fd },
+            What::Ptr(ptr) => SentObject::Ptr { length: ptr.length },
+            What::Fda { count, .. } => SentObject::FdArray { count },
+        };
+        planned
+            .map(|planned| ObjectRecord { offset: planned.offset, object: object(&planned.what) })
+            .collect()
     }
 }
 
@@ -464,7 +491,7 @@ pub(super) enum Permission {
 }
 
 /// Where the numbers of the captured files go.
-fn fixups(plan: &crate::transaction::objects::Plan, tokens: &[crate::ids::Token]) -> Vec<FileFixup> {
+fn fixups(plan: &Plan, tokens: &[crate::ids::Token]) -> Vec<FileFixup> {
     let mut tokens = tokens.iter().copied();
     let mut files = Vec::new();
     for object in &plan.objects {

@@ -14,24 +14,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use binder::errno::Errno;
-use binder::ids::GuestId;
+use binder::ids::{GuestId, Pfn, Pid, Tid};
 use binder::limits::{Limits, LsmMode, Profile};
-use binder::message::{Answer, Header, MAX_INSTALL_FILES};
+use binder::message::{Answer, Header, MAX_INSTALL_FILES, Message};
+use binder::replay::{RecordedPages, Step};
 use binder::trace::{TraceEvent, TraceSink};
-use binder::{Census, Domain, GuestRams};
+use binder::{Census, Domain, GuestPages, GuestRams};
 use guest_ram::GuestRam;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 use zerocopy::IntoBytes;
 
 use self::late::Late;
+use self::names::Names;
 use super::{ActivateError, ActiveQueues, DeviceError, Interrupt, VirtioDevice};
 use super::{NotRestored, NotSaved, SavedDevice, SavedQueue};
 
 mod decode;
 mod encode;
 mod late;
+mod names;
 mod saved;
 #[cfg(test)]
 mod tests;
@@ -47,6 +50,14 @@ pub trait Recorder: Send {
     fn enabled(&self) -> bool;
     /// Takes one event of `guest`.
     fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent);
+    /// Takes the name of a thread, which is new or has changed. 16 bytes, padded with NUL.
+    fn name(&mut self, _guest: GuestId, _pid: Pid, _tid: Tid, _name: [u8; 16]) {}
+    /// True: [`step`](Self::step) wants all that goes into the domain and comes out of it.
+    fn replays(&self) -> bool {
+        false
+    }
+    /// Takes one step.
+    fn step(&mut self, _step: Step) {}
 }
 
 /// Asks for a call of [`VirtioDevice::service`] soon.
@@ -99,6 +110,9 @@ struct World {
     guest: GuestId,
     config: wire::Config,
     recorder: Box<dyn Recorder>,
+    names: Names,
+    /// The recording has the domain that it begins with.
+    replay_begun: bool,
     counters: Arc<Mutex<Counters>>,
 }
 
@@ -160,7 +174,15 @@ impl BinderDevice {
             Timing::Inline => None,
             Timing::Late { seed, waker } => Some((Late::new(seed), waker)),
         };
-        let world = World { domain, guest, config, recorder, counters: Arc::default() };
+        let world = World {
+            domain,
+            guest,
+            config,
+            recorder,
+            names: Names::default(),
+            replay_begun: false,
+            counters: Arc::default(),
+        };
         BinderDevice { world, late, active: None }
     }
 
@@ -226,6 +248,7 @@ impl VirtioDevice for BinderDevice {
             return Err(ActivateError::Features(guest.features));
         }
         let rams = OneGuest { guest: self.world.guest, ram: guest.ram };
+        self.world.begin_replay(&rams.ram);
         self.active = Some(Active { rams, requests, events, interrupt: guest.interrupt });
         Ok(())
     }
@@ -300,6 +323,9 @@ impl VirtioDevice for BinderDevice {
             let _ = active.serve(world, wire::QUEUE_SIZE.into());
         }
         self.active = None;
+        if world.replay_begun {
+            world.recorder.step(Step::Reset { guest: world.guest });
+        }
         let mut sink =
             Stamped { at: world.recorder.now(), guest: world.guest, recorder: world.recorder.as_mut() };
         let mut domain = world.domain.lock().unwrap_or_else(PoisonError::into_inner);
@@ -378,6 +404,21 @@ impl Active {
 }
 
 impl World {
+    /// Gives the recording, if it is for replay, the domain as it is now and the guest's RAM.
+    fn begin_replay(&mut self, ram: &GuestRam) {
+        if !self.recorder.replays() {
+            return;
+        }
+        if !self.replay_begun {
+            let domain = self.domain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.recorder.step(Step::Start(Box::new(domain)));
+            self.replay_begun = true;
+        }
+        let page = wire::PAGE as u64;
+        let pieces = ram.iter().map(|piece| (Pfn(piece.start_addr().0 / page), piece.len() / page));
+        self.recorder.step(Step::Ram { guest: self.guest, pieces: pieces.collect() });
+    }
+
     /// Handles the message in `page` and gives the bytes of its answer.
     fn answer(&mut self, rams: &OneGuest, page: &[u8]) -> Result<Vec<u8>, DeviceError> {
         let epoch = self.config.epoch.get();
@@ -393,8 +434,15 @@ impl World {
             drop(domain);
             return Ok(self.protocol_error());
         };
+        if self.recorder.enabled() {
+            self.names.note(self.recorder.as_mut(), &domain, guest, &header, &message);
+        }
         let mut sink = Stamped { at: self.recorder.now(), guest, recorder: self.recorder.as_mut() };
-        let answer = domain.handle(rams, guest, message, &mut sink);
+        let answer = if self.replay_begun {
+            handle_recorded(&mut domain, rams, guest, message, &mut sink)
+        } else {
+            domain.handle(rams, guest, message, &mut sink)
+        };
         drop(domain);
         self.count(|counters| counters.messages += 1);
         Ok(self.encode(&answer))
@@ -418,6 +466,9 @@ impl World {
     fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
         let mut domain = lock(&self.domain)?;
         let event = domain.next_event(self.guest);
+        if self.replay_begun {
+            self.recorder.step(Step::Event { guest: self.guest, event: event.clone() });
+        }
         Ok(event.map(|event| encode::event(&event, self.config.epoch.get(), last_buffer)))
     }
 
@@ -437,6 +488,21 @@ fn driver_bits(profile: Profile) -> u32 {
     let freeze = if profile.freeze_notifications() { wire::driver::FREEZE_NOTIFICATION } else { 0 };
     let hashed = if profile.has_hashed_logs() { wire::driver::HASHED_LOGS } else { 0 };
     freeze | hashed
+}
+
+/// Handles a message, and gives the recording what went in, what was read and what came out.
+fn handle_recorded(
+    domain: &mut Domain,
+    rams: &OneGuest,
+    guest: GuestId,
+    message: Message,
+    sink: &mut Stamped<'_>,
+) -> Answer {
+    sink.recorder.step(Step::Message { guest, message: message.clone() });
+    let pages = RecordedPages::new(GuestPages(rams));
+    let answer = domain.handle_on(&pages, guest, message, sink);
+    sink.recorder.step(Step::Answer { reads: pages.into_reads(), answer: answer.clone() });
+    answer
 }
 
 /// A domain whose lock is poisoned had a fault of ours in it: this device is out of order with it.

@@ -5,6 +5,7 @@
 
 use std::sync::PoisonError;
 
+use binder::replay::Step;
 use binder::{Domain, Limits};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,9 @@ impl BinderDevice {
         }
         self.world.config = config(domain.limits(), domain.profile(), epoch);
         *self.world.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+        if self.world.replay_begun {
+            self.world.recorder.step(Step::Start(Box::new(domain.clone())));
+        }
         *self.world.domain.lock().unwrap_or_else(PoisonError::into_inner) = domain;
         Ok(())
     }

@@ -180,8 +180,7 @@ wire! {
     /// First bytes of every message.
     Header {
         kind: U16, flags: U16, epoch: U32, proc: U32, tid: U32, seq: U64, leader_euid: U32,
-        thread_euid: U32, policy: U32, prio: I32, length: U32, time: U32,
-        reserved: [U32; 4],
+        thread_euid: U32, policy: U32, prio: I32, length: U32, time: U32, comm: [u8; 16],
     }
     /// Body of OPEN.
     Open {

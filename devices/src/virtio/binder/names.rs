@@ -1,0 +1,50 @@
+//! What the guest's threads are called, for traces: told when it is new or has changed.
+
+use std::collections::BTreeMap;
+
+use binder::Domain;
+use binder::ids::{GuestId, Pid, ProcId, Tid};
+use binder::message::{Body, Message};
+
+use super::{Recorder, wire};
+
+/// Threads that are remembered at most. A guest with more has them told again.
+const MAX_NAMES: usize = 65536;
+
+/// What was told.
+#[derive(Default)]
+pub(super) struct Names {
+    told: BTreeMap<Tid, (Pid, [u8; 16])>,
+}
+
+impl Names {
+    /// Looks at who sent `message`, whose header on the wire is `header`.
+    pub(super) fn note(
+        &mut self,
+        recorder: &mut dyn Recorder,
+        domain: &Domain,
+        guest: GuestId,
+        header: &wire::Header,
+        message: &Message,
+    ) {
+        let Message { header: core, body } = message;
+        let pid = match body {
+            Body::Open(open) => Some(open.tgid),
+            Body::Ioctl(_) | Body::Poll => domain.pid(ProcId(core.proc)),
+            _ => None,
+        };
+        let name = header.comm;
+        // A foreign caller is of another process than the one that it speaks for.
+        let (Some(pid), false, false) = (pid, core.foreign, core.tid == Tid(0) || name[0] == 0) else {
+            return;
+        };
+        if self.told.get(&core.tid) == Some(&(pid, name)) {
+            return;
+        }
+        if self.told.len() >= MAX_NAMES {
+            self.told.clear();
+        }
+        self.told.insert(core.tid, (pid, name));
+        recorder.name(guest, pid, core.tid, name);
+    }
+}
