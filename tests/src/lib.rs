@@ -4,7 +4,6 @@
 //! `minimal` and `aosp14` in the cache and a built `bindervm`; `ci/test` sees to both.
 //!
 //! `BINDERVM` names the binary (default: the debug build of this workspace).
-//! `BINDERVM_TEST_CPUS=4` gives every guest so many CPUs, and
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
 pub mod serving;
@@ -59,9 +58,6 @@ impl Guest {
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);
         }
-        if let Some(cpus) = std::env::var_os("BINDERVM_TEST_CPUS") {
-            command.arg("--cpus").arg(cpus);
-        }
         Guest { command, argv: Vec::new(), folder, stdin: Vec::new(), limit: LIMIT }
     }
 
@@ -72,8 +68,15 @@ impl Guest {
     }
 
     /// Records a trace; see [`Ended::trace`].
-    pub fn traced(mut self) -> Guest {
-        self.command.arg("--trace").arg(self.folder.path().join("trace"));
+    pub fn traced(self) -> Guest {
+        self.traced_with("")
+    }
+
+    /// Records a trace with options, for example `,replay`.
+    pub fn traced_with(mut self, options: &str) -> Guest {
+        let mut target = self.folder.path().join("trace").into_os_string();
+        target.push(options);
+        self.command.arg("--trace").arg(target);
         self
     }
 
@@ -87,12 +90,6 @@ impl Guest {
     pub fn run<const N: usize>(mut self, argv: [&str; N]) -> Ended {
         self.argv = argv.map(str::to_owned).to_vec();
         self.finish()
-    }
-
-    /// Bytes for the program's standard input.
-    pub fn input(mut self, bytes: &[u8]) -> Guest {
-        self.stdin = bytes.to_vec();
-        self
     }
 
     /// Runs a script in the guest's shell.

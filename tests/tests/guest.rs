@@ -141,15 +141,32 @@ fn the_trace_shows_one_call_with_both_ends_and_its_reply() {
     );
     let ended = ended.expect(0).prints(&["client ended with 0"]);
     let calls = ended.trace(["--calls"]);
-    let to_demo: Vec<_> = calls.lines().filter(|line| line.contains("iface=bindervm.demo.IDemo")).collect();
+    let to_demo: Vec<_> = calls.lines().filter(|line| line.contains(" bindervm.demo.IDemo.")).collect();
     assert!(to_demo.len() >= 4, "{calls}");
     for line in &to_demo {
-        for part in [" -> ", " handle=", " node=", " code=", " flags=", " data=", "| reply ", "= ok"] {
+        for part in [
+            "demo_client ",
+            " -> demo_service ",
+            " = ok <total ",
+            "queue ",
+            "service ",
+            " handle=",
+            " node=",
+            " service=bindervm.traced ",
+            " code=",
+            " flags=",
+            " size=",
+            " reply_size=",
+        ] {
             assert!(line.contains(part), "no {part:?} in {line}");
         }
     }
-    let registration = calls.lines().find(|line| line.contains("iface=android.os.IServiceManager"));
-    assert!(registration.is_some_and(|line| line.contains(" handle=0 ")), "{calls}");
+    // What the built-in table of AOSP 14 knows is decoded.
+    let registration = calls.lines().find(|line| line.contains("android.os.IServiceManager.addService("));
+    for part in ["(name=\"bindervm.traced\", service=binder(node ", "allowIsolated=false", " handle=0 "] {
+        assert!(registration.is_some_and(|line| line.contains(part)), "no {part:?} in {calls}");
+    }
+    assert!(calls.contains("checkService(name=\"bindervm.traced\") = binder(node "), "{calls}");
     // Each call at its own guest time, to the nanosecond.
     let mut times: Vec<_> = to_demo.iter().map(|line| line.split_whitespace().next()).collect();
     times.dedup();
@@ -157,7 +174,7 @@ fn the_trace_shows_one_call_with_both_ends_and_its_reply() {
     // Client and server are different processes, the same two in every call.
     let ends: Vec<_> = to_demo
         .iter()
-        .map(|line| line.split_whitespace().nth(2).zip(line.split_whitespace().nth(4)))
+        .map(|line| line.split_whitespace().nth(3).zip(line.split_whitespace().nth(6)))
         .collect();
     assert!(ends.iter().all(|pair| pair.is_some_and(|(from, to)| from != to)), "{ends:?}");
 }

@@ -4,10 +4,12 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use binder_trace::recording::{DEFAULT_PAYLOAD, MAX_PAYLOAD};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::run::disk::DiskArg;
 use crate::run::share::ShareArg;
+use crate::trace::args::TraceArgs;
 
 /// Boots Android/Linux guests whose binder driver lives on the host.
 #[derive(Debug, Parser)]
@@ -39,11 +41,11 @@ pub enum Command {
     #[command(subcommand)]
     Image(ImageCommand),
     /// Say what this machine offers, which engine `auto` takes and why, and what to do about gaps.
-    Doctor(DoctorArgs),
+    Doctor,
     /// Measure the soft engine: boot, programs, exits; beside QEMU where it is installed.
     Bench(BenchArgs),
-    /// Print a recorded trace.
-    Trace(TraceArgs),
+    /// Print, summarise, export or follow recorded traces.
+    Trace(Box<TraceArgs>),
     /// Run the tests of a plan in guests, and report.
     Test(Box<crate::test::TestArgs>),
 }
@@ -101,9 +103,10 @@ pub struct RunArgs {
     /// Set by --detach for the process in the background.
     #[arg(long, hide = true, requires = "serve")]
     pub detached: bool,
-    /// Record every binder command to this file.
-    #[arg(long, value_name = "FILE")]
-    pub trace: Option<PathBuf>,
+    /// Record every binder command to this file. `payload=N` keeps up to N bytes of each payload
+    /// (256 otherwise), `host-times` adds the host's clock, `replay` adds what `trace --check` needs.
+    #[arg(long, value_parser = parse_trace_target, value_name = "FILE[,payload=N][,host-times][,replay]")]
+    pub trace: Option<TraceTarget>,
     /// Guest clock: `virtual` repeats exactly, `host` follows the wall clock.
     /// [default: virtual with COMMAND, host on a terminal]
     #[arg(long, value_enum)]
@@ -240,6 +243,19 @@ impl RunArgs {
     }
 }
 
+/// `--trace`: where a recording goes, and what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceTarget {
+    /// The file.
+    pub path: PathBuf,
+    /// Bytes of each payload at most.
+    pub payload: u32,
+    /// The host's clock beside guest time.
+    pub host_times: bool,
+    /// All that goes into the core and comes out of it.
+    pub replay: bool,
+}
+
 /// `--engine`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum EngineArg {
@@ -301,14 +317,6 @@ pub enum BinderDeviceArg {
     Late,
 }
 
-/// Arguments of `bindervm doctor`.
-#[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// Tell of the last run instead: how it ended, and which instructions the software CPU lacked.
-    #[arg(long)]
-    pub last_run: bool,
-}
-
 /// `bindervm image ...`.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -338,20 +346,30 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
-/// Arguments of `bindervm trace`.
-#[derive(Debug, Args)]
-pub struct TraceArgs {
-    /// The recording, as `bindervm run --trace` wrote it.
-    pub file: PathBuf,
-    /// One JSON object an event instead of text.
-    #[arg(long, group = "form")]
-    pub jsonl: bool,
-    /// One line a call: who called whom, what, the reply, and the guest time it took.
-    #[arg(long, group = "form")]
-    pub calls: bool,
-    /// How many commands and returns of each kind each process had.
-    #[arg(long, group = "form")]
-    pub counts: bool,
+/// A file name, then options: only what follows the last commas and reads like an option is one.
+fn parse_trace_target(text: &str) -> Result<TraceTarget, String> {
+    let mut target =
+        TraceTarget { path: PathBuf::new(), payload: DEFAULT_PAYLOAD, host_times: false, replay: false };
+    let mut path = text;
+    while let Some((before, option)) = path.rsplit_once(',') {
+        match option {
+            "host-times" => target.host_times = true,
+            "replay" => target.replay = true,
+            _ => {
+                let Some(number) = option.strip_prefix("payload=") else { break };
+                target.payload = u32::try_from(parse_memory(number)?)
+                    .ok()
+                    .filter(|bytes| *bytes <= MAX_PAYLOAD)
+                    .ok_or_else(|| "no payload is longer than 4M".to_owned())?;
+            }
+        }
+        path = before;
+    }
+    if path.is_empty() {
+        return Err("a file name comes first: FILE,payload=4K".to_owned());
+    }
+    target.path = PathBuf::from(path);
+    Ok(target)
 }
 
 /// Bytes with an optional K, M or G suffix.
@@ -418,6 +436,17 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_trace_file_may_have_options() {
+        let target = parse_trace_target("a,b.bvt,payload=4K,host-times").unwrap();
+        assert_eq!(target.path, PathBuf::from("a,b.bvt"));
+        assert_eq!((target.payload, target.host_times, target.replay), (4096, true, false));
+        assert_eq!(parse_trace_target("t").unwrap().payload, DEFAULT_PAYLOAD);
+        assert!(parse_trace_target(",replay").is_err());
+        assert!(parse_trace_target("t,payload=8M").is_err());
+        assert!(parse_trace_target("t,payload=x").is_err());
     }
 
     #[test]

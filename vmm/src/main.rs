@@ -15,7 +15,6 @@ mod doctor;
 mod exit;
 mod guests;
 mod image;
-mod last;
 mod output;
 mod progress;
 mod run;
@@ -51,8 +50,7 @@ fn main() -> ExitCode {
         Command::Wait(args) => return exit(guests::wait(args)),
         Command::Image(command) => image::run(command),
         Command::Bench(args) => bench::run(args),
-        Command::Doctor(args) if args.last_run => last::show(),
-        Command::Doctor(_) => doctor::run(),
+        Command::Doctor => doctor::run(),
         Command::Trace(args) => trace::run(args),
     };
     exit(ended.map(|()| 0))

@@ -1,16 +1,25 @@
-//! What the host saw of a guest's binder: recorded to a file, read back, printed.
+//! What the host saw of a guest's binder: recorded to a file, read back, put together, shown.
 //!
 //! The core tells what it does as [`TraceEvent`]s; the device stamps them with guest time. A
 //! [`Stamped`] event is that pair. From there:
 //!
-//! - [`recording`]: the file. A header that can be read without the rest, then one record an event.
-//!   A recording never drops: the vCPU waits for the disk, which guest time does not see.
-//! - [`text`]: one line an event, in the manner of strace; nothing is left out.
-//! - [`calls`]: the events of a transaction put together into one line a call.
+//! - [`recording`]: the file. A header that can be read without the rest, then records: events,
+//!   names of threads, host times. A recording never drops: the vCPU waits for the disk, which guest
+//!   time does not see.
+//! - [`model`]: the events of a transaction put together into a call, with the names that the traffic
+//!   tells on the way.
+//! - [`aidl`], [`parcel`]: method names and arguments, where the AIDL is known.
+//! - [`filter`]: one expression that picks calls and events.
+//! - [`text`]: one line an event or a call, in the manner of strace; nothing is left out.
+//! - [`jsonl`]: one JSON object an event or a call; `schema/trace.schema.json` says what is in it.
+//! - [`perfetto`]: a trace for ui.perfetto.dev.
+//! - [`html`]: one page with a timeline, a call graph, latencies and failures.
+//! - [`replay`]: the recorded messages given to a fresh domain, which must do the same.
+//! - [`summary`]: counts and latencies of each method.
 //! - [`tally`]: counts for a closing summary.
-//! - [`parcel`]: the little that is known of payloads (interface tokens).
 //!
-//! Nothing here knows how a guest runs.
+//! Nothing here knows how a guest runs. What a guest says (names, payloads) is untrusted: it is
+//! bounded, and made harmless where it is shown.
 
 use std::time::Duration;
 
@@ -18,9 +27,19 @@ use serde::{Deserialize, Serialize};
 
 pub use binder::trace::TraceEvent;
 
-pub mod calls;
+pub mod aidl;
+pub mod constants;
+pub mod event;
+pub mod filter;
+pub mod html;
+pub mod item;
+pub mod jsonl;
+pub mod model;
 pub mod parcel;
+pub mod perfetto;
 pub mod recording;
+pub mod replay;
+pub mod summary;
 pub mod tally;
 pub mod text;
 

@@ -6,7 +6,7 @@ use binder::Pid;
 use binder::protocol::br;
 use binder::trace::TraceEvent;
 
-use crate::text;
+use crate::constants;
 
 /// Counts over the events of one guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,9 +43,9 @@ impl Tally {
             }
             TraceEvent::TransactionFailed { .. } => self.failed += 1,
             TraceEvent::Command { thread, command } => {
-                self.item(thread.pid, text::command_name(command.code()));
+                self.item(thread.pid, constants::command_name(command.code()));
             }
-            TraceEvent::Return { thread, item } => self.item(thread.pid, text::return_name(item.code())),
+            TraceEvent::Return { thread, item } => self.item(thread.pid, constants::return_name(item.code())),
             _ => {}
         }
     }

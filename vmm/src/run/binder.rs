@@ -3,14 +3,14 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
-use binder_trace::recording::{self, Writer};
+use binder_trace::recording::{self, GuestName, Writer};
 use devices::virtio::binder::{BinderDevice, Counters, SharedDomain, Timing};
 use machine::Machine;
 
-use super::record::Recording;
+use super::record::{Recording, host_clock};
 use super::source::Source;
 use super::verdict::{machine_failure, trace_failure};
-use crate::args::{BinderArg, BinderDeviceArg, ProfileArg, RunArgs};
+use crate::args::{BinderArg, BinderDeviceArg, ProfileArg, RunArgs, TraceTarget};
 use crate::exit::Failure;
 
 /// The one guest of a run.
@@ -45,22 +45,39 @@ impl Binder {
     }
 }
 
+/// What a recording says of the run.
+fn header(args: &RunArgs, target: &TraceTarget, source: &Source, engine: String) -> recording::Header {
+    recording::Header {
+        version: recording::VERSION,
+        guests: vec![GuestName { id: GUEST, name: args.guest_name() }],
+        image: source.image_name.clone(),
+        engine,
+        command: args.command.clone(),
+        android: source.image_name.as_deref().and_then(android_version),
+        payload: target.payload,
+        host_clock: target.host_times.then(host_clock),
+        replay: target.replay,
+    }
+}
+
+/// Our recipes of AOSP userspaces begin with its version: `aosp14`, `aosp14-tests`.
+fn android_version(image: &str) -> Option<u32> {
+    let rest = image.rsplit('/').next()?.strip_prefix("aosp")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
 /// Puts the binder device on the machine, unless the guest's kernel has the driver.
 pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Result<Binder, Failure> {
     let writer = match &args.trace {
         None => None,
-        Some(path) => {
-            let header = recording::Header {
-                version: recording::VERSION,
-                guest: args.guest_name(),
-                image: source.image_name.clone(),
-                engine: machine.engine().to_string(),
-                command: args.command.clone(),
-            };
-            Some(Writer::create(path, &header).map_err(trace_failure)?)
+        Some(target) => {
+            let header = header(args, target, source, machine.engine().to_string());
+            Some(Writer::create(&target.path, &header).map_err(trace_failure)?)
         }
     };
-    let recording = Recording::new(machine.clock(), writer, args.summary || args.status.is_some());
+    let recording =
+        Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary || args.status.is_some());
     if args.binder == BinderArg::Kernel {
         return Ok(Binder { recording, counters: Arc::default(), domain: None });
     }
@@ -69,7 +86,9 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
         ProfileArg::Linux6_12 => Profile::Linux6_12,
         ProfileArg::Linux7_2 => Profile::Linux7_2,
     };
-    let limits = Limits { lsm: LsmMode::Cache, ..Limits::default() };
+    // The counts of a summary need no payloads.
+    let trace_payload = args.trace.as_ref().map_or(0, |target| target.payload);
+    let limits = Limits { lsm: LsmMode::Cache, trace_payload, ..Limits::default() };
     let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), profile)));
     let timing = match args.binder_device {
         BinderDeviceArg::Inline => Timing::Inline,

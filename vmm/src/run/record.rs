@@ -1,16 +1,25 @@
 //! Where the binder device's trace events go: a file, a tally for the summary, both, or nowhere.
 
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
+use std::thread;
 use std::time::Duration;
 
-use binder::GuestId;
+use binder::replay::Step;
 use binder::trace::TraceEvent;
+use binder::{GuestId, Pid, Tid};
 use binder_trace::Stamped;
-use binder_trace::recording::{RecordingError, Writer};
+use binder_trace::recording::{HostClock, Record, RecordingError, ThreadName, Writer};
 use binder_trace::tally::Tally;
 use devices::virtio::binder::Recorder;
 use engine::GuestClock;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::args::TraceTarget;
+
+/// How long events stay in our buffer at most, while the guest has no more of them: who follows the
+/// file sees them then.
+const FLUSH: Duration = Duration::from_millis(200);
 
 /// What is recorded of a run. Clones share it: the device fills one, the end of the run reads another.
 #[derive(Clone)]
@@ -18,24 +27,46 @@ pub struct Recording {
     shared: Arc<Mutex<Shared>>,
     clock: GuestClock,
     enabled: bool,
+    host_times: bool,
+    replay: bool,
 }
 
 struct Shared {
     writer: Option<Writer<File>>,
     tally: Option<Tally>,
+    /// Guest time of the last event, to give events of one time one host time.
+    last: Option<Duration>,
+    unflushed: bool,
 }
 
 impl Recording {
-    /// Records to `writer`, and counts if `count`.
-    pub fn new(clock: GuestClock, writer: Option<Writer<File>>, count: bool) -> Recording {
-        let enabled = writer.is_some() || count;
-        let shared = Shared { writer, tally: count.then(Tally::default) };
-        Recording { shared: Arc::new(Mutex::new(shared)), clock, enabled }
+    /// Records to `writer` what `target` asks for, and counts if `count`.
+    pub fn new(
+        clock: GuestClock,
+        writer: Option<Writer<File>>,
+        target: Option<&TraceTarget>,
+        count: bool,
+    ) -> Recording {
+        let writes = writer.is_some();
+        let tally = count.then(Tally::default);
+        let shared = Arc::new(Mutex::new(Shared { writer, tally, last: None, unflushed: false }));
+        if writes {
+            let watched = Arc::downgrade(&shared);
+            // Without the thread the file is as complete, only later.
+            let _ = thread::Builder::new().name("trace-flush".into()).spawn(move || flush(&watched));
+        }
+        Recording {
+            shared,
+            clock,
+            enabled: writes || count,
+            host_times: writes && target.is_some_and(|target| target.host_times),
+            replay: writes && target.is_some_and(|target| target.replay),
+        }
     }
 
     /// Writes what is buffered, and gives the counts.
     pub fn finish(&self) -> Result<Option<Tally>, RecordingError> {
-        let mut shared = self.lock();
+        let mut shared = lock(&self.shared);
         if let Some(writer) = &mut shared.writer {
             writer.finish()?;
         }
@@ -56,8 +87,49 @@ impl Recording {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn write(&self, record: &Record) {
+        let mut shared = lock(&self.shared);
+        shared.write(record);
+    }
+}
+
+impl Shared {
+    fn write(&mut self, record: &Record) {
+        if let Some(writer) = &mut self.writer {
+            writer.record(record);
+            self.unflushed = true;
+        }
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Keeps the file up to date, until the recording is gone.
+fn flush(shared: &Weak<Mutex<Shared>>) {
+    loop {
+        thread::sleep(FLUSH);
+        let Some(shared) = shared.upgrade() else { return };
+        let mut shared = lock(&shared);
+        if std::mem::take(&mut shared.unflushed)
+            && let Some(writer) = &mut shared.writer
+        {
+            writer.flush();
+        }
+    }
+}
+
+/// The host's clocks now.
+pub fn host_clock() -> HostClock {
+    let now = |id| {
+        let time = clock_gettime(id);
+        Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    };
+    HostClock {
+        boottime: now(ClockId::Boottime),
+        monotonic: now(ClockId::Monotonic),
+        realtime: now(ClockId::Realtime),
     }
 }
 
@@ -71,12 +143,27 @@ impl Recorder for Recording {
     }
 
     fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent) {
-        let mut shared = self.lock();
+        let mut shared = lock(&self.shared);
         if let Some(tally) = &mut shared.tally {
             tally.event(&event);
         }
-        if let Some(writer) = &mut shared.writer {
-            writer.record(&Stamped { at, guest, event });
+        if self.host_times && shared.last != Some(at) {
+            shared.last = Some(at);
+            shared.write(&Record::HostTime { boottime: host_clock().boottime });
         }
+        shared.write(&Record::Event(Stamped { at, guest, event }));
+    }
+
+    fn name(&mut self, guest: GuestId, pid: Pid, tid: Tid, name: [u8; 16]) {
+        let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        self.write(&Record::Name(ThreadName { guest, pid, tid, name: name[..length].to_vec() }));
+    }
+
+    fn replays(&self) -> bool {
+        self.replay
+    }
+
+    fn step(&mut self, step: Step) {
+        self.write(&Record::Step(step));
     }
 }

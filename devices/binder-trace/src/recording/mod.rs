@@ -1,0 +1,180 @@
+//! The file of a recording, which is also what a live follower is sent.
+//!
+//! ```text
+//! "BVTRACE\n"            8 bytes
+//! header length          u32, little endian
+//! header                 JSON: version, guests, what was run
+//! then any number of records:
+//!   length               u32, little endian, of the encoded record
+//!   checksum             u32, little endian: CRC-32 (IEEE) of the encoded record
+//!   record               a postcard-encoded Record
+//! ```
+//!
+//! The header is JSON so that any tool can tell what a file is. A run that was killed leaves a file
+//! that ends inside a record; reading tells that apart from damage, after all whole records.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use binder::replay::Step;
+use binder::{GuestId, Pid, Tid};
+use serde::{Deserialize, Serialize};
+
+use crate::Stamped;
+
+mod reader;
+mod writer;
+
+pub use reader::Reader;
+pub use writer::{Writer, encode_header, encode_record};
+
+const MAGIC: &[u8; 8] = b"BVTRACE\n";
+
+/// Version of the header and of the records. Records of another version are refused, not guessed.
+pub const VERSION: u32 = 2;
+
+/// No header is longer; a length beyond it is damage.
+const MAX_HEADER: u32 = 1 << 20;
+
+/// No record is longer; a length beyond it is damage. The longest is the domain that a replay
+/// recording begins with.
+const MAX_RECORD: u32 = 256 << 20;
+
+/// Bytes of each payload that a recording holds if nobody asks for another number: enough for the
+/// interface and the names that service managers are given.
+pub const DEFAULT_PAYLOAD: u32 = 256;
+
+/// A payload is never longer than a mapping (BINDER.md B006).
+pub const MAX_PAYLOAD: u32 = 4 << 20;
+
+/// First part of a recording.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The guests, and what they are called.
+    pub guests: Vec<GuestName>,
+    /// Image that ran, if one did.
+    pub image: Option<String>,
+    /// Engine that executed it.
+    pub engine: String,
+    /// Command in the guest.
+    pub command: Vec<String>,
+    /// AOSP version of the guest's libbinder, where it is known: it decides which table of methods fits.
+    #[serde(default)]
+    pub android: Option<u32>,
+    /// Bytes of each payload that are recorded at most.
+    #[serde(default)]
+    pub payload: u32,
+    /// The host's clocks when the recording began, if it has host times.
+    #[serde(default)]
+    pub host_clock: Option<HostClock>,
+    /// It has all that a replay needs.
+    #[serde(default)]
+    pub replay: bool,
+}
+
+impl Header {
+    /// The name of a guest.
+    pub fn guest_name(&self, guest: GuestId) -> String {
+        let known = self.guests.iter().find(|known| known.id == guest);
+        known.map_or_else(|| format!("g{guest}"), |known| known.name.clone())
+    }
+}
+
+/// A guest of a recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestName {
+    /// As its events have it.
+    pub id: GuestId,
+    /// What its user calls it.
+    pub name: String,
+}
+
+/// The host's clocks at one moment, each since its own zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostClock {
+    /// `CLOCK_BOOTTIME`.
+    pub boottime: Duration,
+    /// `CLOCK_MONOTONIC`.
+    pub monotonic: Duration,
+    /// `CLOCK_REALTIME`.
+    pub realtime: Duration,
+}
+
+/// One item of a recording.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Record {
+    /// What the core did.
+    Event(Stamped),
+    /// A thread's name, new or changed: holds for what follows.
+    Name(ThreadName),
+    /// When, by the host's clock, the events that follow happened.
+    HostTime {
+        /// `CLOCK_BOOTTIME` of the host.
+        boottime: Duration,
+    },
+    /// Here a follower of a running guest missed this many events.
+    Lost {
+        /// How many.
+        events: u64,
+    },
+    /// What went into the domain or came out of it.
+    Step(Step),
+}
+
+/// What a thread of a guest calls itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadName {
+    /// Whose thread.
+    pub guest: GuestId,
+    /// Its process.
+    pub pid: Pid,
+    /// The thread.
+    pub tid: Tid,
+    /// At most 16 bytes that the guest chose, without NUL.
+    pub name: Vec<u8>,
+}
+
+/// A recording cannot be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// The file cannot be made or opened.
+    #[error("cannot open the trace file {path}: {source}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Writing failed, for example because the disk is full.
+    #[error("cannot write the trace file: {0}")]
+    Write(io::Error),
+    /// Reading failed.
+    #[error("cannot read the trace file: {0}")]
+    Read(io::Error),
+    /// It is some other file.
+    #[error("this is not a trace of bindervm (it does not begin with BVTRACE)")]
+    NotATrace,
+    /// It is a recording of another version.
+    #[error("the trace has format version {0}, this bindervm reads version {VERSION}: record it again")]
+    Version(u32),
+    /// The header or a record makes no sense.
+    #[error("the trace is damaged at byte {at}: {problem}")]
+    Damaged {
+        /// Offset in the file.
+        at: u64,
+        /// What is wrong there.
+        problem: String,
+    },
+    /// The file ends inside a record: the run was cut off.
+    #[error("the trace ends in the middle of a record at byte {at}: the run that wrote it was cut off")]
+    CutOff {
+        /// Offset of the record.
+        at: u64,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+use super::*;
+use binder::ProcId;
+use binder::trace::TraceEvent;
+use proptest::prelude::*;
+use std::fs::File;
+
+fn header() -> Header {
+    Header {
+        version: VERSION,
+        guests: vec![GuestName { id: GuestId(0), name: "g0".into() }],
+        image: Some("minimal".into()),
+        engine: "soft".into(),
+        command: vec!["true".into()],
+        ..Header::default()
+    }
+}
+
+fn records() -> Vec<Record> {
+    let event = |n| Stamped {
+        at: Duration::from_micros(n),
+        guest: GuestId(0),
+        event: TraceEvent::ProcReleased { proc: ProcId(n as u32) },
+    };
+    let name = ThreadName { guest: GuestId(0), pid: Pid(1), tid: Tid(1), name: b"init".to_vec() };
+    vec![Record::Name(name), Record::Event(event(1)), Record::Event(event(2)), Record::Lost { events: 3 }]
+}
+
+fn file() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut writer = Writer::new(&mut bytes, &header()).unwrap();
+    records().iter().for_each(|record| writer.record(record));
+    writer.finish().unwrap();
+    drop(writer);
+    bytes
+}
+
+fn encoded(records: &[Record]) -> Vec<Vec<u8>> {
+    records.iter().map(encode_record).collect()
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let bytes = file();
+    let reader = Reader::new(bytes.as_slice()).unwrap();
+    assert_eq!(reader.header(), &header());
+    let read: Vec<Record> = reader.collect::<Result<_, _>>().unwrap();
+    assert_eq!(encoded(&read), encoded(&records()));
+}
+
+#[test]
+fn a_cut_file_gives_its_whole_records_and_says_so() {
+    let bytes = file();
+    let cut = &bytes[..bytes.len() - 1];
+    let items: Vec<_> = Reader::new(cut).unwrap().collect();
+    assert_eq!(items.len(), 4);
+    assert!(matches!(items[3], Err(RecordingError::CutOff { .. })));
+}
+
+#[test]
+fn a_changed_byte_is_found_and_what_stands_before_it_is_given() {
+    let mut bytes = file();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    let items: Vec<_> = Reader::new(bytes.as_slice()).unwrap().collect();
+    assert!(items[..3].iter().all(Result::is_ok));
+    assert!(items[3].as_ref().unwrap_err().to_string().contains("checksum"));
+}
+
+#[test]
+fn other_files_are_refused_with_a_reason() {
+    let open = |bytes: &[u8]| Reader::new(bytes).map(|_| ()).unwrap_err().to_string();
+    assert!(open(b"").contains("not a trace"));
+    assert!(open(b"\x7fELF and so on and on").contains("not a trace"));
+    for version in [b'1', b'9'] {
+        let mut other = file();
+        let position = other.windows(11).position(|w| w == b"\"version\":2").unwrap();
+        other[position + 10] = version;
+        assert!(open(&other).contains(&format!("version {}", version as char)));
+    }
+    let mut damaged = file();
+    damaged[9] = 0xff;
+    damaged[11] = 0xff;
+    assert!(open(&damaged).contains("damaged"));
+}
+
+#[test]
+fn a_full_disk_is_told_at_the_end() {
+    let mut writer = Writer::new(File::options().write(true).open("/dev/full").unwrap(), &header()).unwrap();
+    records().iter().for_each(|record| writer.record(record));
+    assert!(matches!(writer.finish(), Err(RecordingError::Write(_))));
+}
+
+proptest! {
+    /// Whatever is done to a file: no panic, and the records before the damage are what they were.
+    #[test]
+    fn damage_costs_no_more_than_what_follows_it(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let whole = file();
+        let mut bytes = whole.clone();
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        bytes.truncate(cut.index(bytes.len() + 1));
+        let same = bytes.iter().zip(&whole).take_while(|(a, b)| a == b).count();
+        if let Ok(reader) = Reader::new(bytes.as_slice()) {
+            let items: Vec<_> = reader.collect();
+            prop_assert!(items.iter().rev().skip(1).all(Result::is_ok));
+            let mut at = encode_header(&header()).len();
+            for (record, item) in records().iter().zip(&items) {
+                at += encode_record(record).len();
+                if at <= same {
+                    prop_assert_eq!(encode_record(item.as_ref().unwrap()), encode_record(record));
+                }
+            }
+        }
+    }
+
+    /// Bytes of a guest or of an enemy in the place of a record.
+    #[test]
+    fn garbage_behind_a_header_is_judged(garbage in prop::collection::vec(any::<u8>(), 0..200), sum in any::<bool>()) {
+        let mut bytes = encode_header(&header());
+        bytes.extend((garbage.len() as u32).to_le_bytes());
+        let checksum = if sum { crc32fast::hash(&garbage) } else { 7 };
+        bytes.extend(checksum.to_le_bytes());
+        bytes.extend(&garbage);
+        prop_assert!(Reader::new(bytes.as_slice()).unwrap().count() >= 1);
+    }
+}

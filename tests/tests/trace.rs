@@ -1,0 +1,132 @@
+//! `bindervm trace` on the recording of a real guest.
+
+use std::process::Stdio;
+
+use tests::{Ended, Guest, bindervm_with};
+
+/// A service and its client, recorded for replay with all of their payloads.
+fn demo() -> Ended {
+    let ended = Guest::of("aosp14").with(["--name", "phone"]).traced_with(",replay,payload=4K").shell(
+        "demo_service bindervm.shown & service=$!
+         demo_client bindervm.shown; echo \"client ended with $?\"
+         kill $service; wait",
+    );
+    ended.expect(0).prints(&["client ended with 0"])
+}
+
+#[test]
+fn a_recording_replays_to_the_same_and_shows_the_state_at_any_event() {
+    let ended = demo();
+    let same = ended.trace(["--check"]);
+    assert!(same.contains("the same: ") && !same.contains(" 0 messages"), "{same}");
+
+    // The event at which the client's last call is delivered: its buffer and its stack are there.
+    let events = ended.trace([]);
+    let lines: Vec<&str> = events.lines().collect();
+    let delivered = lines.iter().rposition(|line| line.contains(" delivered bindervm.demo.IDemo.")).unwrap();
+    let state = ended.trace(["--at", &(delivered + 1).to_string()]);
+    for part in [
+        "binder state:",
+        "context binder",
+        "incoming transaction ",
+        "outgoing transaction ",
+        "  ref ",
+        "  node ",
+        "  buffer ",
+    ] {
+        assert!(state.contains(part), "no {part:?} in {state}");
+    }
+    let last = (events.lines().count() + 1).to_string();
+    let path = ended.trace_file();
+    let (code, output) = bindervm_with(&["trace", "--at", &last, path.to_str().unwrap()]);
+    assert_eq!(code, 240, "{}", String::from_utf8_lossy(&output.stderr));
+
+    // One byte of an answer changed: the checksum tells. What stands before it is still printed.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let (code, output) = bindervm_with(&["trace", path.to_str().unwrap()]);
+    assert_eq!(code, 241);
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(stderr.contains("damaged at byte"), "{stderr}");
+    assert!(stdout.lines().count() > 100 && events.starts_with(&*stdout), "{stdout}");
+}
+
+#[test]
+fn one_filter_serves_every_form() {
+    let ended = demo();
+    let filter = "guest==phone && iface==bindervm.demo.IDemo && service==bindervm.shown";
+    let calls = ended.trace(["--calls", "--filter", filter]);
+    assert!(
+        calls.lines().count() >= 4 && calls.lines().all(|line| line.contains(" bindervm.demo.IDemo.#")),
+        "{calls}"
+    );
+    let json = ended.trace(["--calls", "--jsonl", "--filter", filter]);
+    let json: Vec<serde_json::Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(json.len(), calls.lines().count() + 1, "a header, then the same calls");
+    assert_eq!(json[0]["guests"], serde_json::json!(["phone"]));
+    assert!(
+        json[1..]
+            .iter()
+            .all(|call| call["client"]["proc"] == "demo_client" && call["server"]["proc"] == "demo_service")
+    );
+    let summary = ended.trace(["--summary", "--filter", filter]);
+    let counted: usize = summary
+        .lines()
+        .skip(1)
+        .map(|line| line.split_whitespace().next().unwrap().parse::<usize>().unwrap())
+        .sum();
+    assert_eq!(counted, json.len() - 1);
+    // At a terminal or not, top shows the same table.
+    assert_eq!(ended.trace(["--top", "--filter", filter]), summary);
+
+    let path = ended.trace_file();
+    let (code, output) = bindervm_with(&["trace", "--filter", "dur>2", path.to_str().unwrap()]);
+    assert_eq!(code, 240);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("(column 5)"));
+}
+
+#[test]
+fn method_names_and_arguments_come_from_aidl() {
+    let ended = demo();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest/demo");
+    let calls = ended.trace(["--calls", "--filter", "iface=~IDemo", "--aidl", folder]);
+    for part in [
+        "bindervm.demo.IDemo.echo(text=\"hello, binder\") = \"hello, binder\" ",
+        "bindervm.demo.IDemo.add(a=40, b=2) = 42 ",
+        "bindervm.demo.IDemo.add(a=2147483647, b=1) = EX_ILLEGAL_ARGUMENT \"",
+        "bindervm.demo.IDemo.sum(bytes=bytes[1000] ",
+    ] {
+        assert!(calls.contains(part), "no {part:?} in {calls}");
+    }
+}
+
+#[test]
+fn a_recording_is_followed_while_it_grows() {
+    let ended = demo();
+    let whole = std::fs::read(ended.trace_file()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("growing");
+    std::fs::write(&path, &whole[..whole.len() / 3]).unwrap();
+    let mut follower = tests::bindervm()
+        .args(["trace", "--calls", "--follow"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("bindervm starts");
+    let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+    std::io::Write::write_all(&mut file, &whole[whole.len() / 3..]).unwrap();
+    let expected = ended.trace(["--calls"]);
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap()));
+    // Calls that are still open when the recording ends are not over for one who follows.
+    for line in expected.lines().filter(|line| !line.contains(" = open ")) {
+        if line.contains(" => ") {
+            continue;
+        }
+        let followed = lines.find(|followed| followed.as_ref().is_ok_and(|followed| followed == line));
+        assert!(followed.is_some(), "{line}");
+    }
+    follower.kill().unwrap();
+    follower.wait().unwrap();
+}
