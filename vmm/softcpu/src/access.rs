@@ -173,6 +173,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub fn load_slow<W: Word>(&mut self, mode: Mode, address: u64) -> Result<W, Abort> {
+        self.note_access(address, W::BYTES, false);
         let in_page = PAGE - address % PAGE;
         if in_page >= W::BYTES {
             let physical = self.translate(mode, address, Access::Read)?;
@@ -204,6 +205,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub fn store_slow<W: Word>(&mut self, mode: Mode, address: u64, value: W) -> Result<(), Abort> {
+        self.note_access(address, W::BYTES, true);
         let in_page = PAGE - address % PAGE;
         if in_page >= W::BYTES {
             let physical = self.translate(mode, address, Access::Write)?;

@@ -98,6 +98,10 @@ pub struct Cpu {
     pub cr3: u64,
     pub cr4: u64,
     pub dr: [u64; 8],
+    /// DR7 enables breakpoints: instructions are executed one by one.
+    pub watching: bool,
+    /// Breakpoints on data that the instruction touched, as bits of DR6.
+    pub data_hits: u64,
     pub segments: Segments,
     pub msr: Msrs,
     pub vector: VectorState,
@@ -147,6 +151,8 @@ impl Cpu {
             cr3: 0,
             cr4: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
+            watching: false,
+            data_hits: 0,
             segments: Segments::default(),
             msr: Msrs::new(),
             vector: VectorState::default(),
@@ -217,6 +223,9 @@ impl Cpu {
         };
         if found.large {
             self.tlb.note_large(address);
+        }
+        if self.is_watched_page(address) {
+            return Ok(found.physical);
         }
         if let Some(host) = self.ram.page(found.physical) {
             let code = self.code.holds_code(&self.ram, found.physical);

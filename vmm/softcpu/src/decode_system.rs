@@ -208,17 +208,11 @@ impl Builder<'_> {
         }
         let mut uop = self.uop(mov::nop);
         (uop.r0, uop.r1) = (number(first), number(second));
-        if first.is_cr() {
-            uop.handler = system::mov_to_cr;
+        if first.is_cr() || first.is_dr() {
+            uop.handler = if first.is_cr() { system::mov_to_cr } else { system::mov_to_dr };
             return self.end(uop);
         }
-        uop.handler = if first.is_dr() {
-            system::mov_to_dr
-        } else if second.is_dr() {
-            system::mov_from_dr
-        } else {
-            system::mov_from_cr
-        };
+        uop.handler = if second.is_dr() { system::mov_from_dr } else { system::mov_from_cr };
         self.emit(uop);
     }
 }

@@ -199,7 +199,7 @@ impl Cpu {
             }));
         }
         let mut saved_flags = self.flags.bits() & !flags::RF;
-        if source == Source::Exception && !matches!(vector, 3 | 4 | DOUBLE_FAULT) {
+        if source == Source::Exception && !matches!(vector, 1 | 3 | 4 | DOUBLE_FAULT) {
             saved_flags |= flags::RF;
         }
         let frame = [

@@ -1,6 +1,6 @@
 //! An x86-64 CPU in software.
 //!
-//! [`Vm`] is one 64-bit CPU with its interrupt controllers over a guest's RAM; everything else is
+//! [`Vm`] is up to eight 64-bit CPUs with their interrupt controllers over a guest's RAM; everything else is
 //! a [`Bus`] that the caller provides. [`Vm::run`] executes until something happens that only the
 //! caller can answer ([`Exit`]); a [`Remote`] raises interrupts and stops the run from elsewhere.
 //!
@@ -18,6 +18,11 @@
 //! 4. An instruction that cannot go on is given up: nothing of it has happened, RIP is its address,
 //!    and `cpu::Cause` says why. `vm` then delivers an exception (`interrupt`), or has the
 //!    instruction executed alone.
+//!
+//! # Several CPUs
+//!
+//! One `Cpu` executes; the others are parked as plain data (`state`), each with its TLB, and change places
+//! with it at the end of a turn (`turns`). They share the decoded code.
 //!
 //! # What is exact
 //!
@@ -45,6 +50,7 @@ mod clock;
 mod code;
 mod cpu;
 mod cpuid;
+mod debug;
 mod decode;
 mod decode_flow;
 mod decode_legacy;

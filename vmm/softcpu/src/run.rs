@@ -243,18 +243,30 @@ impl Cpu {
         Ok(uops)
     }
 
-    /// Executes one instruction alone: behind STI, with the trap flag, or because it overwrites
-    /// its own block.
+    /// Executes one instruction alone: behind STI, with the trap flag or breakpoints, or because it
+    /// overwrites its own block.
     pub fn single_step(&mut self) -> Flow {
+        if self.watching {
+            let bits = self.instruction_breakpoints();
+            if bits != 0 {
+                return self.debug_exception(bits);
+            }
+        }
         self.shadow = false;
         self.alone = false;
+        self.data_hits = 0;
         let trap = self.flags.system & flags::TF != 0;
         let flow = self.run_single();
-        if trap && flow != Flow::Abort {
-            self.dr[6] |= DR6_SINGLE_STEP;
-            self.abort = Cause::Exception(Exception::Debug);
-            return Flow::Abort;
+        let bits = self.data_hits | if trap { DR6_SINGLE_STEP } else { 0 };
+        if bits != 0 && flow != Flow::Abort {
+            return self.debug_exception(bits);
         }
         flow
+    }
+
+    fn debug_exception(&mut self, bits: u64) -> Flow {
+        self.dr[6] |= bits;
+        self.abort = Cause::Exception(Exception::Debug);
+        Flow::Abort
     }
 }

@@ -261,7 +261,7 @@ impl Vm {
                 }
             }
             let cpu = &mut *self.cpu;
-            let flow = if cpu.shadow || cpu.alone || cpu.flags.system & flags::TF != 0 {
+            let flow = if cpu.shadow || cpu.alone || cpu.watching || cpu.flags.system & flags::TF != 0 {
                 cpu.single_step()
             } else {
                 cpu.run_blocks()

@@ -250,7 +250,7 @@ instructions! {
         cpu.gpr[uop.r0 as usize & 31] = cpu.dr[index];
     }
 
-    next fn mov_to_dr(cpu, uop) {
+    ends fn mov_to_dr(cpu, uop) {
         cpu.require_supervisor()?;
         let value = cpu.gpr[uop.r1 as usize & 31];
         match uop.r0 & 7 {
@@ -258,6 +258,7 @@ instructions! {
             5 | 7 => cpu.dr[7] = value & 0xffff_2bff | 0x400,
             index => cpu.dr[index as usize] = value,
         }
+        cpu.breakpoints_changed();
     }
 
     next fn clts(cpu, _uop) {
