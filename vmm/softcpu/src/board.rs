@@ -1,5 +1,7 @@
 //! The interrupt controllers on the board and how interrupts travel between them.
 
+use serde::{Deserialize, Serialize};
+
 use crate::apic::io::IoApic;
 use crate::apic::local::{Effect, LocalApic};
 use crate::apic::{Delivery, Message, Ticks};
@@ -10,7 +12,7 @@ use crate::remote::{LINES, Remote};
 pub const IO_APIC: u64 = 0xfec0_0000;
 
 /// Whether a CPU executes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Activity {
     Running,
     /// HLT was executed and nothing has woken the CPU.
@@ -20,7 +22,7 @@ pub enum Activity {
 }
 
 /// One CPU as the board sees it: what it does, and what waits for it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Local {
     pub apic: LocalApic,
     pub activity: Activity,
@@ -81,6 +83,34 @@ impl Local {
     }
 }
 
+/// All interrupt controllers, as plain data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BoardState {
+    locals: Vec<Local>,
+    current: usize,
+    io: IoApic,
+    levels: u64,
+    pulses: u64,
+}
+
+impl BoardState {
+    /// Whether a board of `cpus` CPUs can have been saved as this, at `now`.
+    pub fn is_valid(&self, cpus: usize, now: Ticks) -> bool {
+        let lines = 1 << LINES;
+        self.locals.len() == cpus
+            && self.current < cpus
+            && self.locals.iter().all(|local| local.apic.is_valid(now))
+            && self.io.is_valid()
+            && self.levels < lines
+            && self.pulses < lines
+    }
+
+    /// The CPU that was executing.
+    pub fn current(&self) -> usize {
+        self.current
+    }
+}
+
 pub struct Board {
     /// By CPU number, which is also the APIC id at reset.
     locals: Vec<Local>,
@@ -101,6 +131,31 @@ impl Board {
             io: IoApic::new(0),
             remote: Remote::default(),
             levels: 0,
+        }
+    }
+
+    /// The controllers as plain data, with the edges that nobody looked at yet.
+    pub fn save(&self) -> BoardState {
+        BoardState {
+            locals: self.locals.clone(),
+            current: self.current,
+            io: self.io.clone(),
+            levels: self.levels,
+            pulses: self.remote.pulses(),
+        }
+    }
+
+    /// Takes over a state that [`BoardState::is_valid`] for as many CPUs.
+    pub fn restore(&mut self, state: &BoardState) {
+        self.locals = state.locals.clone();
+        self.current = state.current;
+        self.io = state.io.clone();
+        self.levels = state.levels;
+        for gsi in 0..LINES {
+            self.remote.set_level(gsi, state.levels & 1 << gsi != 0);
+            if state.pulses & 1 << gsi != 0 {
+                self.remote.pulse(gsi);
+            }
         }
     }
 

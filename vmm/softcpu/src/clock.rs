@@ -5,6 +5,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
+
 use crate::apic::Ticks;
 use crate::random::mix;
 use crate::vm::{ClockMode, Config};
@@ -22,13 +24,32 @@ const HOST_STEP: u64 = 20_000;
 /// Virtual mode with a seed: a timer interrupt falls up to this many instructions late.
 const JITTER: u64 = 4096;
 
+/// No guest runs for as many ticks: some 140 years.
+const MAX_TICKS: u64 = 1 << 62;
+/// No turn is longer.
+const MAX_TURN: u64 = 1 << 20;
+
+/// A clock as plain data.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct ClockState {
+    hz: u64,
+    /// Guest time.
+    pub ticks: u64,
+    /// Executed by then.
+    instructions: u64,
+    /// Ticks until the present slice ends.
+    until_slice: u64,
+    /// Instructions until the present turn ends.
+    turn_left: u64,
+}
+
 pub struct Clock {
     mode: ClockMode,
     hz: u64,
     seed: u64,
     /// The instruction count at which the CPU's `remaining` is zero.
     end: u64,
-    /// Virtual mode: ticks that passed without instructions.
+    /// Virtual mode: ticks that passed without instructions. Host mode: ticks before `started`.
     skipped: u64,
     next_slice: u64,
     /// The instruction count at which the executing CPU's turn ends.
@@ -55,6 +76,38 @@ impl Clock {
         clock
     }
 
+    /// What goes on in a restored machine, where `remaining` is the CPU's.
+    pub fn save(&self, remaining: i64) -> ClockState {
+        let (now, instructions) = (self.now(remaining), self.instructions(remaining));
+        ClockState {
+            hz: self.hz,
+            ticks: now.0,
+            instructions,
+            until_slice: self.next_slice.saturating_sub(now.0).min(self.ticks(SLICE)),
+            turn_left: self.turn_end.saturating_sub(instructions).min(MAX_TURN),
+        }
+    }
+
+    /// Goes on at a saved time, whatever passed on the host meanwhile. `remaining` is the CPU's, and zero
+    /// afterwards. False: no clock of this frequency was saved as that.
+    pub fn restore(&mut self, state: &ClockState, several: bool, remaining: &mut i64) -> bool {
+        let ClockState { hz, ticks, instructions, until_slice, turn_left } = *state;
+        let in_range = ticks < MAX_TICKS && instructions < MAX_TICKS && until_slice <= self.ticks(SLICE);
+        if hz != self.hz || !in_range || turn_left > MAX_TURN {
+            return false;
+        }
+        *remaining = 0;
+        self.end = instructions;
+        self.skipped = match self.mode {
+            ClockMode::Virtual => ticks.wrapping_sub(instructions),
+            ClockMode::Host => ticks,
+        };
+        self.next_slice = ticks + until_slice;
+        self.turn_end = if several { instructions + turn_left } else { u64::MAX };
+        self.started = Instant::now();
+        true
+    }
+
     /// Ticks in a second.
     pub fn hz(&self) -> u64 {
         self.hz
@@ -69,7 +122,7 @@ impl Clock {
     pub fn now(&self, remaining: i64) -> Ticks {
         match self.mode {
             ClockMode::Virtual => Ticks(self.instructions(remaining).wrapping_add(self.skipped)),
-            ClockMode::Host => Ticks(self.ticks(self.started.elapsed())),
+            ClockMode::Host => Ticks(self.ticks(self.started.elapsed()).wrapping_add(self.skipped)),
         }
     }
 

@@ -67,6 +67,7 @@ mod paging;
 mod random;
 mod remote;
 mod run;
+mod save;
 mod segment;
 pub mod simd;
 mod state;
@@ -78,6 +79,7 @@ mod word;
 pub mod x87;
 
 pub use remote::Remote;
+pub use save::{BadState, VmState};
 pub use vm::{
     Bus, ClockMode, Config, ConfigError, EntryState, Execution, Exit, MAX_CPUS, Registers, Stats, Vm,
 };

@@ -1,6 +1,8 @@
 //! Model-specific registers. An unknown one raises #GP, which Linux expects and survives.
 //! (SDM volume 4.)
 
+use serde::{Deserialize, Serialize};
+
 use crate::cpu::{Abort, CR0_PG, Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
 use crate::exception::Exception;
 use crate::paging::is_canonical;
@@ -29,7 +31,7 @@ const ARCH_CAPABILITIES: u64 = 1
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// Registers that only hold what is written to them, or that instructions look at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Msrs {
     pub efer: u64,
     pub star: u64,
@@ -51,6 +53,11 @@ pub struct Msrs {
 }
 
 impl Msrs {
+    /// Whether every register has a value that can be written to it.
+    pub fn is_valid(&self) -> bool {
+        self.efer & !(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE) == 0
+    }
+
     pub fn new() -> Msrs {
         Msrs {
             efer: 0,

@@ -8,6 +8,17 @@ impl Random {
         Random(mix(seed))
     }
 
+    /// What the numbers to come depend on.
+    pub fn state(&self) -> u64 {
+        self.0
+    }
+
+    /// Numbers that depend on a saved state and on the seed of this run: of many machines restored
+    /// from one state, those with different seeds get different numbers.
+    pub fn reseeded(state: u64, seed: u64) -> Random {
+        Random(mix(state ^ mix(seed)))
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         mix(self.0)

@@ -63,6 +63,11 @@ impl Remote {
         Duration::from_nanos(self.shared.now.load(Ordering::Relaxed))
     }
 
+    /// The lines that saw an edge since the last [`take`](Self::take), one bit for each.
+    pub(crate) fn pulses(&self) -> u64 {
+        self.shared.pulses.load(Ordering::SeqCst)
+    }
+
     /// Publishes guest time.
     pub(crate) fn publish(&self, now: Duration) {
         self.shared.now.store(now.as_nanos() as u64, Ordering::Relaxed);

@@ -2,6 +2,8 @@
 
 use std::ops::{Index, IndexMut};
 
+use serde::{Deserialize, Serialize};
+
 use crate::cpu::{Abort, Cpu, EFER_LMA};
 use crate::exception::Exception;
 use crate::mode::base_register;
@@ -35,7 +37,7 @@ impl Segment {
 }
 
 /// A loaded segment register. The bases of FS and GS are pseudo-registers in `Cpu::gpr`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loaded {
     pub selector: u16,
     pub base: u64,
@@ -85,14 +87,14 @@ impl Loaded {
 }
 
 /// GDTR or IDTR.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     pub base: u64,
     pub limit: u16,
 }
 
 /// All segment registers and table registers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segments {
     registers: [Loaded; 8],
     pub gdt: Table,

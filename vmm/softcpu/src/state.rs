@@ -3,9 +3,12 @@
 //! A machine of several CPUs has one [`Cpu`], which they take turns to be ([`Cpu::exchange`]). What
 //! stays is shared by all: RAM, decoded code, the board and the clock.
 
+use serde::{Deserialize, Serialize};
+
 use crate::code;
-use crate::cpu::{CR0_ET, Cpu};
+use crate::cpu::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, Cpu};
 use crate::flags::Flags;
+use crate::interp::system::{CR0_BITS, CR4_BITS};
 use crate::msr::Msrs;
 use crate::segment::{Loaded, Segment, Segments};
 use crate::simd::state::VectorState;
@@ -13,9 +16,12 @@ use crate::tlb::ParkedTlb;
 use crate::uop::{FS_BASE, GS_BASE};
 use crate::x87::state::X87State;
 
+/// RFLAGS bits that are ever set: all but virtual-8086 mode's and the reserved ones.
+const RFLAGS_BITS: u64 = 0x24_7fd7;
+
 /// The architectural state of one CPU between two instructions, as plain data. Its local APIC and
 /// what waits for it are the board's ([`crate::board::Local`]).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuState {
     pub gpr: [u64; 16],
     /// Linear address of the next instruction.
@@ -38,6 +44,22 @@ pub struct CpuState {
 }
 
 impl CpuState {
+    /// Whether instructions and events lead to such a state.
+    pub fn is_valid(&self) -> bool {
+        let (control, status) = (self.x87.control, self.x87.status);
+        let mut x87 = self.x87;
+        x87.set_control(control);
+        x87.set_status(status);
+        let paging = self.cr0 & CR0_PG == 0 || self.cr0 & CR0_PE != 0 && self.cr4 & CR4_PAE != 0;
+        x87 == self.x87
+            && paging
+            && self.cr0 & !CR0_BITS == 0
+            && self.cr4 & !CR4_BITS == 0
+            && self.rflags & !RFLAGS_BITS == 0
+            && self.vector.mxcsr & !VectorState::MXCSR_MASK == 0
+            && self.msr.is_valid()
+    }
+
     /// The state after INIT, and after reset for all but the floating point registers, which INIT
     /// leaves alone. (SDM volume 3, table 9-1.)
     pub fn reset() -> CpuState {

@@ -7,7 +7,7 @@
 use crate::board::{Activity, Board};
 use crate::cpu::Cpu;
 use crate::random::mix;
-use crate::state::Parked;
+use crate::state::{CpuState, Parked};
 
 /// Instructions in a turn. Long enough that switching costs little, short enough that a CPU which
 /// spins without PAUSE does not hold the others up for long (0.1 ms of guest time).
@@ -25,6 +25,24 @@ pub struct Turns {
 impl Turns {
     pub fn new(cpus: usize, seed: u64) -> Turns {
         Turns { parked: (0..cpus).map(|_| Parked::reset()).collect(), seed, count: 0 }
+    }
+
+    /// How many turns there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The states of all CPUs but the `executing` one, whose place is empty.
+    pub fn parked(&self, executing: usize) -> impl Iterator<Item = Option<&CpuState>> {
+        let states = self.parked.iter().enumerate();
+        states.map(move |(cpu, parked)| (cpu != executing).then_some(&parked.state))
+    }
+
+    /// Goes on after `count` turns with CPUs in these states.
+    pub fn restore(&mut self, states: &[CpuState], count: u64) {
+        let parked = |state: &CpuState| Parked { state: state.clone(), ..Parked::reset() };
+        self.parked = states.iter().map(parked).collect();
+        self.count = count;
     }
 
     /// The CPU whose turn is next: the first one after the executing CPU that can run, that one last

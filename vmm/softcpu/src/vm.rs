@@ -176,8 +176,8 @@ pub struct Stats {
 /// A virtual machine.
 pub struct Vm {
     /// The CPU whose turn it is.
-    cpu: Box<Cpu>,
-    turns: Turns,
+    pub(crate) cpu: Box<Cpu>,
+    pub(crate) turns: Turns,
 }
 
 impl Vm {

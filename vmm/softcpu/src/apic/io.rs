@@ -4,6 +4,8 @@
 //! sends when its line is up and its *remote IRR* bit is clear, sets the bit, and may send again
 //! once a local APIC has reported the end of that vector.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Delivery, DestinationMode, Message};
 
 /// Input pins.
@@ -24,7 +26,7 @@ mod entry {
 
 /// One pin: its line (as asserted or not; the polarity bit is kept but means nothing here) and
 /// its redirection entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Pin {
     asserted: bool,
     entry: u64,
@@ -74,7 +76,7 @@ impl Pin {
 }
 
 /// A 24-pin IOAPIC.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IoApic {
     id: u8,
     /// IOREGSEL.
@@ -86,6 +88,11 @@ impl IoApic {
     /// An IOAPIC as after reset: every pin masked.
     pub fn new(id: u8) -> Self {
         Self { id: id & 0xf, select: 0, pins: [Pin { asserted: false, entry: entry::MASKED }; PINS] }
+    }
+
+    /// Whether a state that was loaded is one that register writes lead to.
+    pub fn is_valid(&self) -> bool {
+        self.id <= 0xf && self.pins.iter().all(|pin| pin.entry & !(entry::WRITABLE | entry::REMOTE_IRR) == 0)
     }
 
     /// Reads IOREGSEL (offset 0) or IOWIN (0x10) of its page; everything else reads as zero.

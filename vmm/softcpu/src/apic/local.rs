@@ -5,6 +5,8 @@
 //! is above the processor priority is [`pending`](LocalApic::pending); taking it moves it to
 //! ISR, where it blocks its class and those below until software writes EOI.
 
+use serde::{Deserialize, Serialize};
+
 use super::timer::{Timer, TimerMode};
 use super::{Delivery, DestinationMode, Message, Ticks};
 
@@ -81,7 +83,7 @@ mod error {
 }
 
 /// A set of vectors, as IRR, ISR and TMR are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct VectorSet([u32; 8]);
 
 impl VectorSet {
@@ -104,7 +106,7 @@ impl VectorSet {
 }
 
 /// One CPU's local APIC.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalApic {
     id: u8,
     base: u64,
@@ -220,6 +222,13 @@ impl LocalApic {
             _ => self.report(error::ILLEGAL_REGISTER),
         }
         Effect::None
+    }
+
+    /// Whether a state that was loaded is one that register writes lead to, at `now`.
+    pub fn is_valid(&self, now: Ticks) -> bool {
+        self.base & !(BASE_ADDRESS | BASE_ENABLED | BASE_BSP) == 0
+            && self.svr & !SVR_WRITABLE == 0
+            && self.timer.is_valid(now)
     }
 
     /// IA32_APIC_BASE.

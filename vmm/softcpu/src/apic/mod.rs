@@ -8,8 +8,10 @@ pub mod io;
 pub mod local;
 mod timer;
 
+use serde::{Deserialize, Serialize};
+
 /// A point in time, in ticks of the time-stamp counter.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Ticks(pub u64);
 
 /// TSC ticks in one tick of the crystal that clocks the APIC timer: EBX/EAX of CPUID leaf 0x15,

@@ -2,10 +2,12 @@
 //!
 //! Nothing is counted: the count register is worked out from the time at which it was loaded.
 
+use serde::{Deserialize, Serialize};
+
 use super::{TSC_PER_CRYSTAL, Ticks};
 
 /// Bits 17..18 of the timer's LVT entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum TimerMode {
     OneShot,
     Periodic,
@@ -24,7 +26,7 @@ impl TimerMode {
 }
 
 /// The down counter and the deadline register.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Timer {
     mode: TimerMode,
     /// What software last wrote; a periodic timer reloads it.
@@ -113,6 +115,11 @@ impl Timer {
         if self.mode == TimerMode::TscDeadline {
             self.deadline = deadline;
         }
+    }
+
+    /// Whether the counter was loaded before `now`.
+    pub(super) fn is_valid(&self, now: Ticks) -> bool {
+        self.loaded <= now && self.divide & !0b1011 == 0
     }
 
     /// When it expires next.

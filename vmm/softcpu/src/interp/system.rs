@@ -15,10 +15,10 @@ use crate::uop::{Cursor, Flow, Uop};
 use crate::word::Word;
 
 /// CR0 bits that exist: PE MP EM TS ET NE WP AM NW CD PG.
-const CR0_BITS: u64 =
+pub const CR0_BITS: u64 =
     CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | 3 << 29 | CR0_PG;
 /// CR4 bits that the CPU model has: VME PVI TSD DE PSE PAE MCE PGE PCE OSFXSR OSXMMEXCPT.
-const CR4_BITS: u64 = 0x7ff;
+pub const CR4_BITS: u64 = 0x7ff;
 const CR4_VME_PVI: u64 = 3;
 
 /// STI. Interrupts stay off until the instruction behind it is done.

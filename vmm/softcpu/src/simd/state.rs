@@ -1,8 +1,10 @@
 //! The SSE registers.
 
+use serde::{Deserialize, Serialize};
+
 /// XMM0..XMM15 and MXCSR.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VectorState {
     /// XMM0..XMM15, byte 0 of the register in the low byte.
     pub xmm: [u128; 16],

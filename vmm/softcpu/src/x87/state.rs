@@ -1,8 +1,10 @@
 //! The x87 registers and the rules of their stack.
 
+use serde::{Deserialize, Serialize};
+
 /// An 80-bit extended-precision number as its bits. (SDM volume 1, 4.2.2.)
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct F80 {
     /// The significand with its explicit integer bit; an MMX register is exactly this.
     pub significand: u64,
@@ -38,7 +40,7 @@ impl F80 {
 }
 
 /// The x87 register file and its environment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct X87State {
     /// Physical registers R0..R7 (ST(i) is `(TOP + i) % 8`; MM*i* aliases R*i*).
     pub registers: [F80; 8],

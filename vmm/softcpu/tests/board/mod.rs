@@ -199,6 +199,11 @@ impl Board {
         self.ram.write_slice(&assembler.assemble(at).unwrap(), GuestAddress(at)).unwrap();
     }
 
+    /// A machine that is in the middle of something.
+    pub fn of(ram: Arc<GuestRam>, vm: Vm) -> Board {
+        Board { ram, vm, bus: Devices::default(), started: true }
+    }
+
     /// Runs `program` until the CPU stops; the first time, IDTR and TR are loaded before.
     pub fn run(&mut self, program: impl FnOnce(&mut CodeAssembler)) -> Exit {
         self.prepare(program);
@@ -207,8 +212,13 @@ impl Board {
 
     /// Makes `program` what runs next.
     pub fn prepare(&mut self, program: impl FnOnce(&mut CodeAssembler)) {
-        use iced_x86::code_asm::*;
         self.assemble(CODE, program);
+        self.begin();
+    }
+
+    /// Makes the program at [`CODE`] the next to run.
+    pub fn begin(&mut self) {
+        use iced_x86::code_asm::*;
         let mut start = Registers { rip: CODE, gpr: [0; 16], rflags: 2 };
         start.gpr[4] = STACK;
         if std::mem::replace(&mut self.started, true) {
