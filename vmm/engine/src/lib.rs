@@ -25,6 +25,7 @@ mod clock;
 mod config;
 mod kvm;
 mod remote;
+mod saved;
 mod soft;
 
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use choose::{Choice, Kind, choose};
 pub use clock::GuestClock;
 pub use config::{Config, EngineError};
 pub use remote::{IrqSender, Kicker};
+pub use saved::{EngineState, NotRestored, NotSaved};
 pub use softcpu::{Bus, ClockMode, EntryState, Execution, MAX_CPUS, Stats};
 
 /// Interrupt lines of the IOAPIC, on either engine: global system interrupts 0..24.
@@ -100,6 +102,22 @@ impl Engine {
         match &mut self.0 {
             Inner::Soft(soft) => soft.set_entry(entry),
             Inner::Kvm(kvm) => kvm.set_entry(entry),
+        }
+    }
+
+    /// The CPUs, interrupt controllers and clock as plain data, between two calls of [`run`](Self::run).
+    pub fn save(&self) -> Result<EngineState, NotSaved> {
+        match &self.0 {
+            Inner::Soft(soft) => Ok(EngineState::Soft(soft.save())),
+            Inner::Kvm(_) => Err(NotSaved),
+        }
+    }
+
+    /// Makes a new engine what another one was saved as. `seed` makes what is random in it its own.
+    pub fn restore(&mut self, state: &EngineState, seed: u64) -> Result<(), NotRestored> {
+        match (&mut self.0, state) {
+            (Inner::Soft(soft), EngineState::Soft(state)) => soft.restore(state, seed),
+            (Inner::Kvm(_), EngineState::Soft(_)) => Err(NotRestored::Engine),
         }
     }
 

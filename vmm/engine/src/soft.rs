@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_ram::GuestRam;
-use softcpu::{Bus, EntryState, Stats, Vm};
+use softcpu::{Bus, EntryState, Stats, Vm, VmState};
 
 use crate::clock::GuestClock;
 use crate::remote::{IrqSender, Kicker};
-use crate::{Config, EngineError, Exit};
+use crate::{Config, EngineError, Exit, NotRestored};
 
 /// A [`softcpu::Vm`] that speaks this crate's types.
 pub(crate) struct SoftEngine {
@@ -30,6 +30,14 @@ impl SoftEngine {
     pub(crate) fn set_entry(&mut self, entry: &EntryState) -> Result<(), EngineError> {
         self.vm.set_entry(entry);
         Ok(())
+    }
+
+    pub(crate) fn save(&self) -> VmState {
+        self.vm.save()
+    }
+
+    pub(crate) fn restore(&mut self, state: &VmState, seed: u64) -> Result<(), NotRestored> {
+        Ok(self.vm.restore(state, seed)?)
     }
 
     pub(crate) fn run(&mut self, bus: &mut dyn Bus) -> Exit {

@@ -11,7 +11,7 @@ use devices::input::InputQueue;
 use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Rng, SeededEntropy};
 use machine::{
-    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, choose,
+    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, Start, choose,
 };
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -34,9 +34,11 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let log = ConsoleLog::new();
     let mut machine = Machine::new(MachineConfig {
         memory_bytes: memory << 20,
-        kernel: kernel.into(),
-        initrd: files.get(1).map(Into::into),
-        cmdline: format!("console=ttyS0 panic=-1 {}", words.join(" ")),
+        start: Start::Boot {
+            kernel: kernel.into(),
+            initrd: files.get(1).map(Into::into),
+            cmdline: format!("console=ttyS0 panic=-1 {}", words.join(" ")),
+        },
         engine: choice.kind,
         cpus: env::var("CPUS").ok().map_or(Ok(1), |cpus| cpus.parse())?,
         clock,

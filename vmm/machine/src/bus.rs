@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use devices::cmos::{self, Cmos};
+use devices::cmos::{self, Cmos, SavedCmos};
 use devices::port::PortDevice;
 use devices::power::{self, AcpiPower, KeyboardController};
 use devices::pvpanic::{self, PanicDevice};
-use devices::serial::{self, SerialPort};
+use devices::serial::{self, SavedSerial, SerialPort};
 use devices::virtio::mmio::MmioTransport;
+use devices::virtio::{NotSaved, SavedTransport};
 use engine::Bus;
 use vm_memory::GuestAddress;
 
@@ -156,6 +157,22 @@ impl Board {
         for device in self.mmio.values_mut() {
             device.service();
         }
+    }
+
+    /// The serial port, the CMOS, and the virtio devices by slot, as plain data.
+    pub fn save(&mut self) -> Result<(SavedSerial, SavedCmos, Vec<SavedTransport>), NotSaved> {
+        let (mut serial, mut cmos) = (None, None);
+        for device in self.ports.values_mut() {
+            match device {
+                Legacy::Serial(device) => serial = Some(device.save()),
+                Legacy::Cmos(device) => cmos = Some(device.save()),
+                // They remember nothing.
+                Legacy::Power(_) | Legacy::Keyboard(_) | Legacy::Panic(_) => {}
+            }
+        }
+        let virtio = self.mmio.values_mut().map(|device| device.save()).collect::<Result<_, _>>()?;
+        let missing = || NotSaved("the board has no serial port or no CMOS".to_owned());
+        Ok((serial.ok_or_else(missing)?, cmos.ok_or_else(missing)?, virtio))
     }
 
     /// How often devices were accessed.

@@ -86,6 +86,9 @@ pub enum MachineError {
         /// Devices asked for.
         count: usize,
     },
+    /// The snapshot cannot be used.
+    #[error(transparent)]
+    Snapshot(#[from] crate::snapshot::SnapshotError),
     /// The CPU engine could not be made.
     #[error(transparent)]
     Engine(#[from] engine::EngineError),

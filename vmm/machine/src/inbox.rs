@@ -5,11 +5,15 @@
 //! heard only at the moments that guest time defines (a slice's end, an idle CPU), so the guest
 //! sees no trace of how the host scheduled its threads; otherwise the CPU is kicked at once.
 
+use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
 use engine::Kicker;
+
+use crate::snapshot::{Header, Labels, SnapshotError};
 
 /// Why another thread ends a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +51,18 @@ impl Handle {
         self.wake();
     }
 
+    /// Asks for a snapshot. It is taken at the next moment at which the guest may get input, and the answer
+    /// comes then; it does not come ([`RecvError`](mpsc::RecvError)) where the run is over first. Not to
+    /// be waited for on the thread that runs the guest.
+    pub fn snapshot(&self, request: SnapshotRequest) -> mpsc::Receiver<Result<Header, SnapshotError>> {
+        let (reply, answer) = mpsc::channel();
+        self.inbox.post(|wishes| wishes.snapshots.push_back(Wish { request, reply }));
+        if self.inbox.kick_on_wake {
+            self.inbox.kicker.kick();
+        }
+        answer
+    }
+
     /// Ends the run soon, as [`End::Stopped`](crate::End::Stopped).
     pub fn stop(&self) {
         self.end(StopReason::Asked);
@@ -70,6 +86,23 @@ pub(crate) struct Inbox {
     kick_on_wake: bool,
 }
 
+/// A snapshot that is wanted.
+#[derive(Clone, Debug)]
+pub struct SnapshotRequest {
+    /// Where to.
+    pub path: PathBuf,
+    /// What is to be said of it in its header.
+    pub labels: Labels,
+    /// Whether the run ends then, as [`End::Stopped`](crate::End::Stopped).
+    pub stop: bool,
+}
+
+/// A request and who waits for the answer.
+pub(crate) struct Wish {
+    pub request: SnapshotRequest,
+    pub reply: mpsc::Sender<Result<Header, SnapshotError>>,
+}
+
 /// Host input waits in the devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wake {
@@ -82,6 +115,7 @@ struct Wishes {
     woken: bool,
     work: bool,
     stop: Option<StopReason>,
+    snapshots: VecDeque<Wish>,
 }
 
 impl Inbox {
@@ -95,6 +129,11 @@ impl Inbox {
         std::mem::take(&mut wishes.woken).then(|| Wake { work: std::mem::take(&mut wishes.work) })
     }
 
+    /// The oldest request for a snapshot.
+    pub(crate) fn take_snapshot(&self) -> Option<Wish> {
+        self.wishes().snapshots.pop_front()
+    }
+
     /// Why the run shall end, if it shall.
     pub(crate) fn stop_reason(&self) -> Option<StopReason> {
         self.wishes().stop
@@ -102,7 +141,8 @@ impl Inbox {
 
     /// Sleeps until there is a wish, at most for `limit`. False: the limit passed, without one.
     pub(crate) fn wait(&self, limit: Option<Duration>) -> bool {
-        let nothing = |wishes: &mut Wishes| !wishes.woken && wishes.stop.is_none();
+        let nothing =
+            |wishes: &mut Wishes| !wishes.woken && wishes.stop.is_none() && wishes.snapshots.is_empty();
         let wishes = self.wishes();
         // Poisoned or not, the wishes are plain values, and the caller looks at them itself.
         match limit {

@@ -1,8 +1,9 @@
 //! A guest from its configuration to its end.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -13,9 +14,9 @@ use devices::irq::IrqLine;
 use devices::power::{AcpiPower, KeyboardController, PowerRequest, PowerSink};
 use devices::pvpanic::{PanicDevice, PanicSink};
 use devices::serial::SerialPort;
-use devices::virtio::VirtioDevice;
 use devices::virtio::mmio::MmioTransport;
-use engine::{ClockMode, Engine, Execution, Exit, GuestClock, IrqSender, Kicker, Kind};
+use devices::virtio::{SavedTransport, VirtioDevice};
+use engine::{ClockMode, Engine, EntryState, Execution, Exit, GuestClock, IrqSender, Kicker, Kind};
 use guest_ram::GuestRam;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -26,9 +27,10 @@ use crate::console::ConsoleLog;
 use crate::error::MachineError;
 use crate::events::{ConsoleSource, EventThread};
 use crate::gauges::Gauges;
-use crate::inbox::{Activity, Handle, Inbox, Pace, StopReason};
+use crate::inbox::{Activity, Handle, Inbox, Pace, SnapshotRequest, StopReason, Wish};
 use crate::layout::{ACPI_TABLES, MemorySize, SERIAL_GSI, VirtioSlot};
 use crate::outcome::{End, ExitCounts, Outcome, RunStats};
+use crate::snapshot::{self, Facts, Header, Labels, MachineState, Snapshot, SnapshotError};
 
 /// Guest time from the panic device's news to the end of the run: the kernel tells the device before
 /// it has flushed what it prints of the panic.
@@ -38,12 +40,8 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct MachineConfig {
     /// RAM in bytes; see [`MemorySize`].
     pub memory_bytes: u64,
-    /// An ELF `vmlinux`.
-    pub kernel: PathBuf,
-    /// An initramfs.
-    pub initrd: Option<PathBuf>,
-    /// The kernel command line. [`boot::BOARD_WORDS`] is put before it, and nothing else.
-    pub cmdline: String,
+    /// How the guest begins.
+    pub start: Start,
     /// What executes the guest.
     pub engine: Kind,
     /// CPUs: 1 to [`engine::MAX_CPUS`].
@@ -64,6 +62,22 @@ pub struct MachineConfig {
     pub log: ConsoleLog,
     /// Whether the guest has something to do; see [`Activity`].
     pub activity: Activity,
+}
+
+/// How a guest begins.
+pub enum Start {
+    /// By booting a kernel.
+    Boot {
+        /// An ELF `vmlinux`.
+        kernel: PathBuf,
+        /// An initramfs.
+        initrd: Option<PathBuf>,
+        /// The kernel command line. [`boot::BOARD_WORDS`] is put before it, and nothing else.
+        cmdline: String,
+    },
+    /// Where another one was saved. It needs the same virtio devices in the same order, as many CPUs
+    /// and as much RAM.
+    Restore(Snapshot),
 }
 
 /// The first serial port (`console=ttyS0`).
@@ -87,22 +101,35 @@ pub struct Machine {
     serial_input: InputQueue,
     exits: ExitCounts,
     gauges: Gauges,
+    memory: MemorySize,
+    /// Saved virtio devices that were not added yet.
+    to_restore: VecDeque<SavedTransport>,
 }
 
 impl Machine {
-    /// Allocates RAM, makes the CPU, loads kernel and initramfs, and puts the PC's own devices on
-    /// the board.
+    /// Makes RAM and CPU, loads kernel and initramfs or what was saved, and puts the PC's own devices
+    /// on the board.
     pub fn new(mut config: MachineConfig) -> Result<Machine, MachineError> {
         let size = MemorySize::new(config.memory_bytes)?;
-        let ram = Arc::new(guest_ram::allocate(&size.ranges())?);
-        let cmdline = boot::command_line(&config.cmdline);
-        let source = BootSource {
-            kernel: &config.kernel,
-            initrd: config.initrd.as_deref(),
-            cmdline: &cmdline,
-            rsdp: ACPI_TABLES,
+        let (ram, begin) = match &config.start {
+            Start::Boot { kernel, initrd, cmdline } => {
+                let ram = Arc::new(guest_ram::allocate(&size.ranges())?);
+                let cmdline = boot::command_line(cmdline);
+                let initrd = initrd.as_deref();
+                let source = BootSource { kernel, initrd, cmdline: &cmdline, rsdp: ACPI_TABLES };
+                let entry = boot::load(&ram, size, &source)?;
+                (ram, Begin::Entry(entry))
+            }
+            Start::Restore(snapshot) => {
+                let header = snapshot.header();
+                if (header.memory_bytes, header.cpus) != (config.memory_bytes, config.cpus) {
+                    let what = "the guest has other memory or another number of CPUs".to_owned();
+                    return Err(SnapshotError::Mismatch(what).into());
+                }
+                let state = snapshot.state()?;
+                (Arc::new(snapshot.ram()?), Begin::State(Box::new(state)))
+            }
         };
-        let entry = boot::load(&ram, size, &source)?;
 
         let cpu = engine::Config {
             cpus: config.cpus,
@@ -111,7 +138,9 @@ impl Machine {
             execution: config.execution,
         };
         let mut engine = Engine::new(config.engine, ram.clone(), cpu)?;
-        engine.set_entry(&entry)?;
+        if let Begin::Entry(entry) = &begin {
+            engine.set_entry(entry)?;
+        }
 
         let kicker = engine.kicker();
         let deterministic = engine.kind() == Kind::Soft && config.clock == ClockMode::Virtual;
@@ -122,16 +151,35 @@ impl Machine {
 
         let serial_input = InputQueue::new();
         let output = std::mem::replace(&mut config.serial.output, Box::new(std::io::sink()));
-        let serial = SerialPort::new(
+        let mut serial = SerialPort::new(
             Arc::new(Line { irq: engine.irq(), gsi: SERIAL_GSI }),
             config.log.tee(output),
             serial_input.clone(),
         );
+        let mut to_restore = VecDeque::new();
+        let mut cmos_saved = None;
+        if let Begin::State(state) = begin {
+            let MachineState { engine: cpus, serial: saved, cmos, rtc_base, virtio } = *state;
+            let mismatch = |error: &dyn std::fmt::Display| SnapshotError::Mismatch(error.to_string());
+            serial.restore(saved).map_err(|error| mismatch(&error))?;
+            engine.restore(&cpus, config.seed).map_err(|error| mismatch(&error))?;
+            // The host's time goes on while a guest is saved; virtual time does not.
+            config.rtc_base = match config.clock {
+                ClockMode::Virtual => rtc_base,
+                ClockMode::Host => config.rtc_base.saturating_sub(engine.now()),
+            };
+            cmos_saved = Some(cmos);
+            to_restore = virtio.into();
+        }
         let rtc = Rtc { clock: engine.clock(), base: config.rtc_base };
+        let mut cmos = Cmos::new(Box::new(rtc));
+        if let Some(saved) = cmos_saved {
+            cmos.restore(saved).map_err(|error| SnapshotError::Mismatch(error.to_string()))?;
+        }
         let mut board = Board::default();
         for device in [
             Legacy::Serial(serial),
-            Legacy::Cmos(Cmos::new(Box::new(rtc))),
+            Legacy::Cmos(cmos),
             Legacy::Power(AcpiPower::new(power.clone())),
             Legacy::Keyboard(KeyboardController::new(power.clone())),
             Legacy::Panic(PanicDevice::new(panic.clone())),
@@ -150,15 +198,25 @@ impl Machine {
             serial_input,
             exits: ExitCounts::default(),
             gauges: Gauges::default(),
+            memory: size,
+            to_restore,
         })
     }
 
-    /// Puts a virtio device into the next slot.
+    /// Puts a virtio device into the next slot. A machine that goes on from a snapshot restores it.
     pub fn add_virtio(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), MachineError> {
         let count = self.slots.len() + 1;
         let slot = VirtioSlot::new(self.slots.len()).ok_or(MachineError::TooManyDevices { count })?;
         let line = Arc::new(Line { irq: self.engine.irq(), gsi: slot.gsi });
         let transport = Arc::new(MmioTransport::new(self.ram.clone(), device, line));
+        if let Start::Restore(_) = self.config.start {
+            let more =
+                || SnapshotError::Mismatch("the guest has a device more than it was saved with".to_owned());
+            let saved = self.to_restore.pop_front().ok_or_else(more)?;
+            transport
+                .restore(saved)
+                .map_err(|error| SnapshotError::Mismatch(format!("virtio device {}: {error}", slot.index)))?;
+        }
         self.board.add_virtio(slot, transport).expect("slots do not overlap");
         self.slots.push(slot);
         Ok(())
@@ -186,7 +244,16 @@ impl Machine {
 
     /// Runs the guest on this thread until the run is over. Fails only where it cannot begin.
     pub fn run(mut self) -> Result<Outcome, MachineError> {
-        acpi::write(&self.ram, self.config.cpus, &self.slots);
+        match self.config.start {
+            Start::Boot { .. } => {
+                acpi::write(&self.ram, self.config.cpus, &self.slots);
+            }
+            Start::Restore(_) if self.to_restore.is_empty() => {}
+            Start::Restore(_) => {
+                let less = "the guest has a device less than it was saved with".to_owned();
+                return Err(SnapshotError::Mismatch(less).into());
+            }
+        }
         let source = self.config.serial.input.take();
         let source = source.map(|fd| ConsoleSource { fd, queue: self.serial_input.clone() });
         let heartbeat = (self.engine.kind() == Kind::Kvm).then(|| self.engine.kicker());
@@ -233,12 +300,14 @@ impl Machine {
                 }
                 Exit::Slice => {
                     self.exits.slice += 1;
+                    self.take_snapshot();
                     self.take_input();
                 }
                 Exit::Stopped => {
                     self.exits.stopped += 1;
                     // With a virtual clock a kick comes at no defined moment of guest time.
                     if !self.is_virtual() {
+                        self.take_snapshot();
                         self.take_input();
                     }
                 }
@@ -276,6 +345,34 @@ impl Machine {
         printed.or(told).map(End::Panic)
     }
 
+    /// Takes the snapshot that somebody asked for. The CPU is between two instructions, and no device is in
+    /// the middle of anything.
+    fn take_snapshot(&mut self) {
+        let Some(Wish { request, reply }) = self.inbox.take_snapshot() else { return };
+        let SnapshotRequest { path, labels, stop } = request;
+        let result = self.save(&path, labels);
+        if stop {
+            self.handle().stop();
+        }
+        // Who does not wait for the answer does not need it.
+        let _ = reply.send(result);
+    }
+
+    fn save(&mut self, path: &Path, labels: Labels) -> Result<Header, SnapshotError> {
+        let not_saved = |error: &dyn std::fmt::Display| SnapshotError::NotSaved(error.to_string());
+        let engine = self.engine.save().map_err(|error| not_saved(&error))?;
+        let (serial, cmos, virtio) = self.board.save().map_err(|error| not_saved(&error))?;
+        let state = MachineState { engine, serial, cmos, rtc_base: self.config.rtc_base, virtio };
+        let facts = Facts {
+            engine: self.engine.kind().to_string(),
+            cpus: self.config.cpus,
+            memory: self.memory,
+            guest_time: self.engine.now(),
+            labels,
+        };
+        snapshot::write(path, facts, &state, &self.ram)
+    }
+
     fn is_virtual(&self) -> bool {
         self.engine.kind() == Kind::Soft && self.config.clock == ClockMode::Virtual
     }
@@ -294,6 +391,7 @@ impl Machine {
 
     /// The CPU is halted until an interrupt; its timer is due at `until`.
     fn idle(&mut self, until: Option<Duration>) {
+        self.take_snapshot();
         if self.take_input() {
             return;
         }
@@ -314,6 +412,12 @@ impl Machine {
             }
         }
     }
+}
+
+/// What a CPU begins with.
+enum Begin {
+    Entry(EntryState),
+    State(Box<MachineState>),
 }
 
 /// A guest on a thread of its own. Dropping it stops the guest and waits for the thread.

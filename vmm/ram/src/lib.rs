@@ -11,11 +11,13 @@
 //! The KVM engine ignores the stale list; hardware keeps its own instruction cache coherent.
 
 use std::fmt;
+use std::fs::File;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use vm_memory::bitmap::{Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::mmap::{FromRangesError, MmapRegionError};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, MmapRegion};
 
 /// Bytes in a page of guest memory.
 pub const PAGE_SIZE: usize = 4096;
@@ -31,13 +33,37 @@ pub type GuestRamRegion = vm_memory::GuestRegionMmap<PageMap>;
 #[error("cannot map {bytes} bytes of guest memory: {source}")]
 pub struct AllocateError {
     bytes: usize,
-    source: vm_memory::mmap::FromRangesError,
+    source: FromRangesError,
 }
 
 /// Maps zeroed, anonymous RAM at the given (start, length in bytes) ranges.
 pub fn allocate(ranges: &[(GuestAddress, usize)]) -> Result<GuestRam, AllocateError> {
     let bytes = ranges.iter().map(|(_, len)| len).sum();
     GuestRam::from_ranges(ranges).map_err(|source| AllocateError { bytes, source })
+}
+
+/// Maps RAM from a file at the given (start, length, offset in the file) ranges, copy on write: the file
+/// does not change, and what is not written is shared with everybody else who maps it.
+///
+/// The file must not become shorter while the RAM is in use: reading a page that is gone kills the
+/// process (SIGBUS).
+pub fn map(file: &File, ranges: &[(GuestAddress, usize, u64)]) -> Result<GuestRam, AllocateError> {
+    let bytes = ranges.iter().map(|(_, len, _)| len).sum();
+    let failed = |source| AllocateError { bytes, source };
+    let end = file.metadata().map_err(|error| failed(MmapRegionError::Mmap(error).into()))?.len();
+    let mut regions = Vec::new();
+    for &(start, len, offset) in ranges {
+        if offset.checked_add(len as u64).is_none_or(|last| last > end) {
+            return Err(failed(MmapRegionError::MappingPastEof.into()));
+        }
+        let file = file.try_clone().map_err(|error| failed(MmapRegionError::Mmap(error).into()))?;
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_NORESERVE);
+        let mapping = MmapRegion::build(Some(FileOffset::new(file, offset)), len, protection, flags)
+            .map_err(|error| failed(error.into()))?;
+        regions.push(GuestRamRegion::new(mapping, start).ok_or(failed(FromRangesError::InvalidGuestRegion))?);
+    }
+    GuestRam::from_regions(regions).map_err(|error| failed(error.into()))
 }
 
 /// Marks `page` (a guest-physical page address) as holding decoded code. False where it is not RAM.
@@ -163,6 +189,7 @@ impl NewBitmap for PageMap {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
     use vm_memory::Bytes;
 
     fn stale(ram: &GuestRam) -> Vec<u64> {
@@ -191,6 +218,23 @@ mod tests {
         // The mark went with the drain: the CPU sets it again when it decodes the page again.
         ram.write_obj(1u64, GuestAddress(0x1800)).unwrap();
         assert!(stale(&ram).is_empty());
+    }
+
+    #[test]
+    fn mapped_ram_shows_the_file_and_does_not_change_it() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 3 * PAGE_SIZE]).unwrap();
+        let start = GuestAddress(1 << 32);
+        let ranges = [(GuestAddress(0), PAGE_SIZE, 0), (start, PAGE_SIZE, 2 * PAGE_SIZE as u64)];
+        let (one, other) = (map(&file, &ranges).unwrap(), map(&file, &ranges).unwrap());
+        one.write_obj(1u64, start).unwrap();
+        assert_eq!(one.read_obj::<u64>(start).unwrap(), 1);
+        assert_eq!(other.read_obj::<u8>(start).unwrap(), 7);
+        assert_eq!(map(&file, &ranges).unwrap().read_obj::<u8>(start).unwrap(), 7);
+        set_code(&one, start);
+        one.write_obj(2u8, start).unwrap();
+        assert_eq!(stale(&one), [1 << 32]);
+        assert!(map(&file, &[(GuestAddress(0), PAGE_SIZE, 3 * PAGE_SIZE as u64)]).is_err(), "past its end");
     }
 
     #[test]

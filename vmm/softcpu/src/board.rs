@@ -151,6 +151,8 @@ impl Board {
         self.current = state.current;
         self.io = state.io.clone();
         self.levels = state.levels;
+        // What devices raised while they were restored is in the state already.
+        self.remote.take();
         for gsi in 0..LINES {
             self.remote.set_level(gsi, state.levels & 1 << gsi != 0);
             if state.pulses & 1 << gsi != 0 {

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::code;
-use crate::cpu::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, Cpu};
+use crate::cpu::{CR0_ET, CR0_PE, CR0_PG, CR4_PAE, Cpu, EFER_LMA, EFER_LME};
 use crate::flags::Flags;
 use crate::interp::system::{CR0_BITS, CR4_BITS};
 use crate::msr::Msrs;
@@ -50,9 +50,11 @@ impl CpuState {
         let mut x87 = self.x87;
         x87.set_control(control);
         x87.set_status(status);
-        let paging = self.cr0 & CR0_PG == 0 || self.cr0 & CR0_PE != 0 && self.cr4 & CR4_PAE != 0;
+        let paging = self.cr0 & CR0_PG != 0;
+        let long_mode = self.cr0 & CR0_PE != 0 && self.cr4 & CR4_PAE != 0 && self.msr.efer & EFER_LME != 0;
         x87 == self.x87
-            && paging
+            && paging == (self.msr.efer & EFER_LMA != 0)
+            && (long_mode || !paging)
             && self.cr0 & !CR0_BITS == 0
             && self.cr4 & !CR4_BITS == 0
             && self.rflags & !RFLAGS_BITS == 0

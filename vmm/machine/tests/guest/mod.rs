@@ -8,7 +8,7 @@ use std::time::Duration;
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, al, dx};
 use machine::{
-    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, choose,
+    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, Start, choose,
 };
 use tempfile::NamedTempFile;
 
@@ -108,9 +108,7 @@ pub fn config(engine: Kind, kernel: &NamedTempFile) -> (MachineConfig, Printed) 
     let printed = Printed::default();
     let config = MachineConfig {
         memory_bytes: 96 << 20,
-        kernel: kernel.path().into(),
-        initrd: None,
-        cmdline: String::new(),
+        start: Start::Boot { kernel: kernel.path().into(), initrd: None, cmdline: String::new() },
         engine,
         cpus: 1,
         clock: ClockMode::Virtual,
