@@ -48,15 +48,55 @@ pub enum Command {
     Trace(Box<TraceArgs>),
     /// Run the tests of a plan in guests, and report.
     Test(Box<crate::test::TestArgs>),
+    /// Say what a snapshot of a guest holds.
+    Snapshot(SnapshotArgs),
+}
+
+/// Arguments of `bindervm snapshot`.
+#[derive(Debug, Args)]
+pub struct SnapshotArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: SnapshotCommand,
+}
+
+/// `bindervm snapshot ...`.
+#[derive(Debug, Subcommand)]
+pub enum SnapshotCommand {
+    /// Say what a snapshot is of, and whether it can be used.
+    Info {
+        /// The snapshot.
+        file: PathBuf,
+        /// Read all of it and compare it with its checksums.
+        #[arg(long)]
+        verify: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Arguments of `bindervm run`.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(group(ArgGroup::new("socket").args(["name", "control"]).multiple(true)))]
 pub struct RunArgs {
     /// Image: the name of a built one (`bindervm image list`) or its folder.
-    #[arg(required_unless_present = "kernel", conflicts_with = "kernel")]
+    #[arg(required_unless_present_any = ["kernel", "from"], conflicts_with = "kernel")]
     pub image: Option<String>,
+    /// Go on from this snapshot instead of booting an image. Memory, CPUs and the binder driver are
+    /// those of the guest that was saved.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["image", "kernel", "append", "memory", "cpus", "binder", "binder_profile", "fast"]
+    )]
+    pub from: Option<PathBuf>,
+    /// Save the guest to this file and end: when it is up, or when COMMAND has ended well.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "fast"])]
+    pub snapshot_to: Option<PathBuf>,
+    /// Go on from a snapshot of the booted image, which is made on first use and kept in the cache.
+    #[arg(long, requires = "image", conflicts_with_all = ["disk", "share"])]
+    pub fast: bool,
     /// Boot this kernel (ELF vmlinux or bzImage) instead of an image.
     #[arg(long, value_name = "FILE")]
     pub kernel: Option<PathBuf>,

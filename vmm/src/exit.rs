@@ -9,7 +9,7 @@ use serde::Serialize;
 pub enum Code {
     /// The command line is wrong.
     Usage = 240,
-    /// An image, kernel, initrd, recipe or trace file is missing or damaged.
+    /// An image, kernel, initrd, recipe, trace or snapshot file is missing or damaged.
     Image = 241,
     /// The guest did not come up.
     BootFailed = 242,
@@ -82,6 +82,8 @@ pub enum Status {
     PoweredOff,
     /// A guest without a command was stopped from outside: `bindervm stop`.
     Stopped,
+    /// The guest was saved (`--snapshot-to` without a command).
+    Saved,
     /// bindervm ended the run.
     Failed {
         /// Why.
@@ -97,7 +99,7 @@ impl Status {
         match self {
             Status::Exited { code } => *code,
             Status::Signaled { signal } => 128u8.saturating_add(*signal),
-            Status::PoweredOff | Status::Stopped => 0,
+            Status::PoweredOff | Status::Stopped | Status::Saved => 0,
             Status::Failed { reason, .. } => *reason as u8,
         }
     }

@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod run;
 mod serve;
+mod snapshot;
 mod terminal;
 mod test;
 mod trace;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         Command::Image(command) => image::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Doctor => doctor::run(),
+        Command::Snapshot(args) => snapshot::run(args),
         Command::Trace(args) => trace::run(args),
     };
     exit(ended.map(|()| 0))

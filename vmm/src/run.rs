@@ -13,13 +13,14 @@ use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Entropy, HostEntropy, Rng, SeededEntropy};
 use machine::{
     Activity, ClockMode, ConsoleLog, Execution, Handle, Kind, Machine, MachineConfig, SerialConsole,
+    SnapshotRequest,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use self::binder::add_binder;
 use self::input::{Addressee, Target};
 use self::limit::enforce_timeout;
-use self::listener::Listener;
+use self::listener::{Listener, ready_at};
 use self::report::Report;
 use self::source::Source;
 use self::verdict::{agent_status, bare_status, machine_failure, thread_failure, trace_failure};
@@ -29,17 +30,20 @@ use crate::serve::commands::Commands;
 use crate::serve::console::ConsoleTap;
 use crate::serve::watchers::Watchers;
 use crate::serve::{Clients, Guest, Server};
+use crate::snapshot;
 use crate::terminal::{self, RawMode};
 
 mod binder;
 mod console;
 mod detach;
 pub mod disk;
+mod fast;
 mod input;
 mod limit;
 mod listener;
 mod record;
 mod report;
+mod restore;
 mod session;
 pub mod share;
 mod source;
@@ -93,10 +97,17 @@ pub fn run(args: &RunArgs) -> u8 {
 
 fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> Result<Status, Failure> {
     let began = Instant::now();
+    let fast = if args.fast { fast::prepare(args)? } else { None };
+    let args = fast.as_ref().unwrap_or(args);
     let source = Source::find(args)?;
+    // Without a command, `--snapshot-to` saves a guest that is up and does nothing.
+    let only_saved = args.command.is_empty() && args.snapshot_to.is_some();
     let bound = bind(args)?;
-    let interactive =
-        args.command.is_empty() && !args.serve && source.has_agent() && terminal::is_interactive();
+    let interactive = args.command.is_empty()
+        && !args.serve
+        && !only_saved
+        && source.has_agent()
+        && terminal::is_interactive();
     let engine = choose_engine(args.engine)?;
     let clock = match args.clock {
         // KVM has no other, whatever was asked for: neither its date nor its entropy is made to repeat.
@@ -115,13 +126,12 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     let log = ConsoleLog::new();
     let activity = Activity::new();
     let (serial, tap) = serial_console(args, &source, bound.is_some())?;
+    let (memory_bytes, cpus) = source.size(args);
     let config = MachineConfig {
-        memory_bytes: args.memory,
-        kernel: source.kernel.clone(),
-        initrd: source.initrd.clone(),
-        cmdline: source.command_line(args),
+        memory_bytes,
+        start: source.start(args),
         engine,
-        cpus: args.cpus,
+        cpus,
         clock,
         seed: args.seed,
         execution: match args.cpu_jit {
@@ -140,12 +150,17 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     let mut machine = Machine::new(config).map_err(machine_failure)?;
     report.engine = Some(machine.engine());
 
-    let entropy: Box<dyn Entropy> = match clock {
+    let mut entropy: Box<dyn Entropy> = match clock {
+        ClockMode::Virtual if source.restores().is_some() => Box::new(restore::entropy(args.seed)),
         ClockMode::Virtual => Box::new(SeededEntropy::new(args.seed)),
         ClockMode::Host => {
             let host = HostEntropy::open();
             Box::new(host.map_err(|e| Failure::because(Code::Internal, "cannot open the host's entropy", e))?)
         }
+    };
+    let resume = match source.restores() {
+        Some(_) => Some(restore::Resume::new(&mut *entropy, clock)?),
+        None => None,
     };
     machine.add_virtio(Box::new(Rng::new(entropy))).map_err(machine_failure)?;
     let binder = add_binder(args, &source, &mut machine)?;
@@ -156,15 +171,20 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
         let _ = trace_file.set(binder.recording.clone());
     }
 
-    let has_command = source.has_agent() && !args.serve;
+    let has_command = source.has_agent() && !args.serve && !only_saved;
     let (commands, watchers) = (Commands::default(), Watchers::default());
     let link = source.has_agent().then(|| {
         AgentLink::new(Box::new(Listener {
             session: session.clone(),
-            activity,
+            activity: activity.clone(),
             handle: machine.handle(),
             clock: machine.clock(),
             began,
+            save: args.snapshot_to.as_ref().map(|path| SnapshotRequest {
+                path: path.clone(),
+                labels: source.labels(args),
+                stop: true,
+            }),
             stdin_file: if interactive || !has_command { None } else { regular_stdin() },
             has_command,
             commands: commands.clone(),
@@ -177,12 +197,20 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
             .add_virtio(Box::new(Console::new(Box::new(console_port), Box::new(link.clone()))))
             .map_err(machine_failure)?;
     }
+    if let (Some(resume), Some(link)) = (resume, &link) {
+        resume.tell(link)?;
+        session.set_ready(ready_at(began, machine.clock().now()));
+        watchers.ready();
+        // What is asked of the agent now is there from the first moment on.
+        activity.set_busy(has_command);
+        machine.handle().wake();
+    }
     let guest = Arc::new(Guest {
         name: args.guest_name(),
         image: source.image_name.clone(),
         engine: machine.engine(),
         clock_mode: clock,
-        memory: args.memory,
+        memory: memory_bytes,
         began,
         session: session.clone(),
         has_command,
@@ -243,6 +271,10 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     let outcome = outcome.map_err(machine_failure)?;
     let tally = binder.recording.finish().map_err(trace_failure)?;
     report.fill(&outcome, binder.counters(), tally, session.ready());
+    if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
+        saved.map_err(|error| snapshot::not_made(path, error))?;
+        return Ok(if has_command { Status::Exited { code: 0 } } else { Status::Saved });
+    }
     match link {
         Some(_) => agent_status(&session, &outcome, &interrupted, args),
         None => bare_status(&session, &outcome, &interrupted),

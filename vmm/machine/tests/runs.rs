@@ -5,12 +5,15 @@ mod guest;
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use guest::*;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use machine::{ClockMode, End, Kind, Machine, MachineError, Outcome};
+use machine::{
+    ClockMode, End, Kind, Labels, Machine, MachineError, Outcome, Snapshot, SnapshotRequest, Start,
+};
 
 /// Runs a guest on every engine; `check` judges each run.
 fn run(
@@ -183,6 +186,97 @@ fn typed_bytes_reach_the_guest() {
     }
 }
 
+/// Echoes bytes, each with how many there were before it, until a line ends; it polls.
+fn counting_echo(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    let mut again = a.create_label();
+    a.mov(ebx, 0x30)?;
+    a.set_label(&mut again)?;
+    a.mov(dx, 0x3fd)?;
+    a.in_(al, dx)?;
+    a.test(al, 1)?;
+    a.jz(again)?;
+    a.mov(dx, 0x3f8)?;
+    a.in_(al, dx)?;
+    a.out(dx, al)?;
+    a.mov(ecx, eax)?;
+    a.mov(eax, ebx)?;
+    a.inc(ebx)?;
+    a.out(dx, al)?;
+    a.cmp(cl, i32::from(b'\n'))?;
+    a.jne(again)?;
+    power_off(a)
+}
+
+#[test]
+fn guests_go_on_from_a_snapshot_apart_from_each_other() {
+    let kernel = kernel(counting_echo);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("snapshot");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let (machine, printed) = machine(Kind::Soft, &kernel, Some(reader.into()));
+    let running = machine.spawn().unwrap();
+    writer.write_all(b"abc").unwrap();
+    while printed.text().len() < 6 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let request = |stop| SnapshotRequest { path: path.clone(), labels: Labels::new(), stop };
+    let header = running.handle().snapshot(request(false)).recv().unwrap().unwrap();
+    assert_eq!((header.engine.as_str(), header.cpus, header.memory_bytes), ("soft", 1, 96 << 20));
+    writer.write_all(b"d").unwrap();
+    while printed.text().len() < 8 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The one that was saved goes on as well, until it is asked to end with a second snapshot.
+    let second = folder.path().join("second");
+    let answer = running.handle().snapshot(SnapshotRequest { path: second.clone(), ..request(true) });
+    assert_eq!(running.join().unwrap().end, End::Stopped);
+    answer.recv().unwrap().unwrap();
+
+    let restored = |path: &Path, typed: &[u8]| {
+        let (mut config, printed) = config(Kind::Soft, &kernel);
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(typed).unwrap();
+        config.serial.input = Some(reader.into());
+        config.start = Start::Restore(Snapshot::open(path).unwrap());
+        let outcome = Machine::new(config).unwrap().run().unwrap();
+        assert_eq!(outcome.end, End::PoweredOff);
+        printed.text()
+    };
+    assert_eq!(restored(&path, b"x\n"), "x3\n4");
+    assert_eq!(restored(&path, b"yz\n"), "y3z4\n5");
+    assert_eq!(restored(&second, b"\n"), "\n4");
+}
+
+#[test]
+fn a_snapshot_fits_one_machine_only() {
+    let kernel = kernel(counting_echo);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("snapshot");
+    let running = machine(Kind::Soft, &kernel, None).0.spawn().unwrap();
+    let request = SnapshotRequest { path: path.clone(), labels: Labels::new(), stop: true };
+    running.handle().snapshot(request.clone()).recv().unwrap().unwrap();
+    let handle = running.handle();
+    running.join().unwrap();
+    assert!(handle.snapshot(request).recv().is_err(), "nobody takes it any more");
+
+    let restored = |change: &dyn Fn(&mut machine::MachineConfig)| {
+        let (mut config, _) = config(Kind::Soft, &kernel);
+        config.start = Start::Restore(Snapshot::open(&path).unwrap());
+        change(&mut config);
+        Machine::new(config)
+    };
+    assert!(restored(&|_| ()).is_ok());
+    let changes: [fn(&mut machine::MachineConfig); 2] = [|c| c.cpus = 2, |c| c.memory_bytes += 4096];
+    for change in changes {
+        let error = restored(&change).err().expect("refused").to_string();
+        assert!(error.starts_with("it does not fit"), "{error}");
+    }
+    let mut more = restored(&|_| ()).unwrap();
+    let rng = devices::virtio::rng::SeededEntropy::new(1);
+    let error = more.add_virtio(Box::new(devices::virtio::rng::Rng::new(Box::new(rng)))).unwrap_err();
+    assert!(error.to_string().contains("a device more"), "{error}");
+}
+
 #[test]
 fn the_clock_shows_the_configured_date() {
     // Seconds, minutes and hours of the CMOS clock, BCD, as letters from 'A'.
@@ -295,14 +389,21 @@ fn on_the_soft_engine_a_run_repeats_exactly() {
 #[test]
 fn a_machine_that_cannot_be_is_an_error() {
     let kernel = kernel(power_off);
-    let with = |change: fn(&mut machine::MachineConfig)| {
+    let with = |change: &dyn Fn(&mut machine::MachineConfig)| {
         let (mut config, _) = config(Kind::Soft, &kernel);
         change(&mut config);
         Machine::new(config).err().expect("refused")
     };
-    assert!(matches!(with(|c| c.memory_bytes = 1 << 20), MachineError::MemoryTooSmall { .. }));
-    assert!(matches!(with(|c| c.memory_bytes = 1 << 50), MachineError::MemoryTooLarge { .. }));
-    assert!(matches!(with(|c| c.kernel = "/dev/null".into()), MachineError::Read { .. }));
-    assert!(matches!(with(|c| c.initrd = Some("/nonexistent".into())), MachineError::Read { .. }));
-    assert!(matches!(with(|c| c.cmdline = "x".repeat(5000)), MachineError::CommandLineTooLong { .. }));
+    assert!(matches!(with(&|c| c.memory_bytes = 1 << 20), MachineError::MemoryTooSmall { .. }));
+    assert!(matches!(with(&|c| c.memory_bytes = 1 << 50), MachineError::MemoryTooLarge { .. }));
+    let boot = |kernel: &Path, initrd: Option<&str>, cmdline: &str| Start::Boot {
+        kernel: kernel.into(),
+        initrd: initrd.map(Into::into),
+        cmdline: cmdline.into(),
+    };
+    let path = kernel.path();
+    assert!(matches!(with(&|c| c.start = boot(Path::new("/dev/null"), None, "")), MachineError::Read { .. }));
+    assert!(matches!(with(&|c| c.start = boot(path, Some("/nonexistent"), "")), MachineError::Read { .. }));
+    let long = "x".repeat(5000);
+    assert!(matches!(with(&|c| c.start = boot(path, None, &long)), MachineError::CommandLineTooLong { .. }));
 }

@@ -78,7 +78,7 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
     };
     let recording =
         Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary || args.status.is_some());
-    if args.binder == BinderArg::Kernel {
+    if source.binder(args) == BinderArg::Kernel {
         return Ok(Binder { recording, counters: Arc::default(), domain: None });
     }
     let profile = match args.binder_profile {

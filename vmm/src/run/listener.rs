@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use agent_protocol::{AgentEvent, AgentEvents, AgentLink, ExecId, LostReason, STREAM_CHUNK, Stream};
-use machine::{Activity, Handle};
+use agent_protocol::{
+    AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, LostReason, STREAM_CHUNK, Stream,
+};
+use machine::{Activity, Handle, SnapshotRequest};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
@@ -28,6 +30,8 @@ pub struct Listener {
     pub clock: engine::GuestClock,
     /// When the process began.
     pub began: Instant,
+    /// Saves the guest, and ends the run: when it is up, or when its command has ended well if it has one.
+    pub save: Option<SnapshotRequest>,
     /// A regular file as stdin is sent from here, at moments that guest time defines, so that a run
     /// with it repeats; anything else is sent by a thread.
     pub stdin_file: Option<Box<dyn io::Read + Send>>,
@@ -43,10 +47,11 @@ impl AgentEvents for Listener {
     fn event(&mut self, link: &AgentLink, event: AgentEvent<'_>) {
         match event {
             AgentEvent::Ready => {
-                let at =
-                    ReadyAt { cpu: process_cpu_time(), wall: self.began.elapsed(), guest: self.clock.now() };
-                self.session.set_ready(at);
+                self.session.set_ready(ready_at(self.began, self.clock.now()));
                 self.watchers.ready();
+                if !self.has_command {
+                    self.save_guest();
+                }
                 self.rest();
             }
             AgentEvent::Started(id, pid) => match self.commands.find(id) {
@@ -150,8 +155,20 @@ impl Listener {
         self.activity.set_busy(has_work);
     }
 
+    /// Asks for the snapshot that is to be made: it is taken as soon as the guest is idle. False: there is
+    /// none to be made.
+    fn save_guest(&mut self) -> bool {
+        let Some(request) = self.save.take() else { return false };
+        self.session.set_saving(self.handle.snapshot(request));
+        true
+    }
+
     fn command_ended(&mut self, link: &AgentLink, end: CommandEnd) {
+        let well = matches!(end, CommandEnd::Exited(ExitStatus::Code(0)));
         self.session.command_ended(end);
+        if well && self.save_guest() {
+            return;
+        }
         // A guest that is already going down needs no asking.
         let _ = link.power_off();
         self.activity.set_busy(true);
@@ -173,6 +190,11 @@ impl Listener {
             room -= read;
         }
     }
+}
+
+/// Now, in a process that began at `began`, at this guest time.
+pub fn ready_at(began: Instant, guest: Duration) -> ReadyAt {
+    ReadyAt { cpu: process_cpu_time(), wall: began.elapsed(), guest }
 }
 
 fn process_cpu_time() -> Duration {

@@ -1,10 +1,10 @@
 //! What is known of a run: of its guest, and of the command it is for.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, mpsc};
 use std::time::Duration;
 
 use agent_protocol::{ExitStatus, LostReason};
-use machine::Listening;
+use machine::{Header, Listening, SnapshotError};
 use rustix::io::Errno;
 
 /// The most complaints of the guest that are kept for the end of the run.
@@ -31,7 +31,11 @@ struct State {
     over: bool,
     notes: Vec<String>,
     unwritten: Option<Errno>,
+    saving: Option<Saving>,
 }
+
+/// A snapshot that was asked for.
+type Saving = mpsc::Receiver<Result<Header, SnapshotError>>;
 
 /// When the agent was ready to run commands.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +66,17 @@ impl Session {
     /// When the agent became ready, if it did.
     pub fn ready(&self) -> Option<ReadyAt> {
         self.lock().ready
+    }
+
+    /// A snapshot was asked for.
+    pub(super) fn set_saving(&self, answer: Saving) {
+        self.update(|state| state.saving = Some(answer));
+    }
+
+    /// What became of the snapshot, after the run, if one was asked for.
+    pub fn saved(&self) -> Option<Result<Header, SnapshotError>> {
+        let saving = self.lock().saving.take()?;
+        Some(saving.recv().unwrap_or(Err(SnapshotError::Ended)))
     }
 
     /// How the command ended, if it did.

@@ -1,4 +1,4 @@
-//! What a run boots: a built image, or a kernel of the user's own.
+//! What a guest begins with: a built image, a kernel of the user's own, or a snapshot.
 
 use std::fs;
 use std::io;
@@ -6,55 +6,132 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use images::{Cache, Digest, Image};
+use machine::{Labels, Snapshot, Start};
 
 use crate::args::{BinderArg, RunArgs};
 use crate::exit::{Code, Failure};
+use crate::snapshot::{self, labels};
 
 /// The clock of a guest whose build date is not known: 2024-01-01, so that its certificates and
 /// file dates make sense.
 const SOME_DATE: Duration = Duration::from_secs(1_704_067_200);
 
-/// Kernel, initramfs and command line.
+/// What a guest begins with.
 pub struct Source {
-    /// An ELF `vmlinux`.
-    pub kernel: PathBuf,
-    /// The initramfs.
-    pub initrd: Option<PathBuf>,
+    origin: Origin,
     /// When it was built, since 1970.
     pub build_date: Duration,
     /// Name of the image, if it is one.
     pub image_name: Option<String>,
-    command_line: String,
+    /// The hash of all that went into the image.
+    pub image_digest: Option<String>,
+}
+
+enum Origin {
+    Boot {
+        /// An ELF `vmlinux`.
+        kernel: PathBuf,
+        initrd: Option<PathBuf>,
+        command_line: String,
+    },
+    Restore(Snapshot),
 }
 
 impl Source {
     /// Finds what the arguments name.
     pub fn find(args: &RunArgs) -> Result<Source, Failure> {
+        if let Some(path) = &args.from {
+            return Source::snapshot(path);
+        }
         match (&args.image, &args.kernel) {
             (Some(image), _) => {
                 let image = images::open(image)
                     .map_err(|error| Failure::because(Code::Image, "cannot open the image", error))?;
                 Ok(Source::image(image))
             }
-            (None, Some(kernel)) => Ok(Source {
-                kernel: vmlinux(kernel)?,
-                initrd: args.initrd.clone(),
-                build_date: SOME_DATE,
-                image_name: None,
-                command_line: String::new(),
-            }),
+            (None, Some(kernel)) => {
+                let kernel = vmlinux(kernel)?;
+                let command_line = String::new();
+                let origin = Origin::Boot { kernel, initrd: args.initrd.clone(), command_line };
+                Ok(Source { origin, build_date: SOME_DATE, image_name: None, image_digest: None })
+            }
             (None, None) => Err(Failure::new(Code::Usage, "name an image or a --kernel")),
         }
     }
 
     fn image(image: Image) -> Source {
+        let (kernel, initrd) = (image.vmlinux(), Some(image.initramfs()));
+        let manifest = image.manifest;
         Source {
-            kernel: image.vmlinux(),
-            initrd: Some(image.initramfs()),
-            build_date: Duration::from_secs(image.manifest.build_date),
-            image_name: Some(image.manifest.name),
-            command_line: image.manifest.command_line,
+            origin: Origin::Boot { kernel, initrd, command_line: manifest.command_line },
+            build_date: Duration::from_secs(manifest.build_date),
+            image_digest: Some(manifest.image.to_string()),
+            image_name: Some(manifest.name),
         }
+    }
+
+    fn snapshot(path: &Path) -> Result<Source, Failure> {
+        let snapshot = snapshot::open(path)?;
+        let labels = &snapshot.header().labels;
+        Ok(Source {
+            build_date: SOME_DATE,
+            image_name: labels.get(labels::IMAGE).cloned(),
+            image_digest: labels.get(labels::DIGEST).cloned(),
+            origin: Origin::Restore(snapshot),
+        })
+    }
+
+    /// The snapshot that the guest goes on from.
+    pub fn restores(&self) -> Option<&Snapshot> {
+        match &self.origin {
+            Origin::Boot { .. } => None,
+            Origin::Restore(snapshot) => Some(snapshot),
+        }
+    }
+
+    /// How the machine begins.
+    pub fn start(&self, args: &RunArgs) -> Start {
+        match &self.origin {
+            Origin::Boot { kernel, initrd, command_line } => Start::Boot {
+                kernel: kernel.clone(),
+                initrd: initrd.clone(),
+                cmdline: self.command_line(args, command_line),
+            },
+            Origin::Restore(snapshot) => Start::Restore(snapshot.clone()),
+        }
+    }
+
+    /// Memory in bytes, and CPUs.
+    pub fn size(&self, args: &RunArgs) -> (u64, u8) {
+        let saved = self.restores().map(|snapshot| (snapshot.header().memory_bytes, snapshot.header().cpus));
+        saved.unwrap_or((args.memory, args.cpus))
+    }
+
+    /// Which binder driver the guest has.
+    pub fn binder(&self, args: &RunArgs) -> BinderArg {
+        match self.restores().map(|snapshot| snapshot.header().labels.get(labels::BINDER)) {
+            None => args.binder,
+            Some(Some(driver)) if driver == labels::KERNEL => BinderArg::Kernel,
+            Some(_) => BinderArg::Host,
+        }
+    }
+
+    /// What a snapshot of this run's guest says about it.
+    pub fn labels(&self, args: &RunArgs) -> Labels {
+        let binder = match self.binder(args) {
+            BinderArg::Host => labels::HOST,
+            BinderArg::Kernel => labels::KERNEL,
+        };
+        let mut labels = Labels::from([(labels::BINDER.to_owned(), binder.to_owned())]);
+        let mut put = |name: &str, text: Option<String>| {
+            labels.extend(text.map(|text| (name.to_owned(), text)));
+        };
+        put(labels::IMAGE, self.image_name.clone());
+        put(labels::DIGEST, self.image_digest.clone());
+        // Commands may be as long as Linux allows; a header is not.
+        let command = args.command.join(" ").chars().take(200).collect::<String>();
+        put(labels::COMMAND, Some(command).filter(|command| !command.is_empty()));
+        labels
     }
 
     /// Images have our agent inside; anything else is on its own.
@@ -62,8 +139,8 @@ impl Source {
         self.image_name.is_some()
     }
 
-    /// The kernel command line of this run.
-    pub fn command_line(&self, args: &RunArgs) -> String {
+    /// The kernel command line of this run: the image's, and what this run adds.
+    fn command_line(&self, args: &RunArgs, own: &str) -> String {
         let binder = match args.binder {
             _ if !self.has_agent() => None,
             BinderArg::Host => Some("bindervm.binder=host"),
@@ -75,13 +152,7 @@ impl Source {
         load.extend((!args.share.is_empty()).then_some("share"));
         let load = self.has_agent().then(|| load.join(","));
         let share = super::share::command_line(args).filter(|_| self.has_agent());
-        let parts = [
-            Some(self.command_line.as_str()),
-            binder,
-            load.as_deref(),
-            share.as_deref(),
-            args.append.as_deref(),
-        ];
+        let parts = [Some(own), binder, load.as_deref(), share.as_deref(), args.append.as_deref()];
         parts.into_iter().flatten().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
     }
 }

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use guest_ram::{GuestRam, PAGE_SIZE};
@@ -185,8 +186,9 @@ fn hex(bytes: impl AsRef<[u8]>) -> String {
 }
 
 /// A snapshot that was opened: its header makes sense, and the file is as long as it says.
+#[derive(Clone)]
 pub struct Snapshot {
-    file: File,
+    file: Arc<File>,
     header: Header,
 }
 
@@ -202,7 +204,7 @@ impl Snapshot {
         (&mut file).take(HEADER_AREA as u64).read_to_end(&mut head).map_err(SnapshotError::Read)?;
         let header = parse(&head)?;
         check(&header, metadata.len())?;
-        Ok(Snapshot { file, header })
+        Ok(Snapshot { file: Arc::new(file), header })
     }
 
     /// What it is of.

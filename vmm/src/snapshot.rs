@@ -1,0 +1,81 @@
+//! `bindervm snapshot`: saving running guests, and looking at what was saved.
+
+use std::path::Path;
+
+use machine::{Header, Snapshot, SnapshotError};
+
+use crate::args::{SnapshotArgs, SnapshotCommand};
+use crate::exit::{Code, Failure};
+use crate::output;
+
+/// Names of what a snapshot's header says of the guest.
+pub mod labels {
+    /// Name of the image that was booted.
+    pub const IMAGE: &str = "image";
+    /// The hash of all that went into it.
+    pub const DIGEST: &str = "image-digest";
+    /// Which binder driver the guest has: [`HOST`] or [`KERNEL`].
+    pub const BINDER: &str = "binder";
+    /// The command that ran before it was saved.
+    pub const COMMAND: &str = "command";
+    /// The driver on the host.
+    pub const HOST: &str = "host";
+    /// The guest kernel's own.
+    pub const KERNEL: &str = "kernel";
+}
+
+/// Runs `bindervm snapshot`.
+pub fn run(args: &SnapshotArgs) -> Result<(), Failure> {
+    match &args.command {
+        SnapshotCommand::Info { file, verify, json } => info(file, *verify, *json),
+    }
+}
+
+/// Opens a snapshot.
+pub fn open(path: &Path) -> Result<Snapshot, Failure> {
+    Snapshot::open(path).map_err(|error| unusable(path, error))
+}
+
+fn unusable(path: &Path, error: SnapshotError) -> Failure {
+    Failure::because(Code::Image, format!("cannot use the snapshot {}", path.display()), error)
+}
+
+/// A snapshot could not be made.
+pub fn not_made(path: &Path, error: SnapshotError) -> Failure {
+    let code = match error {
+        SnapshotError::Write(_) => Code::Usage,
+        SnapshotError::Ended => Code::GuestLost,
+        _ => Code::Internal,
+    };
+    Failure::because(code, format!("cannot save the guest to {}", path.display()), error)
+}
+
+fn info(path: &Path, verify: bool, json: bool) -> Result<(), Failure> {
+    let snapshot = open(path)?;
+    if verify {
+        snapshot.verify().map_err(|error| unusable(path, error))?;
+    }
+    let header = snapshot.header();
+    let text = match json {
+        true => serde_json::to_string_pretty(header).expect("a header is plain data") + "\n",
+        false => told(header),
+    };
+    output::print(|out| out.write_all(text.as_bytes()))
+}
+
+/// What a person wants to know of a snapshot.
+fn told(header: &Header) -> String {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, value: String| lines.push(format!("{name:<13} {value}\n"));
+    for (name, text) in &header.labels {
+        // It comes from a file: nothing in it shall control the terminal.
+        let plain = |text: &str| text.chars().filter(|char| !char.is_control()).collect::<String>();
+        line(&plain(name), plain(text));
+    }
+    line("engine", header.engine.clone());
+    line("cpus", header.cpus.to_string());
+    line("memory", format!("{} MiB, {} MiB of them in use", header.memory_bytes >> 20, header.pages >> 8));
+    line("guest time", format!("{:.3} s", header.guest_time_ms as f64 / 1000.0));
+    line("bindervm", header.bindervm.clone());
+    lines.concat()
+}
