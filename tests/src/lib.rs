@@ -51,9 +51,18 @@ pub struct Ended {
 impl Guest {
     /// A guest of `image`.
     pub fn of(image: &str) -> Guest {
+        Guest::begins(&[image])
+    }
+
+    /// A guest that goes on from a snapshot.
+    pub fn from(snapshot: &str) -> Guest {
+        Guest::begins(&["--from", snapshot])
+    }
+
+    fn begins(with: &[&str]) -> Guest {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut command = bindervm();
-        command.args(["run", image, "--engine", "soft"]);
+        command.arg("run").args(with).args(["--engine", "soft"]);
         command.arg("--status").arg(folder.path().join("status.json"));
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);

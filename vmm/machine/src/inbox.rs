@@ -56,7 +56,12 @@ impl Handle {
     /// be waited for on the thread that runs the guest.
     pub fn snapshot(&self, request: SnapshotRequest) -> mpsc::Receiver<Result<Header, SnapshotError>> {
         let (reply, answer) = mpsc::channel();
-        self.inbox.post(|wishes| wishes.snapshots.push_back(Wish { request, reply }));
+        self.inbox.post(|wishes| {
+            // The sender of an answer that cannot come is dropped.
+            if !wishes.over {
+                wishes.snapshots.push_back(Wish { request, reply });
+            }
+        });
         if self.inbox.kick_on_wake {
             self.inbox.kicker.kick();
         }
@@ -116,6 +121,8 @@ struct Wishes {
     work: bool,
     stop: Option<StopReason>,
     snapshots: VecDeque<Wish>,
+    /// Nobody listens any more.
+    over: bool,
 }
 
 impl Inbox {
@@ -132,6 +139,13 @@ impl Inbox {
     /// The oldest request for a snapshot.
     pub(crate) fn take_snapshot(&self) -> Option<Wish> {
         self.wishes().snapshots.pop_front()
+    }
+
+    /// The machine is gone: who waits for a snapshot waits no longer.
+    pub(crate) fn close(&self) {
+        let mut wishes = self.wishes();
+        wishes.over = true;
+        wishes.snapshots.clear();
     }
 
     /// Why the run shall end, if it shall.

@@ -414,6 +414,12 @@ impl Machine {
     }
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
 /// What a CPU begins with.
 enum Begin {
     Entry(EntryState),
