@@ -15,6 +15,7 @@
 
 pub mod proto;
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -101,8 +102,8 @@ impl<W: Write> Exporter<W> {
     ) -> io::Result<()> {
         let Record::Event(event) = record else { return Ok(()) };
         let machine = model.machine(event.guest);
-        if !self.guests.contains_key(&machine) {
-            self.guests.insert(machine, Guest::new(machine));
+        if let Entry::Vacant(entry) = self.guests.entry(machine) {
+            entry.insert(Guest::new(machine));
             let name = model.guest(event.guest);
             let system = Message::default()
                 .message(system::UTSNAME, Message::default().text(system::SYSNAME, "Linux"))
