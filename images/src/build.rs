@@ -177,9 +177,18 @@ struct Products {
 impl Builder<'_> {
     fn build(mut self) -> Result<Image, BuildError> {
         let recipe = self.recipe;
-        let kernel = self.kernel()?;
+        let mut kernel = None;
+        if recipe.kernel.compiled.is_none() {
+            kernel = Some(self.kernel()?);
+        }
         let modules = self.modules()?;
         let compiles = self.compiles()?;
+        let kernel = match (kernel, &recipe.kernel.compiled) {
+            (Some(kernel), _) => kernel,
+            // The recipe was checked: the step exists.
+            (None, Some(compiled)) => Kernel::compiled(compiled, &compiles[&compiled.step]),
+            (None, None) => self.kernel()?,
+        };
         let packages = self.package_files()?;
         let init = self.program(&recipe.agent)?;
         let mut programs = BTreeMap::new();
@@ -234,7 +243,7 @@ impl Builder<'_> {
             let mut apt = open_apt(step, recipe, options)?;
             debian_kernel::fetch(step, &mut apt, &recipe.kernel.package)
         })?;
-        self.packages.push(kernel.package.clone());
+        self.packages.extend(kernel.package.clone());
         Ok(kernel)
     }
 
@@ -361,6 +370,7 @@ struct Boot<'a> {
     hostname: &'a str,
     binder: BootModules,
     devices: &'a [String],
+    binderfs: bool,
     on_demand: DeviceModules,
     services: &'a [Service],
     cgroups: &'a [String],
@@ -417,6 +427,7 @@ fn initramfs(
         hostname: &recipe.name,
         binder: BootModules { host: lines(LoadedFor::HostBinder), kernel: lines(LoadedFor::KernelBinder) },
         devices: &recipe.binder.devices,
+        binderfs: recipe.binder.binderfs,
         on_demand,
         services: &recipe.services,
         cgroups: &recipe.cgroups,

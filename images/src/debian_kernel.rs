@@ -9,23 +9,32 @@ use crate::digest::DigestBuilder;
 use crate::error::{Failure, Purpose};
 use crate::kernel::extract_vmlinux;
 use crate::modules::ModuleGraph;
+use crate::recipe::CompiledKernel;
 use crate::step::{Outcome, Step};
 
-/// An unpacked kernel package.
+/// An unpacked kernel package, or a kernel that a compile step made.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {
     /// What `uname -r` says, e.g. `6.1.0-56-amd64`.
     pub release: String,
-    /// The package it came from.
-    pub package: Package,
-    /// The unpacked package.
+    /// The package it came from; none: it was compiled, and has no modules.
+    pub package: Option<Package>,
+    /// The unpacked package, or the step's folder.
     folder: PathBuf,
+    /// The ELF kernel in it.
+    file: String,
 }
 
 impl Kernel {
+    /// The kernel that a recipe's compile step made in `folder`.
+    pub fn compiled(recipe: &CompiledKernel, folder: &Path) -> Kernel {
+        let (release, file) = (recipe.release.clone(), recipe.file.clone());
+        Kernel { release, package: None, folder: folder.to_owned(), file }
+    }
+
     /// The ELF kernel.
     pub fn vmlinux(&self) -> PathBuf {
-        self.folder.join("vmlinux")
+        self.folder.join(&self.file)
     }
 
     /// Where module paths in [`Kernel::modules`] count from.
@@ -35,6 +44,9 @@ impl Kernel {
 
     /// The modules the package has.
     pub fn modules(&self) -> Result<ModuleGraph, Failure> {
+        if self.package.is_none() {
+            return Ok(ModuleGraph::from_modules_dep(""));
+        }
         let file = self.modules_folder().join("modules.dep");
         let text = fs::read_to_string(&file).map_err(|source| Failure::file("read", &file, source))?;
         Ok(ModuleGraph::from_modules_dep(&text))
@@ -79,7 +91,8 @@ pub(crate) fn fetch(
         depmod.env("PATH", path_with_sbin()).arg("-b").arg(folder).arg(&release);
         step.run(&mut depmod, Purpose::Unpack)
     })?;
-    Ok(Outcome { value: Kernel { release, package, folder }, cached })
+    let file = "vmlinux".to_owned();
+    Ok(Outcome { value: Kernel { release, package: Some(package), folder, file }, cached })
 }
 
 /// The package of the concrete kernel: `linux-image-amd64` depends on `linux-image-6.1.0-56-amd64 (= version)`.

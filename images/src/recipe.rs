@@ -59,6 +59,8 @@ pub struct Kernel {
     pub suites: Vec<String>,
     /// The package that depends on the current kernel, e.g. `linux-image-amd64`.
     pub package: String,
+    /// Instead of a package's, a kernel that a compile step made. It has no modules but what is built in.
+    pub compiled: Option<CompiledKernel>,
     /// Modules every boot loads, in this order; their needs are found and loaded before them.
     pub load: Vec<String>,
     /// What only some runs need, to the modules that bring it: a device of the host (`disk`, `panic`),
@@ -68,6 +70,18 @@ pub struct Kernel {
     pub options: BTreeMap<String, String>,
     /// Kernel command line, a word each.
     pub command_line: Vec<String>,
+}
+
+/// A kernel of a compile step.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CompiledKernel {
+    /// Which step.
+    pub step: String,
+    /// The ELF kernel in that step's folder.
+    pub file: String,
+    /// What `uname -r` says.
+    pub release: String,
 }
 
 /// The modules that bring `/dev/binder`: the host's driver or the kernel's own, chosen at each boot.
@@ -81,6 +95,10 @@ pub struct Binder {
     pub kernel: Vec<String>,
     /// Names in /dev that either must bring.
     pub devices: Vec<String>,
+    /// binderfs is mounted at `/dev/binderfs` where the kernel or a module has it, and these names are
+    /// links into it, as Android's init has them.
+    #[serde(default)]
+    pub binderfs: bool,
 }
 
 /// A cargo package whose program runs in the guest.
@@ -103,7 +121,7 @@ pub struct OwnModule {
     pub folder: PathBuf,
 }
 
-/// The upstream half of a Debian source package, pinned.
+/// The upstream half of a Debian source package, or a package with sources, pinned.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
@@ -111,9 +129,9 @@ pub struct Source {
     pub name: String,
     /// Suite that has it.
     pub suite: String,
-    /// Source package.
+    /// Source package; binary package where the file is a `.deb`.
     pub package: String,
-    /// File name of the archive.
+    /// File name of the archive, or of the `.deb`.
     pub file: String,
     /// Its sha256, 64 hexadecimal digits.
     pub sha256: Digest,
@@ -363,8 +381,19 @@ impl Recipe {
 
     fn check(&self) -> Result<(), String> {
         check_name("name", &self.name)?;
-        if self.kernel.suites.is_empty() || self.kernel.package.is_empty() {
+        let no_kernel = self.kernel.package.is_empty() && self.kernel.compiled.is_none();
+        if self.kernel.suites.is_empty() || no_kernel {
             return Err("kernel.suites and kernel.package are needed, here or in a base".into());
+        }
+        if let Some(compiled) = &self.kernel.compiled {
+            if !self.compiles.iter().any(|compile| compile.name == compiled.step) {
+                return Err(format!("kernel.compiled: there is no compile step '{}'", compiled.step));
+            }
+            if !self.modules.is_empty() || self.wanted_modules().next().is_some() {
+                return Err(
+                    "kernel.compiled: such a kernel has no modules, and none can be built for it".into()
+                );
+            }
         }
         for module in self.kernel.options.keys() {
             if !self.wanted_modules().any(|other| other == module) {

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use crate::apt::sources::Kind;
 use crate::apt::{self, Apt, Refresh};
+use crate::debian_kernel::unpack_deb;
 use crate::digest::DigestBuilder;
 use crate::error::{Failure, Purpose};
 use crate::recipe::{Replacement, Source};
@@ -26,15 +27,22 @@ pub(crate) fn prepare(
     let cache = step.cache;
     let (value, cached) = cache.folder("sources", &key.finish().short(), |folder| {
         let archive = fetch(step, etc, refresh, source)?;
-        let mut tar = Command::new("tar");
-        tar.arg("-xf").arg(&archive).arg("-C").arg(folder).arg("--no-same-owner");
-        step.run(&mut tar, Purpose::Unpack)?;
+        if is_binary(source) {
+            unpack_deb(step, &archive, folder)?;
+        } else {
+            let mut tar = Command::new("tar");
+            tar.arg("-xf").arg(&archive).arg("-C").arg(folder).arg("--no-same-owner");
+            step.run(&mut tar, Purpose::Unpack)?;
+        }
         source.replacements.iter().try_for_each(|edit| replace(folder, edit))
     })?;
     Ok(Outcome { value, cached })
 }
 
 fn fetch(step: &mut Step<'_>, etc: &Path, refresh: Refresh, source: &Source) -> Result<PathBuf, Failure> {
+    if is_binary(source) {
+        return fetch_binary(step, etc, refresh, source);
+    }
     let file = step.cache.download(&source.sha256, &source.file);
     if file.exists() {
         apt::check_sha256(&file, &source.sha256)?;
@@ -44,6 +52,40 @@ fn fetch(step: &mut Step<'_>, etc: &Path, refresh: Refresh, source: &Source) -> 
     apt.retry_fresh(step, |apt, step| {
         apt.download_source(step, &source.package, &source.file, &source.sha256)
     })
+}
+
+/// Sources that Debian has as a package to install, as `linux-source-7.2`.
+fn is_binary(source: &Source) -> bool {
+    source.file.ends_with(".deb")
+}
+
+fn fetch_binary(
+    step: &mut Step<'_>,
+    etc: &Path,
+    refresh: Refresh,
+    source: &Source,
+) -> Result<PathBuf, Failure> {
+    let known = step.cache.download(&source.sha256, &format!("{}.deb", source.package));
+    if known.exists() {
+        apt::check_sha256(&known, &source.sha256)?;
+        return Ok(known);
+    }
+    let mut apt = Apt::open(step, etc, Kind::Deb, std::slice::from_ref(&source.suite), refresh)?;
+    let files = apt.retry_fresh(step, |apt, step| {
+        let package = apt.show(step, &source.package, None)?;
+        if package.sha256 != source.sha256 {
+            let (suite, name, version) = (&source.suite, &package.name, &package.version);
+            return Err(Failure::NotInIndex(format!(
+                "{suite} has {name} {version} now, and the recipe wants {}: give the recipe the new sha256",
+                source.file
+            )));
+        }
+        apt.download(step, &[package])
+    })?;
+    files
+        .into_iter()
+        .next()
+        .ok_or_else(|| Failure::NotInIndex(format!("no file came for {}", source.package)))
 }
 
 /// Makes one edit in the unpacked source.

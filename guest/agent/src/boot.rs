@@ -92,6 +92,34 @@ pub fn answer_module_requests() {
     let _ = fs::write("/proc/sys/kernel/modprobe", "/init");
 }
 
+/// Mounts binderfs at `/dev/binderfs` and makes the names in /dev links into it, as Android's init does. A
+/// kernel without binderfs has the devices in /dev itself.
+pub fn mount_binderfs(devices: &[String]) -> Result<(), String> {
+    const TARGET: &str = "/dev/binderfs";
+    let known = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !known.lines().any(|line| line.split_ascii_whitespace().next_back() == Some("binder")) {
+        return Ok(());
+    }
+    let failed = |what: &str, error: io::Error| format!("binderfs, {what}: {error}");
+    match fs::create_dir(TARGET) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(TARGET, error)),
+        _ => {}
+    }
+    rustix::mount::mount("binder", TARGET, "binder", MountFlags::empty(), c"stats=global")
+        .map_err(|error| failed("mount", error.into()))?;
+    for name in devices {
+        let link = format!("/dev/{name}");
+        // The device that the driver may have put there itself.
+        match fs::remove_file(&link) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&link, error)),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(format!("{TARGET}/{name}"), &link)
+            .map_err(|error| failed(&link, error))?;
+    }
+    Ok(())
+}
+
 /// Lets every user open `/dev/NAME`, as Android's ueventd does for binder.
 pub fn open_device(name: &str) -> Result<(), String> {
     let path = format!("/dev/{name}");

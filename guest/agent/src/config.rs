@@ -86,6 +86,9 @@ pub struct BootConfig {
     /// Names in /dev that binder's module must bring; made usable for everybody.
     #[serde(default)]
     pub devices: Vec<String>,
+    /// They are links into a binderfs at /dev/binderfs, where the kernel has that.
+    #[serde(default)]
+    pub binderfs: bool,
     /// Module lines for what only some runs need: devices of the host, and what the kernel asks
     /// modprobe for.
     #[serde(default)]

@@ -157,6 +157,9 @@ fn live(mut port: Port, reaper: &Reaper, problems: Vec<String>) -> String {
         &mut port,
         config.binder_modules(mode).iter().filter_map(|module| boot::load_module(module).err()),
     );
+    if config.binderfs {
+        report(&mut port, boot::mount_binderfs(&config.devices).err());
+    }
     report(&mut port, config.devices.iter().filter_map(|name| boot::open_device(name).err()));
     report(&mut port, config.cgroups.iter().filter_map(|name| boot::make_cgroup(name).err()));
 

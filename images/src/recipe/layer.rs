@@ -123,6 +123,7 @@ fn kernel(base: Kernel, own: Kernel) -> Kernel {
     Kernel {
         suites: if own.suites.is_empty() { base.suites } else { own.suites },
         package: if own.package.is_empty() { base.package } else { own.package },
+        compiled: own.compiled.or(base.compiled),
         load: appended(base.load, own.load),
         on_demand: base.on_demand.into_iter().chain(own.on_demand).collect(),
         options: base.options.into_iter().chain(own.options).collect(),
