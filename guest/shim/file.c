@@ -81,7 +81,6 @@ struct vb_thread *vb_thread_get(struct vb_proc *proc)
 	if (!thread)
 		return NULL;
 	thread->tid = tid;
-	thread->written_page = ~0UL;	/* none */
 	init_waitqueue_head(&thread->wait);
 	init_waitqueue_head(&thread->poll_wait);
 	if (xa_err(xa_store(&proc->threads, tid, thread, GFP_KERNEL_ACCOUNT))) {

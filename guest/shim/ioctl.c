@@ -18,6 +18,7 @@
 #include <linux/pagemap.h>
 #include <linux/security.h>
 #include <linux/uaccess.h>
+#include <asm/futex.h>
 
 #include "shim.h"
 
@@ -25,15 +26,22 @@
 static bool vb_readable_buffer_is_bad(struct vb_call *call)
 {
 	u64 address = call->bwr.read_buffer;
+	u32 old;
 
 	if (!call->bwr.read_size || call->bwr.read_consumed)
 		return false;
-	if (call->thread->written_page == (address & PAGE_MASK))
-		return false;
 	if (address >= TASK_SIZE_MAX - sizeof(u32))
 		return true;
-	return fault_in_safe_writeable((const char __user *)(uintptr_t)address,
-				       sizeof(u32)) != 0;
+	/* A locked access must not lie across two cache lines. */
+	if (address % sizeof(u32))
+		return fault_in_safe_writeable((const char __user *)(uintptr_t)address,
+					       sizeof(u32)) != 0;
+	/*
+	 * A store that changes nothing, whatever other threads store there
+	 * meanwhile: 0 is replaced by 0. Page faults are taken, as we may sleep.
+	 */
+	return futex_atomic_cmpxchg_inatomic(&old, (u32 __user *)(uintptr_t)address,
+					     0, 0) != 0;
 }
 
 /* Copies the argument and writes the first message. */
@@ -143,9 +151,6 @@ static int vb_copy_result(struct vb_call *call)
 	/* SPAWN_LOOPER; like the in-kernel driver, a fault here undoes nothing. */
 	if (first_word && put_user(first_word, (u32 __user *)to))
 		return -EFAULT;
-	if (length)
-		call->thread->written_page =
-			(call->bwr.read_buffer + position) & PAGE_MASK;
 	return 0;
 }
 

@@ -178,7 +178,6 @@ struct vb_thread {
 	u64 seq;			/* of the ioctl under way, or the last one */
 	wait_queue_head_t wait;		/* the owner, asleep in an ioctl */
 	wait_queue_head_t poll_wait;	/* who polls: epoll may outlive THREAD_EXIT */
-	unsigned long written_page;	/* of the read buffer copied to last */
 	bool event_ready;		/* drain: false -> true; owner: back */
 	struct vb_event event;		/* the owner's while event_ready */
 };

@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
     Case { name: "read-room", covers: "B070, B071, B072, B073, B503", play: read_room },
     Case { name: "overlapping-buffers", covers: "B494", play: overlapping_buffers },
     Case { name: "bad-read-buffer", covers: "B075, B134", play: bad_read_buffer },
+    Case { name: "read-buffer-taken-away", covers: "B075", play: read_buffer_taken_away },
     Case { name: "one-delivery-a-read", covers: "B081, B090, B091", play: one_delivery_a_read },
 ];
 
@@ -152,5 +153,28 @@ fn one_delivery_a_read(world: &World) -> Result {
     m.io(Io::new(vec![]).room(4096))?;
     c.r()?;
     d.r()?;
+    Ok(())
+}
+
+/// A buffer that was read into before, and cannot be written any more: nothing is taken from the queue.
+fn read_buffer_taken_away(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let c = world.process("C")?;
+    let page = m.alloc(0x1000)?;
+    let read = |address| m.io(Io { read_buffer: Some(address), ..Io::new(commands![]).nonblock() });
+    let writable = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+    for (what, protection) in [("read-only", libc::PROT_READ as u64), ("without access", 0)] {
+        c.wr(commands![call(0, 1).oneway()])?;
+        let first = read(page)?.received()?;
+        m.w(commands![free(first.buffer())])?;
+        c.wr(commands![call(0, 2).oneway()])?;
+        world.note(what);
+        m.ask(libc::SYS_mprotect, &[page, 0x1000, protection])?;
+        read(page)?;
+        read(page + 2)?;
+        m.ask(libc::SYS_mprotect, &[page, 0x1000, writable])?;
+        let second = read(page)?.received()?;
+        m.w(commands![free(second.buffer())])?;
+    }
     Ok(())
 }
