@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+pub mod transcript;
+
 /// Wall time that a run may take unless a test says otherwise. Far above what it takes: two
 /// guests share two busy cores.
 pub const LIMIT: Duration = Duration::from_secs(300);

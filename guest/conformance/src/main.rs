@@ -25,6 +25,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: conformance list                           the cases and what each covers of BINDER.md
        conformance run [CASE...]                  play cases (all by default), transcript on stdout
+       conformance run binderfs                   play those that need binderfs, which the default leaves out
        conformance count                          a fixed workload; the commands each process wrote and read
        conformance stress SECONDS|ITERATIONSx     many threads at once, self-checking: `10` or `500x`
        conformance bench ITERATIONS [SIZE]        round trips with SIZE bytes each way (4 by default)";

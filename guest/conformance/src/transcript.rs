@@ -98,6 +98,10 @@ pub fn result(value: i64) -> String {
         libc::EIO => "EIO",
         libc::EPROTO => "EPROTO",
         libc::ENOENT => "ENOENT",
+        libc::EEXIST => "EEXIST",
+        libc::ENODEV => "ENODEV",
+        libc::ESPIPE => "ESPIPE",
+        libc::EXDEV => "EXDEV",
         other => return format!("errno {other}"),
     };
     name.to_string()

@@ -1,5 +1,6 @@
 //! The cases, by topic, and the loop that plays them.
 
+mod binderfs;
 mod buffers;
 mod calls;
 mod commands;
@@ -8,6 +9,7 @@ mod fds;
 mod freeze;
 mod handles;
 mod identity;
+mod logs;
 mod mapping;
 mod nested;
 mod nodes;
@@ -38,6 +40,11 @@ pub struct Case {
     pub play: fn(&World) -> Result,
 }
 
+/// What `run` without names does not play: not every kernel has a binderfs.
+fn is_extra(case: &Case) -> bool {
+    case.name.starts_with("binderfs-")
+}
+
 /// Every case, in the order in which they are played.
 fn all() -> impl Iterator<Item = &'static Case> {
     let topics = [
@@ -59,7 +66,9 @@ fn all() -> impl Iterator<Item = &'static Case> {
         scatter::CASES,
         identity::CASES,
         freeze::CASES,
+        logs::CASES,
         quirks::CASES,
+        binderfs::CASES,
     ];
     topics.into_iter().flatten()
 }
@@ -69,13 +78,19 @@ pub fn list() {
     all().for_each(|case| println!("{} covers: {}", case.name, case.covers));
 }
 
-/// Plays the named cases, or all; an error if one did not come to its end.
+/// Plays the named cases, those of binderfs (`binderfs`), or all others; an error if one did not come to its end.
 pub fn run(names: &[&str]) -> std::io::Result<()> {
-    if let Some(unknown) = names.iter().find(|name| !all().any(|case| case.name == **name)) {
+    let known = |name: &str| name == "binderfs" || all().any(|case| case.name == name);
+    if let Some(unknown) = names.iter().find(|name| !known(name)) {
         return Err(std::io::Error::other(format!("no case is called {unknown}; try `conformance list`")));
     }
     let mut stopped = Vec::new();
-    for case in all().filter(|case| names.is_empty() || names.contains(&case.name)) {
+    let wanted = |case: &Case| match names {
+        [] => !is_extra(case),
+        ["binderfs"] => is_extra(case),
+        names => names.contains(&case.name),
+    };
+    for case in all().filter(|case| wanted(case)) {
         println!("== {} covers: {}", case.name, case.covers);
         let played = (case.play)(&World::new(case.name, false)?);
         match played {
