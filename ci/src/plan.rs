@@ -407,6 +407,20 @@ mod tests {
     }
 
     #[test]
+    fn the_examples_are_plans() {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/examples"));
+        let mut plans = 0;
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            if entry.path().extension().is_some_and(|extension| extension == "toml") {
+                let plan = Plan::load(&entry.path(), None, &RunEntry::default());
+                assert!(!plan.unwrap_or_else(|error| panic!("{error}")).tests.is_empty());
+                plans += 1;
+            }
+        }
+        assert!(plans >= 2);
+    }
+
+    #[test]
     fn every_key_is_in_the_readme() {
         let readme = include_str!("../README.md");
         let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
