@@ -156,7 +156,7 @@ pub struct RunArgs {
     pub seed: u64,
     /// Compile hot code of the guest to the host's (soft engine); a run is the same either way, but
     /// slower without.
-    #[arg(long, value_enum, value_name = "ON_OFF", default_value_t = JitArg::Off)]
+    #[arg(long, value_enum, value_name = "ON_OFF", default_value_t = JitArg::On)]
     pub cpu_jit: JitArg,
     /// Which binder driver the guest gets: ours on the host, or its own kernel's.
     #[arg(long, value_enum, default_value_t = BinderArg::Host)]

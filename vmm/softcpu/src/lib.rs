@@ -12,6 +12,8 @@
 //!    holds the address of its handler, specialised by operand size and kind.
 //! 2. The handlers (`interp`) call each other in turn; the last one of a block says how it was
 //!    left (`uop::Flow`), and `run` follows a link to the next block.
+//!    Blocks that are executed often are compiled (`jit`), and then jump to each other without
+//!    coming back to `run` until the instructions run out or the interpreter has to take over.
 //! 3. Loads and stores look into the TLB, which holds host addresses. All else (page faults,
 //!    accesses across pages, devices, pages with decoded code) takes the slow paths in
 //!    `access`.
@@ -39,7 +41,7 @@
 //!
 //! Nothing in guest memory. Unsafe code is in `memory` (raw access to RAM pages), the TLB fast
 //! paths of `access` (addresses that a matching tag vouches for), the walk along a block's
-//! micro-operations (`uop`), and the lifetime of the bus (`vm`).
+//! micro-operations (`uop`), generated code and its memory (`jit`), and the lifetime of the bus (`vm`).
 
 #![warn(missing_docs)]
 

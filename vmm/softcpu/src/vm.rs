@@ -31,10 +31,9 @@ pub enum ClockMode {
 }
 
 /// How instructions are executed. The guest cannot tell, except by the host's clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Execution {
     /// One after the other.
-    #[default]
     Interpret,
     /// Blocks of instructions that were executed `after` times are compiled to host code. Where the
     /// host allows no executable memory, nothing is.
@@ -42,6 +41,12 @@ pub enum Execution {
         /// Executions by the interpreter before a block is compiled.
         after: u32,
     },
+}
+
+impl Default for Execution {
+    fn default() -> Execution {
+        Execution::COMPILE
+    }
 }
 
 impl Execution {
