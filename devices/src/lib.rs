@@ -29,5 +29,5 @@ pub mod pvpanic;
 pub mod serial;
 pub mod virtio;
 
-#[cfg(test)]
-mod testing;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

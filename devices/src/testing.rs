@@ -1,5 +1,7 @@
 //! Stand-ins for the host's side and for the guest's driver, for the tests of this crate.
 
+#![allow(missing_docs)]
+
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

@@ -1,9 +1,17 @@
 //! A guest that writes anything anywhere: whatever it does, the devices neither panic nor hang, and
 //! a reset makes them work again.
 
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::binder::{Domain, GuestId, Limits, Profile, TraceEvent};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::binder::wire::F_INLINE;
+use super::binder::{BinderDevice, Recorder, Timing};
+use super::block::{Block, Disk, SECTOR};
 use super::console::{Console, F_MULTIPORT, StreamPort};
 use super::rng::{Rng, SeededEntropy};
 use super::{DeviceError, VirtioDevice};
@@ -12,6 +20,7 @@ use crate::testing::{Driver, WRITE};
 
 /// One thing that a guest can do.
 #[derive(Clone, Debug)]
+#[allow(missing_docs)]
 pub enum Step {
     Register { offset: u64, value: u32 },
     Descriptor { queue: u16, address: u64, length: u32, flags: u16 },
@@ -46,6 +55,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Does `step`, where the device has such a queue.
 pub fn perform(driver: &mut Driver, step: Step) {
     let queues = driver.queue_count();
     match step {
@@ -73,34 +83,131 @@ pub fn assert_contained(driver: &Driver) {
     }
 }
 
-fn devices() -> [(Box<dyn VirtioDevice>, u64); 2] {
+/// A device that is given to a hostile guest, and what shows that it works after a reset.
+pub struct Subject {
+    /// The device.
+    pub device: Box<dyn VirtioDevice>,
+    /// The features that its driver accepts.
+    pub features: u64,
+    works: fn(&mut Driver) -> bool,
+}
+
+/// One of each kind, as they are when a guest boots.
+pub fn subjects() -> Vec<Subject> {
     let typed = InputQueue::new();
     typed.push(b"input for whoever asks");
     let port = || Box::new(StreamPort::new(Box::new(std::io::sink()), typed.clone()));
-    [
-        (Box::new(Console::new(port(), port())), F_MULTIPORT),
-        (Box::new(Rng::new(Box::new(SeededEntropy::new(1)))), 0),
+    let limits = Limits::default();
+    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    vec![
+        Subject {
+            device: Box::new(Console::new(port(), port())),
+            features: F_MULTIPORT,
+            works: |driver| answers(driver, &[(0x8000, 16, 0)]),
+        },
+        Subject {
+            device: Box::new(Rng::new(Box::new(SeededEntropy::new(1)))),
+            features: 0,
+            works: |driver| answers(driver, &[(0x8000, 16, WRITE)]),
+        },
+        Subject {
+            device: Box::new(Block::new(Box::new(Zeros(vec![0; 64 * SECTOR])), "hostile")),
+            features: 0,
+            // RAM there is zero after a restart's clean rings: a read of sector 0.
+            works: |driver| {
+                driver.ram.write_slice(&[0; 16], GuestAddress(0x8000)).expect("RAM");
+                answers(driver, &[(0x8000, 16, 0), (0x9000, 513, WRITE)])
+            },
+        },
+        Subject {
+            device: Box::new(BinderDevice::new(
+                domain,
+                GuestId(0),
+                &limits,
+                Timing::Inline,
+                Box::new(Unheard),
+            )),
+            features: 1 << F_INLINE,
+            works: |driver| {
+                driver.kick(0);
+                driver.status() == 15
+            },
+        },
     ]
 }
 
+/// The last queue (a transmit queue of the console) answers a chain.
+fn answers(driver: &mut Driver, chain: &[(u64, u32, u16)]) -> bool {
+    let queue = driver.queue_count() - 1;
+    driver.add(queue, chain);
+    driver.kick(queue);
+    driver.used(queue).len() == 1
+}
+
+/// Lets a guest do `steps` to each device.
+///
+/// # Panics
+/// Where a device panics, or does not work after it was reset.
+pub fn survive(steps: &[Step]) {
+    for Subject { device, features, works } in subjects() {
+        let mut driver = Driver::start(device, features);
+        steps.iter().for_each(|step| perform(&mut driver, step.clone()));
+        assert_contained(&driver);
+        driver.restart(features);
+        assert!(works(&mut driver), "a device that was reset does not work");
+    }
+}
+
+/// A trace that nobody reads.
+struct Unheard;
+
+impl Recorder for Unheard {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn record(&mut self, _at: Duration, _guest: GuestId, _event: TraceEvent) {}
+}
+
+/// A disk in memory.
+struct Zeros(Vec<u8>);
+
+impl Disk for Zeros {
+    fn sectors(&self) -> u64 {
+        (self.0.len() / SECTOR) as u64
+    }
+
+    fn read_only(&self) -> bool {
+        false
+    }
+
+    fn read(&mut self, sector: u64, bytes: &mut [u8]) -> io::Result<()> {
+        let start = sector as usize * SECTOR;
+        bytes.copy_from_slice(&self.0[start..start + bytes.len()]);
+        Ok(())
+    }
+
+    fn write(&mut self, sector: u64, bytes: &[u8]) -> io::Result<()> {
+        let start = sector as usize * SECTOR;
+        self.0[start..start + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_a_guest_does_breaks_a_device(steps in prop::collection::vec(step(), 1..60)) {
-        for (device, features) in devices() {
-            let mut driver = Driver::start(device, features);
-            for step in &steps {
-                perform(&mut driver, step.clone());
-            }
-            assert_contained(&driver);
-
-            // The last queue is a transmit queue of the console, the request queue of the rng.
-            driver.restart(features);
-            let queue = driver.queue_count() - 1;
-            driver.add(queue, &[(0x8000, 16, if queue == 0 { WRITE } else { 0 })]);
-            driver.kick(queue);
-            prop_assert_eq!(driver.used(queue).len(), 1);
-        }
+        survive(&steps);
     }
 }

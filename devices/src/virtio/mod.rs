@@ -17,8 +17,8 @@ use crate::irq::IrqLine;
 pub mod binder;
 pub mod block;
 pub mod console;
-#[cfg(test)]
-mod hostile;
+#[cfg(any(test, feature = "testing"))]
+pub mod hostile;
 pub mod mmio;
 mod ring;
 pub mod rng;

@@ -1,0 +1,26 @@
+//! Guest programs that do anything with binder, through a shim that keeps to the protocol: nothing
+//! panics, the domain can be saved at any moment, and nothing is left when they are gone.
+
+#![no_main]
+#![allow(dead_code, unused_imports)]
+
+use libfuzzer_sys::fuzz_target;
+use proptest::prelude::*;
+
+mod generated;
+#[path = "../../tests/behaviour/hostile.rs"]
+mod hostile;
+#[path = "../../tests/behaviour/payloads.rs"]
+mod payloads;
+#[path = "../../tests/behaviour/trio.rs"]
+mod trio;
+#[path = "../../tests/behaviour/world.rs"]
+mod world;
+
+fuzz_target!(|input: &[u8]| {
+    let acts = proptest::collection::vec(hostile::act(), 0..40);
+    let Some((acts, lazy, full)) = generated::generated((acts, any::<bool>(), any::<bool>()), input) else {
+        return;
+    };
+    hostile::acted(acts, lazy, full).finish();
+});
