@@ -167,6 +167,10 @@ pub struct RunArgs {
     /// How the binder device answers; `late` is for tests of the shim.
     #[arg(long, value_enum, default_value_t = BinderDeviceArg::Inline, hide = true)]
     pub binder_device: BinderDeviceArg,
+    /// Whether the process gives up what it does not need before the guest runs: other programs, the
+    /// network, memory beyond the guest's.
+    #[arg(long, value_enum, default_value_t = SandboxArg::Auto)]
+    pub sandbox: SandboxArg,
     /// Write how the run ended to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub status: Option<PathBuf>,
@@ -346,6 +350,17 @@ pub enum ProfileArg {
     /// The C driver of Linux 7.2.
     #[value(name = "linux-7.2")]
     Linux7_2,
+}
+
+/// `--sandbox`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SandboxArg {
+    /// Where the host's kernel allows it; else a line says so.
+    Auto,
+    /// Always; a run that cannot be confined does not begin.
+    On,
+    /// Never.
+    Off,
 }
 
 /// `--binder-device`.

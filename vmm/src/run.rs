@@ -34,6 +34,7 @@ use crate::snapshot;
 use crate::terminal::{self, RawMode};
 
 mod binder;
+mod confine;
 mod console;
 mod detach;
 pub mod disk;
@@ -261,6 +262,7 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
         Some(_) => Some(watch_boot(machine.handle(), session.clone(), args.boot_timeout)?),
         None => None,
     };
+    confine::apply(args.sandbox, args.memory)?;
     let outcome = machine.run();
     drop(raw_mode);
     session.finish();

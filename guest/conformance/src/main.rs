@@ -7,6 +7,7 @@
 
 mod actor;
 mod bench;
+mod canary;
 mod cases;
 mod channel;
 mod child;
@@ -27,6 +28,7 @@ usage: conformance list                           the cases and what each covers
        conformance run [CASE...]                  play cases (all by default), transcript on stdout
        conformance run binderfs                   play those that need binderfs, which the default leaves out
        conformance count                          a fixed workload; the commands each process wrote and read
+       conformance canary TOKEN                   calls that carry TOKEN, a batch for each line on stdin
        conformance stress SECONDS|ITERATIONSx     many threads at once, self-checking: `10` or `500x`
        conformance bench ITERATIONS [SIZE]        round trips with SIZE bytes each way (4 by default)";
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["run", ref names @ ..] => cases::run(names),
+        ["canary", token] => canary::run(token),
         ["count"] => count::run(),
         ["stress", limit] => stress::run(limit),
         ["bench", iterations] => bench::run(iterations, "4"),
