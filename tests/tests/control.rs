@@ -244,6 +244,218 @@ fn time_stands_still_while_nothing_runs_and_does_not_race_while_a_command_listen
 }
 
 #[test]
+fn a_recording_is_followed_and_counters_are_read_while_the_guest_runs() {
+    let guest = Serving::of("minimal", "g1", []);
+    let client = guest.client();
+    let before = client.metrics().unwrap();
+    let mut recording = client.trace().unwrap();
+    let dropped = recording.dropped();
+    let follower = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        recording.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let output = guest.shell("/bin/conformance count");
+    assert_eq!(output.status, ExitStatus::Code(0), "{}", text(&output.stderr));
+    let after = client.metrics().unwrap();
+    assert!(after.instructions > before.instructions, "{before:?} {after:?}");
+    let messages = |metrics: &control::wire::Metrics| metrics.binder["messages"].as_u64().unwrap();
+    assert!(messages(&after) > messages(&before));
+    assert_eq!(after.objects["procs"], 0, "the client has ended: {after:?}");
+    assert_eq!(guest.stop(), 0);
+    let bytes = follower.join().unwrap().unwrap();
+    let reader = binder_trace::recording::Reader::new(&bytes[..]).unwrap();
+    assert_eq!(reader.header().image.as_deref(), Some("minimal"));
+    let records: Vec<_> = reader.collect::<Result<_, _>>().unwrap();
+    assert!(records.len() > 50, "{} records", records.len());
+    assert_eq!(dropped.count(), 0);
+}
+
+#[test]
+fn the_console_shows_its_past_and_goes_on() {
+    let guest = Serving::of("minimal", "g1", []);
+    let client = guest.client();
+    let mut console = client.console().unwrap();
+    let mut seen = Vec::new();
+    let mut wait_for = |wanted: &str| {
+        while !text(&seen).contains(wanted) {
+            match console.next(Some(LIMIT)).unwrap() {
+                Event::Output(Stream::Console, bytes) => seen.extend(bytes),
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    wait_for("] ");
+    guest.shell("echo live and well > /dev/ttyS0");
+    wait_for("live and well");
+    console.input().cancel().unwrap();
+    while console.next(Some(LIMIT)).unwrap() != Event::Done {}
+
+    // What is typed arrives.
+    let reader = client.exec(sh("read line < /dev/ttyS0; echo got $line")).unwrap();
+    let typist = client.console().unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    typist.input().write_all(b"typed\n").unwrap();
+    assert_eq!(text(&reader.output(LIMIT, 100).unwrap().stdout), "got typed\n");
+
+    // As a user has it, into a pipe.
+    let mut child =
+        guest.command(["console", "g1"]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut shown = [0; 4096];
+    let length = child.stdout.as_mut().unwrap().read(&mut shown).unwrap();
+    assert!(length > 0);
+    assert_eq!(guest.stop(), 0);
+    assert!(child.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn a_shell_lives_on_a_terminal() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{Winsize, tcsetwinsize};
+
+    let guest = Serving::of("minimal", "g1", []);
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(&master, size).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let mut child = guest
+        .command(["shell", "g1"])
+        .stdin(slave.try_clone().unwrap())
+        .stdout(slave.try_clone().unwrap())
+        .stderr(slave)
+        .spawn()
+        .unwrap();
+    let mut master = std::fs::File::from(master);
+    let mut seen = String::new();
+    let mut wait_for = |master: &mut std::fs::File, wanted: &str| {
+        let mut buffer = [0; 4096];
+        while !seen.contains(wanted) {
+            let length = master.read(&mut buffer).unwrap();
+            seen.push_str(&text(&buffer[..length]));
+        }
+        // What follows may have come already.
+        let end = seen.find(wanted).unwrap() + wanted.len();
+        seen.drain(..end);
+    };
+    // What is typed before the terminal is set up is thrown away.
+    wait_for(&mut master, "# ");
+    master.write_all(b"stty size; echo $((6*7))\n").unwrap();
+    wait_for(&mut master, "33 99");
+    wait_for(&mut master, "42");
+    // Ctrl-C is for what runs in the guest.
+    master.write_all(b"sleep 100000000\n").unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    master.write_all(b"\x03").unwrap();
+    master.write_all(b"echo still $((40+1))\n").unwrap();
+    wait_for(&mut master, "still 41");
+    // A new size arrives, by a signal as a terminal would send it.
+    tcsetwinsize(&master, Winsize { ws_row: 11, ..size }).unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::WINCH).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    master.write_all(b"stty size; exit 9\n").unwrap();
+    wait_for(&mut master, "11 99");
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+}
+
+#[test]
+fn a_guest_in_the_background_and_the_pages_about_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let bindervm = |args: &[&str]| {
+        let output = tests::bindervm().args(args).env("XDG_RUNTIME_DIR", folder.path()).output().unwrap();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let started = bindervm(&["run", "minimal", "--engine", "soft", "--name", "bg", "--detach"]);
+    assert_eq!(started.0, Some(0), "{started:?}");
+    assert_eq!(bindervm(&["exec", "bg", "-n", "--", "echo", "hi"]).1, "hi\n");
+    assert_eq!(bindervm(&["ps", "--names"]).1, "bg\n");
+    let again = bindervm(&["run", "minimal", "--engine", "soft", "--name", "bg", "--detach"]);
+    assert_eq!(again.0, Some(240), "{again:?}");
+    assert_eq!(bindervm(&["stop", "--all"]).0, Some(0));
+    assert_eq!(bindervm(&["ps", "--names"]).1, "");
+
+    // The scripts are taken by their shell, where it is there; the pages by man.
+    let script = bindervm(&["completions", "bash"]).1;
+    let path = folder.path().join("bash");
+    std::fs::write(&path, &script).unwrap();
+    let complete = format!(
+        "source {}; COMP_WORDS=(bindervm ex); COMP_CWORD=1; _bindervm bindervm ex bindervm; echo ${{COMPREPLY[*]}}",
+        path.display()
+    );
+    let output = std::process::Command::new("bash").args(["-c", &complete]).output().unwrap();
+    assert_eq!(text(&output.stdout), "exec\n", "{}", text(&output.stderr));
+    for shell in ["zsh", "fish"] {
+        assert!(bindervm(&["completions", shell]).1.contains("console"));
+    }
+    let pages = folder.path().join("man");
+    assert_eq!(bindervm(&["man", pages.to_str().unwrap()]).0, Some(0));
+    let page = std::fs::read_to_string(pages.join("bindervm-run.1")).unwrap();
+    assert!(page.contains(".TH bindervm-run 1") && page.contains("serve"), "{page}");
+}
+
+#[test]
+fn files_and_folders_come_and_go_with_their_modes() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let guest = Serving::of("minimal", "g1", []);
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("tree");
+    std::fs::create_dir_all(tree.join("a/b")).unwrap();
+    let big: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
+    std::fs::write(tree.join("a/big"), &big).unwrap();
+    std::fs::write(tree.join("script"), "#!/bin/sh\necho from a script\n").unwrap();
+    std::fs::set_permissions(tree.join("script"), PermissionsExt::from_mode(0o750)).unwrap();
+    std::os::unix::fs::symlink("a/big", tree.join("link")).unwrap();
+    let long = "n".repeat(150);
+    std::fs::write(tree.join(&long), "long").unwrap();
+
+    let copy = |args: [&str; 3]| {
+        let output = guest.command(args).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    // A new name, folders on the way made; then into a folder that is there.
+    assert_eq!(copy(["push", &path("tree"), "g1:/data/new/place"]), (Some(0), String::new()));
+    assert_eq!(
+        text(&guest.shell("/data/new/place/script; stat -c %a /data/new/place/script").stdout),
+        "from a script\n750\n"
+    );
+    assert_eq!(copy(["push", &path("tree/script"), "g1:/data/new"]).0, Some(0));
+    assert_eq!(text(&guest.shell("/data/new/script; ls /data/new").stdout), "from a script\nplace\nscript\n");
+
+    // A guest that sends what must not be taken: out of the folder by a link, or a device.
+    guest.shell("cd /data/new/place; ln -s /etc/passwd evil; mknod dev c 1 1; ln a/big a/again");
+    let (code, told) = copy(["pull", "g1:/data/new/place", &path("back")]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("back/evil") && told.contains("back/dev"), "{told}");
+    let back = folder.path().join("back");
+    for name in ["a/big", "a/again", "link"] {
+        assert!(std::fs::read(back.join(name)).unwrap() == big, "{name}");
+    }
+    assert_eq!(std::fs::read(back.join(&long)).unwrap(), b"long");
+    assert!(back.join("a/b").is_dir() && !back.join("evil").exists() && !back.join("dev").exists());
+    assert_eq!(std::fs::metadata(back.join("script")).unwrap().permissions().mode() & 0o777, 0o750);
+    assert_eq!(copy(["pull", "g1:/data/new/script", &path("back")]).0, Some(0));
+
+    // Limits and mistakes are told, in the guest's words where they are its.
+    let limited = guest.command(["pull", "g1:/data/new", &path("less"), "--limit", "1M"]).output().unwrap();
+    assert_eq!(limited.status.code(), Some(249));
+    assert!(text(&limited.stderr).contains("more than 1048576 bytes"), "{}", text(&limited.stderr));
+    let (code, told) = copy(["pull", "g1:/no/such", &path("x")]);
+    assert!(code == Some(249) && told.contains("No such file"), "{told}");
+    assert_eq!(copy(["push", &path("no-such"), "g1:/"]).0, Some(249));
+    assert_eq!(copy(["push", &path("tree"), "g1"]).0, Some(240));
+
+    let client = guest.client();
+    client.write_file(b"hello", "/made/by/bytes", 0o600, LIMIT).unwrap();
+    assert_eq!(client.read_file("/made/by/bytes", 100, LIMIT).unwrap(), b"hello");
+    assert!(text(&client.read_file("/proc/version", 1000, LIMIT).unwrap()).starts_with("Linux"));
+    assert!(client.read_file("/proc/version", 3, LIMIT).is_err());
+}
+
+#[test]
 fn a_signal_and_a_timeout_reach_the_command() {
     let guest = Serving::of("minimal", "g1", []);
     let mut running =

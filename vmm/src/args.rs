@@ -31,6 +31,10 @@ pub enum Command {
     Exec(ExecArgs),
     /// A shell in a running guest, on this terminal.
     Shell(ShellArgs),
+    /// Copy files and folders into a running guest.
+    Push(PushArgs),
+    /// Copy a file or folder out of a running guest.
+    Pull(PullArgs),
     /// Attach to the serial console of a running guest. Ctrl-] detaches.
     Console(ConsoleArgs),
     /// Switch guests off.
@@ -40,6 +44,16 @@ pub enum Command {
     /// Build and list images.
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Print the completion script of a shell; `bindervm completions bash > .../bindervm` installs it.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Write the man pages into a folder.
+    Man {
+        /// The folder; it is made if it is not there.
+        folder: PathBuf,
+    },
     /// Say what this machine offers, which engine `auto` takes and why, and what to do about gaps.
     Doctor,
     /// Measure the soft engine: boot, programs, exits; beside QEMU where it is installed.
@@ -197,6 +211,9 @@ pub struct PsArgs {
     /// A JSON list instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// Only the names; for completions.
+    #[arg(long, conflicts_with = "json")]
+    pub names: bool,
 }
 
 /// A running guest.
@@ -239,6 +256,37 @@ pub struct ShellArgs {
     /// Which guest.
     #[command(flatten)]
     pub guest: GuestArg,
+}
+
+/// Arguments of `bindervm push`.
+#[derive(Debug, Args)]
+pub struct PushArgs {
+    /// Files and folders of this machine.
+    #[arg(required = true, value_name = "FROM")]
+    pub from: Vec<PathBuf>,
+    /// Where to: into a folder of the guest, or under a new name.
+    #[arg(value_name = "GUEST:PATH")]
+    pub to: String,
+    /// Give up after this time.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10m")]
+    pub timeout: Duration,
+}
+
+/// Arguments of `bindervm pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// A file or folder of the guest.
+    #[arg(value_name = "GUEST:PATH")]
+    pub from: String,
+    /// Where to: into a folder, or under a new name. [default: the current folder]
+    #[arg(value_name = "TO")]
+    pub to: Option<PathBuf>,
+    /// The most bytes to take from the guest.
+    #[arg(long, value_parser = parse_memory, value_name = "SIZE", default_value = "1G")]
+    pub limit: u64,
+    /// Give up after this time.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10m")]
+    pub timeout: Duration,
 }
 
 /// Arguments of `bindervm console`.
@@ -298,6 +346,15 @@ pub struct TraceTarget {
     pub host_times: bool,
     /// All that goes into the core and comes out of it.
     pub replay: bool,
+}
+
+/// A shell that completions can be written for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum Shell {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 /// `--engine`.

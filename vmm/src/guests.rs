@@ -46,12 +46,13 @@ pub fn ps(args: &PsArgs) -> Result<(), Failure> {
             Err(error) => eprintln!("bindervm: {name}: {error}"),
         }
     }
-    output::print(|out| match args.json {
-        true => {
+    output::print(|out| match (args.json, args.names) {
+        (true, _) => {
             serde_json::to_writer_pretty(&mut *out, &running)?;
             writeln!(out)
         }
-        false => table(&running, out),
+        (false, true) => running.iter().try_for_each(|status| writeln!(out, "{}", status.guest)),
+        (false, false) => table(&running, out),
     })
 }
 

@@ -11,10 +11,12 @@ use crate::exit::{Code, Failure};
 mod args;
 mod attach;
 mod bench;
+mod copy;
 mod doctor;
 mod exit;
 mod guests;
 mod image;
+mod manual;
 mod output;
 mod progress;
 mod run;
@@ -46,9 +48,13 @@ fn main() -> ExitCode {
         Command::Ps(args) => guests::ps(args),
         Command::Exec(args) => return exit(attach::exec(args)),
         Command::Shell(args) => return exit(attach::shell(args)),
+        Command::Push(args) => copy::push(args),
+        Command::Pull(args) => copy::pull(args),
         Command::Console(args) => attach::console(args),
         Command::Stop(args) => guests::stop(args),
         Command::Wait(args) => return exit(guests::wait(args)),
+        Command::Completions { shell } => manual::completions(*shell),
+        Command::Man { folder } => manual::pages(folder),
         Command::Image(command) => image::run(command),
         Command::Bench(args) => bench::run(args),
         Command::Doctor => doctor::run(),

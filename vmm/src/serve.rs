@@ -30,6 +30,7 @@ pub mod commands;
 mod connection;
 pub mod console;
 mod exec;
+pub mod follow;
 mod peer;
 pub mod watchers;
 
@@ -185,6 +186,7 @@ impl Server {
         for exec in self.guest.commands.take() {
             exec.lost();
         }
+        self.guest.binder.recording.followers().finish();
         self.guest.watchers.ended(status, exit_code);
         let peers: Vec<_> = self.guest.clients.lock().values().cloned().collect();
         let until = Instant::now() + LAST_WORDS;

@@ -6,7 +6,7 @@
 //! an interrupt while this one is inside a long request. Order where both are needed: registers, device.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use guest_ram::GuestRam;
@@ -87,6 +87,8 @@ pub struct MmioTransport {
     registers: Mutex<Registers>,
     device: Mutex<Box<dyn VirtioDevice>>,
     failure: Mutex<Option<String>>,
+    /// It failed by a fault of ours: it panicked.
+    fault: AtomicBool,
 }
 
 /// What the driver writes before the device is active.
@@ -122,12 +124,18 @@ impl MmioTransport {
             registers: Mutex::new(Registers::new(device.queue_sizes())),
             device: Mutex::new(device),
             failure: Mutex::new(None),
+            fault: AtomicBool::new(false),
         }
     }
 
     /// Why the device was marked DEVICE_NEEDS_RESET last, if it ever was.
     pub fn failure(&self) -> Option<String> {
         lock(&self.failure).clone()
+    }
+
+    /// Whether the device ever failed by a fault of its own, and not of its driver.
+    pub fn is_faulty(&self) -> bool {
+        self.fault.load(Ordering::SeqCst)
     }
 
     /// Lets the device move what the host has for the guest into its queues.
@@ -299,7 +307,8 @@ impl MmioTransport {
             if queue.ready() && !queue.is_valid(&*self.ram) {
                 queue.set_ready(false);
                 drop(registers);
-                self.fail(format!("queue {index} does not lie in guest memory"));
+                let reason = format!("queue {index} does not lie in guest memory");
+                self.fail(Failure { reason, is_fault: false });
             }
             return;
         }
@@ -420,8 +429,9 @@ impl MmioTransport {
         }
     }
 
-    fn fail(&self, reason: String) {
-        *lock(&self.failure) = Some(reason);
+    fn fail(&self, failure: Failure) {
+        self.fault.fetch_or(failure.is_fault, Ordering::SeqCst);
+        *lock(&self.failure) = Some(failure.reason);
         self.status.fetch_or(status::DEVICE_NEEDS_RESET, Ordering::SeqCst);
         // Only a running driver is told (2.1.2).
         if self.status() & status::DRIVER_OK != 0 {
@@ -454,13 +464,24 @@ fn set_high(word: &mut u64, value: u32) {
     *word = (*word & 0xffff_ffff) | u64::from(value) << 32;
 }
 
+/// Why a device is marked.
+struct Failure {
+    reason: String,
+    /// It panicked.
+    is_fault: bool,
+}
+
 /// Runs a step of a device; a panic is an error like any other. The device is not used again before
 /// its reset, which rebuilds what a panic left half done.
-fn contained<E: std::fmt::Display>(step: impl FnOnce() -> Result<(), E>) -> Result<(), String> {
-    match catch_unwind(AssertUnwindSafe(step)) {
-        Ok(outcome) => outcome.map_err(|error| error.to_string()),
-        Err(panic) => Err(DeviceError::Panicked(panic_text(&*panic)).to_string()),
-    }
+fn contained<E: Into<DeviceError>>(step: impl FnOnce() -> Result<(), E>) -> Result<(), Failure> {
+    let error = match catch_unwind(AssertUnwindSafe(step)) {
+        Ok(outcome) => match outcome {
+            Ok(()) => return Ok(()),
+            Err(error) => error.into(),
+        },
+        Err(panic) => DeviceError::Panicked(panic_text(&*panic)),
+    };
+    Err(Failure { reason: error.to_string(), is_fault: matches!(error, DeviceError::Panicked(_)) })
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

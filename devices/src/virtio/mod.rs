@@ -139,6 +139,9 @@ pub enum DeviceError {
     /// The device's host side failed.
     #[error("host: {0}")]
     Host(String),
+    /// The device did not become active.
+    #[error(transparent)]
+    Activate(#[from] ActivateError),
     /// The device's code panicked; its state is not to be trusted any more.
     #[error("internal error: {0}")]
     Panicked(String),

@@ -16,6 +16,7 @@ use crate::PROTOCOL;
 use crate::frame::{self, FrameError, MAX_DATA, Messages};
 use crate::place::{self, PlaceError};
 use crate::running::{Room, Running};
+use crate::trace::Following;
 use crate::wire::{ErrorCode, Greeting, Metrics, Reply, Request, Status, Stream, ToClient, ToServer};
 
 /// How long a guest may take to say who it is. Its process may be busy; it is not asked to do much.
@@ -248,6 +249,11 @@ impl Client {
     /// Attaches to the serial console. Its bytes come as [`Stream::Console`].
     pub fn console(&self) -> Result<Running, ClientError> {
         Ok(Running::new(self.call(Request::Console)?))
+    }
+
+    /// Follows the recording of binder from now on.
+    pub fn trace(&self) -> Result<Following, ClientError> {
+        Ok(Following::new(Running::new(self.call(Request::Trace)?)))
     }
 
     /// Saves the guest to the file `path` of the host.

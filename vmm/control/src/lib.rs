@@ -21,14 +21,20 @@
 //! does not run.
 
 mod client;
+mod files;
 pub mod frame;
 pub mod place;
 mod running;
+mod trace;
+mod unpack;
 pub mod wire;
 
 pub use agent_protocol::{ExecFailure, ExecRequest, ExitStatus, WindowSize};
 pub use client::{Client, ClientError};
+pub use files::CopyError;
 pub use running::{Event, Input, Output, Running};
+pub use trace::{Dropped, Following};
+pub use unpack::{Limits, UnpackError, Unpacked};
 pub use wire::{State, Status};
 
 /// The version of the protocol. Another is refused by either end.

@@ -184,6 +184,11 @@ impl Board {
     pub fn failures(&mut self) -> Vec<String> {
         self.mmio.values_mut().filter_map(|device| device.failure()).collect()
     }
+
+    /// Why a virtio device failed by a fault of its own, if one did.
+    pub fn fault(&mut self) -> Option<String> {
+        self.mmio.values_mut().find(|device| device.is_faulty()).and_then(|device| device.failure())
+    }
 }
 
 impl Bus for Board {

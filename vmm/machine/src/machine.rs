@@ -319,7 +319,7 @@ impl Machine {
     }
 
     /// Whether the run is over by something other than the CPU.
-    fn ended(&self) -> Option<End> {
+    fn ended(&mut self) -> Option<End> {
         match self.power.request() {
             Some(PowerRequest::PowerOff) => return Some(End::PoweredOff),
             Some(PowerRequest::Reset) => return Some(self.after_panic().unwrap_or(End::Reset)),
@@ -330,6 +330,9 @@ impl Machine {
             // A kernel that waits after its panic, until the time is over, has panicked.
             Some(StopReason::Timeout) => return Some(self.after_panic().unwrap_or(End::Timeout)),
             None => {}
+        }
+        if let Some(reason) = self.board.fault() {
+            return Some(End::DeviceFailed(reason));
         }
         if let Some(panic) = self.config.log.panic().filter(|panic| panic.complete) {
             return Some(End::Panic(panic.message));

@@ -25,6 +25,8 @@ pub enum End {
     Stopped,
     /// The engine could not go on; the text says why.
     EngineFailed(String),
+    /// A device failed by a fault of bindervm's own; the text says how. The guest saw it fail.
+    DeviceFailed(String),
 }
 
 impl std::fmt::Display for End {
@@ -38,6 +40,9 @@ impl std::fmt::Display for End {
             End::Timeout => f.write_str("the run's time is over"),
             End::Stopped => f.write_str("the run was stopped"),
             End::EngineFailed(reason) => write!(f, "the CPU engine cannot go on: {reason}"),
+            End::DeviceFailed(reason) => {
+                write!(f, "a device of the guest failed by a fault of bindervm, please report it: {reason}")
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use devices::virtio::{ActivateError, ActiveQueues, DeviceError, VirtioDevice};
 use guest::*;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
@@ -101,6 +102,60 @@ fn a_kernel_that_hangs_after_its_panic_does_not_hang_the_host() {
         },
         |engine, outcome, _| assert_eq!(outcome.end, End::Panic("x".into()), "{engine}"),
     );
+}
+
+/// A device with a bug in its reset.
+struct Faulty;
+
+impl VirtioDevice for Faulty {
+    fn id(&self) -> u32 {
+        42
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[]
+    }
+
+    fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
+
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+
+    fn activate(&mut self, _guest: ActiveQueues) -> Result<(), ActivateError> {
+        Ok(())
+    }
+
+    fn notify(&mut self, _queue: u16) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn service(&mut self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        panic!("no reset");
+    }
+}
+
+#[test]
+fn a_device_that_fails_by_its_own_fault_ends_the_run() {
+    let kernel = kernel(|a| {
+        // The Status register of the first slot.
+        a.mov(rax, machine::layout::VIRTIO_BASE.0 + 0x70)?;
+        a.mov(dword_ptr(rax), 0)?;
+        forever(a)
+    });
+    for engine in engines() {
+        let (mut machine, _) = machine(engine, &kernel, None);
+        machine.add_virtio(Box::new(Faulty)).unwrap();
+        let outcome = machine.run().unwrap();
+        let End::DeviceFailed(reason) = &outcome.end else { panic!("{engine}: {:?}", outcome.end) };
+        assert!(reason.contains("no reset"), "{engine}: {reason}");
+    }
 }
 
 #[test]

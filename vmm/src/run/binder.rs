@@ -1,5 +1,6 @@
 //! The guest's binder world: domain, device, recording.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
@@ -19,6 +20,8 @@ const GUEST: GuestId = GuestId(0);
 /// The guest's binder world, as seen from outside. Clones show the same.
 #[derive(Clone)]
 pub struct Binder {
+    /// How a recording of it begins.
+    pub header: recording::Header,
     /// What is recorded of it.
     pub recording: Recording,
     counters: Arc<Mutex<Counters>>,
@@ -69,6 +72,10 @@ fn android_version(image: &str) -> Option<u32> {
 
 /// Puts the binder device on the machine, unless the guest's kernel has the driver.
 pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Result<Binder, Failure> {
+    // Followers get what the device makes anyway, without the extras of a file.
+    let payload = args.trace.as_ref().map_or(0, |target| target.payload);
+    let plain = TraceTarget { path: PathBuf::new(), payload, host_times: false, replay: false };
+    let follower = header(args, &plain, source, machine.engine().to_string());
     let writer = match &args.trace {
         None => None,
         Some(target) => {
@@ -79,7 +86,7 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
     let recording =
         Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary || args.status.is_some());
     if source.binder(args) == BinderArg::Kernel {
-        return Ok(Binder { recording, counters: Arc::default(), domain: None });
+        return Ok(Binder { header: follower, recording, counters: Arc::default(), domain: None });
     }
     let profile = match args.binder_profile {
         ProfileArg::Linux6_1 => Profile::Linux6_1,
@@ -100,5 +107,5 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
     let device = BinderDevice::new(domain.clone(), GUEST, &limits, timing, Box::new(recording.clone()));
     let counters = device.counters();
     machine.add_virtio(Box::new(device)).map_err(machine_failure)?;
-    Ok(Binder { recording, counters, domain: Some(domain) })
+    Ok(Binder { header: follower, recording, counters, domain: Some(domain) })
 }

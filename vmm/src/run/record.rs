@@ -9,7 +9,7 @@ use binder::replay::Step;
 use binder::trace::TraceEvent;
 use binder::{GuestId, Pid, Tid};
 use binder_trace::Stamped;
-use binder_trace::recording::{HostClock, Record, RecordingError, ThreadName, Writer};
+use binder_trace::recording::{HostClock, Record, RecordingError, ThreadName, Writer, encode_record};
 use binder_trace::tally::Tally;
 use devices::virtio::binder::Recorder;
 use engine::GuestClock;
@@ -21,6 +21,8 @@ use crate::args::TraceTarget;
 /// file sees them then.
 const FLUSH: Duration = Duration::from_millis(200);
 
+use crate::serve::follow::Followers;
+
 /// What is recorded of a run. Clones share it: the device fills one, the end of the run reads another.
 #[derive(Clone)]
 pub struct Recording {
@@ -29,6 +31,7 @@ pub struct Recording {
     enabled: bool,
     host_times: bool,
     replay: bool,
+    followers: Followers,
 }
 
 struct Shared {
@@ -61,7 +64,13 @@ impl Recording {
             enabled: writes || count,
             host_times: writes && target.is_some_and(|target| target.host_times),
             replay: writes && target.is_some_and(|target| target.replay),
+            followers: Followers::default(),
         }
+    }
+
+    /// Clients that follow it, whether or not it goes to a file.
+    pub fn followers(&self) -> &Followers {
+        &self.followers
     }
 
     /// Writes what is buffered, and gives the counts.
@@ -84,6 +93,13 @@ impl Recording {
         if let Some(writer) = &mut shared.writer {
             // The run failed already, and says so.
             let _ = writer.finish();
+        }
+    }
+
+    /// Passes a record on to those who follow.
+    fn follow(&self, record: &Record) {
+        if self.followers.any() {
+            self.followers.record(&encode_record(record));
         }
     }
 
@@ -139,7 +155,7 @@ impl Recorder for Recording {
     }
 
     fn enabled(&self) -> bool {
-        self.enabled
+        self.enabled || self.followers.any()
     }
 
     fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent) {
@@ -151,12 +167,17 @@ impl Recorder for Recording {
             shared.last = Some(at);
             shared.write(&Record::HostTime { boottime: host_clock().boottime });
         }
-        shared.write(&Record::Event(Stamped { at, guest, event }));
+        let record = Record::Event(Stamped { at, guest, event });
+        shared.write(&record);
+        drop(shared);
+        self.follow(&record);
     }
 
     fn name(&mut self, guest: GuestId, pid: Pid, tid: Tid, name: [u8; 16]) {
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-        self.write(&Record::Name(ThreadName { guest, pid, tid, name: name[..length].to_vec() }));
+        let record = Record::Name(ThreadName { guest, pid, tid, name: name[..length].to_vec() });
+        self.write(&record);
+        self.follow(&record);
     }
 
     fn replays(&self) -> bool {

@@ -22,7 +22,7 @@ pub fn bare_status(
         End::Panic(_) => Err(told(Code::GuestPanic, outcome, false)),
         End::Timeout => Err(told(Code::Timeout, outcome, false)),
         End::Halted | End::TripleFault(_) => Err(told(Code::GuestLost, outcome, false)),
-        End::EngineFailed(_) => Err(told(Code::Internal, outcome, false)),
+        End::EngineFailed(_) | End::DeviceFailed(_) => Err(told(Code::Internal, outcome, false)),
         End::Stopped => match interrupted.signal() {
             Some(signal) => Ok(Status::Signaled { signal }),
             None if session.is_stopping() => Ok(Status::Stopped),
@@ -71,7 +71,7 @@ pub fn agent_status(
     let code = match &outcome.end {
         End::Panic(_) => Code::GuestPanic,
         End::Timeout => Code::Timeout,
-        End::EngineFailed(_) => Code::Internal,
+        End::EngineFailed(_) | End::DeviceFailed(_) => Code::Internal,
         _ if session.ready().is_none() => Code::BootFailed,
         _ => Code::GuestLost,
     };

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use agent_protocol::window::WindowError;
 use agent_protocol::{ExecRequest, LinkError, WindowSize};
+use binder_trace::recording::encode_header;
 use control::PROTOCOL;
 use control::frame::{FrameError, Messages};
 use control::wire::{ErrorCode, Greeting, Reply, Request, Stream, ToServer};
@@ -62,10 +63,11 @@ impl Connection {
         for active in self.peer.close().into_values() {
             match active {
                 Active::Exec(exec) => exec.hang_up(),
-                Active::Console | Active::Waiting => {}
+                Active::Console | Active::Trace | Active::Waiting => {}
             }
         }
         self.guest.console.detach(&self.peer, None);
+        self.guest.binder.recording.followers().detach(&self.peer, None);
         self.guest.watchers.forget(&self.peer, None);
     }
 
@@ -93,7 +95,7 @@ impl Connection {
             Request::Console => {
                 self.begin(id, Active::Console, |c| c.guest.console.attach(c.peer.clone(), id))
             }
-            Request::Trace => self.peer.fail(id, ErrorCode::Unsupported, "not in this version"),
+            Request::Trace => self.trace(id),
             Request::Snapshot { path } => self.snapshot(id, &path),
             Request::Stop { grace_ms } => {
                 self.guest.stop(Duration::from_millis(grace_ms));
@@ -156,7 +158,15 @@ impl Connection {
                     self.peer.reply(id, Reply::Done);
                 }
             }
-            (Active::Console | Active::Waiting, _) => return Err(no_such_stream()),
+            (Active::Trace, Request::Credit { stream: Stream::Trace, bytes }) => {
+                let followers = self.guest.binder.recording.followers();
+                followers.credit(&self.peer, id, bytes).map_err(overrun)?;
+            }
+            (Active::Trace, Request::Cancel) => {
+                self.guest.binder.recording.followers().detach(&self.peer, Some(id));
+                self.peer.reply(id, Reply::Done);
+            }
+            (Active::Console | Active::Trace | Active::Waiting, _) => return Err(no_such_stream()),
         }
         Ok(())
     }
@@ -191,6 +201,18 @@ impl Connection {
                     connection.peer.fail(id, code, error.to_string());
                 }
             }
+        });
+    }
+
+    fn trace(&self, id: u32) {
+        if self.guest.binder.objects().is_none() {
+            let text = "the guest's own kernel has the binder driver: there is nothing to record here";
+            return self.peer.fail(id, ErrorCode::Unsupported, text);
+        }
+        self.begin(id, Active::Trace, |connection| {
+            let header = encode_header(&connection.guest.binder.header);
+            let followers = connection.guest.binder.recording.followers();
+            followers.attach(connection.peer.clone(), id, &header);
         });
     }
 

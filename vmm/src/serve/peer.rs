@@ -55,6 +55,8 @@ pub enum Active {
     Exec(Arc<RemoteExec>),
     /// The serial console.
     Console,
+    /// A recording.
+    Trace,
     /// One that waits for something to be told.
     Waiting,
 }

@@ -226,4 +226,5 @@ fn a_panic_in_reset_is_contained() {
     driver.write(0x070, 0);
     assert_eq!(driver.status(), NEEDS_RESET);
     assert!(driver.transport.failure().unwrap().contains("a bug of its reset"));
+    assert!(driver.transport.is_faulty());
 }

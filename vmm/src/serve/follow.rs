@@ -1,0 +1,147 @@
+//! Clients that follow the recording of a running guest.
+//!
+//! A follower gets whole records, as a file would hold them. One that is too slow loses some, counted;
+//! the guest never waits for it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use agent_protocol::window::{SendWindow, WindowError};
+use control::wire::{Reply, Stream};
+
+use super::peer::Peer;
+
+/// Who follows. Clones share it: the recorder, on the vCPU's thread, feeds whom clients add.
+#[derive(Clone, Default)]
+pub struct Followers {
+    list: Arc<Mutex<Vec<Follower>>>,
+    /// Whether there are any, for those who would have to make a record first.
+    any: Arc<AtomicBool>,
+}
+
+struct Follower {
+    peer: Arc<Peer>,
+    request: u32,
+    window: SendWindow,
+    dropped: u64,
+}
+
+impl Followers {
+    /// Whether anybody follows.
+    pub fn any(&self) -> bool {
+        self.any.load(Ordering::Relaxed)
+    }
+
+    /// Adds a client, which gets `header` first.
+    pub fn attach(&self, peer: Arc<Peer>, request: u32, header: &[u8]) {
+        let mut list = self.lock();
+        let mut window = SendWindow::of(Stream::Trace.window());
+        window.spend(header.len());
+        peer.data(request, Stream::Trace, header);
+        list.push(Follower { peer, request, window, dropped: 0 });
+        self.any.store(true, Ordering::Relaxed);
+    }
+
+    /// One record happened.
+    pub fn record(&self, record: &[u8]) {
+        self.lock().iter_mut().for_each(|follower| follower.record(record));
+    }
+
+    /// The client took bytes.
+    pub fn credit(&self, peer: &Arc<Peer>, request: u32, bytes: u32) -> Result<(), WindowError> {
+        let mut list = self.lock();
+        let Some(follower) = list.iter_mut().find(|follower| follower.is(peer, Some(request))) else {
+            return Ok(());
+        };
+        follower.window.grant(bytes)?;
+        follower.tell_dropped();
+        Ok(())
+    }
+
+    /// Removes one request of a client, or all of its.
+    pub fn detach(&self, peer: &Arc<Peer>, request: Option<u32>) {
+        let mut list = self.lock();
+        list.retain(|follower| !follower.is(peer, request));
+        self.any.store(!list.is_empty(), Ordering::Relaxed);
+    }
+
+    /// The run is over: the recordings end.
+    pub fn finish(&self) {
+        self.any.store(false, Ordering::Relaxed);
+        for mut follower in std::mem::take(&mut *self.lock()) {
+            follower.tell_dropped();
+            follower.peer.reply(follower.request, Reply::Done);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Follower>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Follower {
+    fn is(&self, peer: &Arc<Peer>, request: Option<u32>) -> bool {
+        Arc::ptr_eq(&self.peer, peer) && request.is_none_or(|request| request == self.request)
+    }
+
+    fn record(&mut self, record: &[u8]) {
+        // What is lost is lost together, up to the next credit, where the client hears of it.
+        if self.dropped > 0 || self.window.room() < record.len() {
+            self.dropped += 1;
+        } else {
+            self.window.spend(record.len());
+            self.peer.data(self.request, Stream::Trace, record);
+        }
+    }
+
+    fn tell_dropped(&mut self) {
+        if self.dropped > 0 {
+            let records = std::mem::take(&mut self.dropped);
+            self.peer.reply(self.request, Reply::Dropped { records });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::frame::Messages;
+    use control::wire::ToClient;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    #[test]
+    fn a_slow_follower_loses_whole_records_and_is_told_how_many() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let peer = Peer::new(ours);
+        let followers = Followers::default();
+        assert!(!followers.any());
+        followers.attach(peer.clone(), 1, b"header");
+        assert!(followers.any());
+        let record = vec![7; 1 << 20];
+        for _ in 0..6 {
+            followers.record(&record);
+        }
+        followers.credit(&peer, 1, 6 + (1 << 20)).unwrap();
+        followers.record(b"last");
+        followers.finish();
+        assert!(!followers.any());
+        peer.close();
+        let writer = thread::spawn(move || peer.write());
+
+        let mut messages = Messages::new(theirs);
+        let (mut bytes, mut dropped, mut done) = (Vec::new(), 0, false);
+        while let Some((message, data)) = messages.take::<ToClient>().unwrap() {
+            match message.reply {
+                Reply::Data { .. } => bytes.extend(data),
+                Reply::Dropped { records } => dropped += records,
+                Reply::Done => done = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        writer.join().unwrap();
+        // The header leaves room for three records of a MiB and a bit.
+        assert_eq!((bytes.len(), dropped, done), (6 + (3 << 20) + 4, 3, true));
+        assert!(bytes.ends_with(b"last"));
+    }
+}
