@@ -4,6 +4,7 @@
 //! `minimal` and `aosp14` in the cache and a built `bindervm`; `ci/test` sees to both.
 //!
 //! `BINDERVM` names the binary (default: the debug build of this workspace).
+//! `BINDERVM_TEST_CPUS=4` gives every guest so many CPUs, and
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
 pub mod serving;
@@ -69,6 +70,9 @@ impl Guest {
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);
         }
+        if let Some(cpus) = std::env::var_os("BINDERVM_TEST_CPUS") {
+            command.arg("--cpus").arg(cpus);
+        }
         Guest { command, argv: Vec::new(), folder, stdin: Vec::new(), limit: LIMIT }
     }
 
@@ -101,6 +105,12 @@ impl Guest {
     pub fn run<const N: usize>(mut self, argv: [&str; N]) -> Ended {
         self.argv = argv.map(str::to_owned).to_vec();
         self.finish()
+    }
+
+    /// Bytes for the program's standard input.
+    pub fn input(mut self, bytes: &[u8]) -> Guest {
+        self.stdin = bytes.to_vec();
+        self
     }
 
     /// Runs a script in the guest's shell.

@@ -81,6 +81,28 @@ impl Cpu {
         Ok(value)
     }
 
+    /// ENTER. On `Err` the stack pointer has moved, and nothing else.
+    fn enter_frame(&mut self, size: u64, level: u64, room: u64) -> Result<(), Abort> {
+        let bottom = self.stack_address((size * (level + 1)).wrapping_neg(), size * (level + 1), true)?;
+        self.probe_write(bottom, size * (level + 1))?;
+        let (rsp, rbp) = (self.gpr[RSP], self.gpr[RBP]);
+        let mask = self.stack_mask();
+        let frame = rsp.wrapping_sub(size) & mask;
+        self.push_sized(size, rbp)?;
+        for i in 1..level {
+            let from = rbp.wrapping_sub(size * i) & mask;
+            let from = self.segment_address(Segment::Ss, from, size, false)?;
+            let pointer = self.load_sized(from, size)?;
+            self.push_sized(size, pointer)?;
+        }
+        if level > 0 {
+            self.push_sized(size, frame)?;
+        }
+        self.write_register(RBP as u8, size, frame);
+        self.move_stack(room.wrapping_neg());
+        Ok(())
+    }
+
     fn write_register(&mut self, register: u8, size: u64, value: u64) {
         match size {
             2 => (value as u16).write(&mut self.gpr, register),
@@ -208,24 +230,11 @@ instructions! {
 
     /// ENTER: `imm` is the frame's size, `r0` the nesting level.
     next fn enter(cpu, uop) {
-        let (size, level) = (uop.extra as u64, uop.r0 as u64 & 31);
-        let bottom = cpu.stack_address((size * (level + 1)).wrapping_neg(), size * (level + 1), true)?;
-        cpu.probe_write(bottom, size * (level + 1))?;
-        let (rsp, rbp) = (cpu.gpr[RSP], cpu.gpr[RBP]);
-        let mask = cpu.stack_mask();
-        let frame = rsp.wrapping_sub(size) & mask;
-        cpu.push_sized(size, rbp)?;
-        for i in 1..level {
-            let from = rbp.wrapping_sub(size * i) & mask;
-            let from = cpu.segment_address(Segment::Ss, from, size, false)?;
-            let pointer = cpu.load_sized(from, size)?;
-            cpu.push_sized(size, pointer)?;
+        let rsp = cpu.gpr[RSP];
+        if let Err(abort) = cpu.enter_frame(uop.extra as u64, uop.r0 as u64 & 31, uop.imm) {
+            cpu.gpr[RSP] = rsp;
+            return Err(abort);
         }
-        if level > 0 {
-            cpu.push_sized(size, frame)?;
-        }
-        cpu.write_register(RBP as u8, size, frame);
-        cpu.move_stack(uop.imm.wrapping_neg());
     }
 
     next fn leave(cpu, uop) {
