@@ -75,7 +75,7 @@ fn glibc_computes_the_same_numbers() {
 
 /// What busybox does with `data` and `data.xz`; `$B` is busybox.
 const BUSYBOX: &str = r#"
-for hash in md5sum sha1sum sha256sum sha512sum sha3sum cksum; do $B $hash <data; done
+for hash in md5sum sha1sum sha256sum sha512sum sha3sum; do $B $hash <data; done
 for pack in gzip bzip2; do
     $B $pack -c <data | $B sha256sum
     $B $pack -c <data | $B $pack -dc | $B cmp - data && echo "$pack: round trip"
@@ -83,10 +83,9 @@ done
 $B xzcat data.xz | $B sha256sum
 $B base64 <data | $B sha256sum
 $B od -A x -t x4 data | $B sort | $B uniq -c | $B sort -n | $B sha256sum
-$B awk 'BEGIN { x = 0.5; for (i = 1; i <= 3000; i++) { x = sin(x) + cos(i) * exp(-i / 1000) + sqrt(i) / log(i + 1)
-    s += x * x; if (i % 100 == 0) printf "%.17g %.17g %d\n", x, s, int(x * 1000) } }'
-$B seq 1 20000 | $B awk '{ print ($1 * 7919) % 20011, sqrt($1) }' | $B sort -n | $B tail -n 3
-$B printf '2 64 ^ p 3 7 / p\n' | $B dc 2>/dev/null | $B head -n 1
+$B awk 'BEGIN { x = 0.5; for (i = 1; i <= 30000; i++) { x = x * 1.37 + i / 7; x = x - int(x / 9.81) * 9.81; s += x * x
+    if (i % 1000 == 0) printf "%.17g %.17g %d %e\n", x, s, int(x * 1000), s / x } }'
+$B seq 1 20000 | $B awk '{ print ($1 * 7919) % 20011, $1 / 3 }' | $B sort -n | $B sha256sum
 $B sed -n 's/\([a-f]\)\([0-9]\)/\2\1/gp' lines | $B grep -c '[0-9][a-f]'
 "#;
 
@@ -94,8 +93,8 @@ $B sed -n 's/\([a-f]\)\([0-9]\)/\2\1/gp' lines | $B grep -c '[0-9][a-f]'
 fn busybox_does_the_same_work() {
     let folder = tempfile::tempdir().unwrap();
     let busybox = Path::new("/bin/busybox");
-    let is_static = native(Command::new("file").arg("-L").arg(busybox)).contains("statically linked");
-    assert!(is_static, "{} is not static; install busybox-static", busybox.display());
+    let is_static = !Command::new("ldd").arg(busybox).output().expect("ldd starts").status.success();
+    assert!(busybox.exists() && is_static, "{} is not static; install busybox-static", busybox.display());
     fs::copy(busybox, folder.path().join("busybox")).unwrap();
     // A few hundred KiB that packers find something in.
     let mut word = 1u64;
