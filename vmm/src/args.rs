@@ -55,7 +55,7 @@ pub enum Command {
         folder: PathBuf,
     },
     /// Say what this machine offers, which engine `auto` takes and why, and what to do about gaps.
-    Doctor,
+    Doctor(DoctorArgs),
     /// Measure the soft engine: boot, programs, exits; beside QEMU where it is installed.
     Bench(BenchArgs),
     /// Print, summarise, export or follow recorded traces.
@@ -427,6 +427,14 @@ pub enum BinderDeviceArg {
     Inline,
     /// Answers later, from another thread, with interrupts.
     Late,
+}
+
+/// Arguments of `bindervm doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Tell of the last run instead: how it ended, and which instructions the software CPU lacked.
+    #[arg(long)]
+    pub last_run: bool,
 }
 
 /// `bindervm image ...`.

@@ -16,6 +16,7 @@ mod doctor;
 mod exit;
 mod guests;
 mod image;
+mod last;
 mod manual;
 mod output;
 mod progress;
@@ -57,7 +58,8 @@ fn main() -> ExitCode {
         Command::Man { folder } => manual::pages(folder),
         Command::Image(command) => image::run(command),
         Command::Bench(args) => bench::run(args),
-        Command::Doctor => doctor::run(),
+        Command::Doctor(args) if args.last_run => last::show(),
+        Command::Doctor(_) => doctor::run(),
         Command::Snapshot(args) => snapshot::run(args),
         Command::Trace(args) => trace::run(args),
     };

@@ -26,6 +26,7 @@ use self::source::Source;
 use self::verdict::{agent_status, bare_status, machine_failure, thread_failure, trace_failure};
 use crate::args::{ClockArg, EngineArg, JitArg, RunArgs};
 use crate::exit::{Code, Failure, Status};
+use crate::last;
 use crate::serve::commands::Commands;
 use crate::serve::console::ConsoleTap;
 use crate::serve::watchers::Watchers;
@@ -90,6 +91,10 @@ pub fn run(args: &RunArgs) -> u8 {
         eprintln!("bindervm: cannot write the status file {}: {error}", path.display());
         exit_code = Code::Internal as u8;
     }
+    if exit_code != 0 && args.seed != 0 && report.engine == Some(Kind::Soft) {
+        eprintln!("bindervm: the seed was {}; to repeat: {}", args.seed, last::command_line());
+    }
+    report.last_run(exit_code).keep();
     if let Some(server) = server {
         server.finish(report.json(&status), exit_code);
     }

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::session::ReadyAt;
 use crate::exit::Status;
+use crate::last::{self, LastRun};
 
 /// What is known at the end of a run; empty where it did not get that far.
 #[derive(Default)]
@@ -126,6 +127,18 @@ impl Report {
     /// What the file of `--status` says.
     pub fn json(&self, status: &Status) -> serde_json::Value {
         serde_json::json!(self.file(status))
+    }
+
+    /// What is kept for `bindervm doctor --last-run`.
+    pub fn last_run(&self, exit_code: u8) -> LastRun {
+        let stats = self.stats.as_ref();
+        LastRun {
+            command: last::command_line(),
+            exit_code,
+            engine: self.engine.map(|kind| kind.to_string()),
+            instructions: stats.and_then(|stats| stats.instructions),
+            missing: stats.and_then(|stats| stats.soft.clone()).map(|soft| soft.unknown).unwrap_or_default(),
+        }
     }
 
     fn file<'a>(&'a self, status: &'a Status) -> StatusFile<'a> {
