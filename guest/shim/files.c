@@ -305,8 +305,9 @@ void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
 		switch (kind) {
 		case VB_ACT_NICE_SET:
 		case VB_ACT_NICE_RAISE:
+		case VB_ACT_SCHED:
 			if (for_current)
-				vb_set_nice(kind, (int)le32_to_cpu(action.value));
+				vb_schedule(kind, le32_to_cpu(action.value));
 			break;
 		case VB_ACT_CLOSE_FD:
 			closes = for_current;

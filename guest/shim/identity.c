@@ -9,9 +9,11 @@
 #include <linux/sched/prio.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
+#include <linux/sched/rt.h>
 #include <linux/security.h>
 #include <linux/timekeeping.h>
 #include <linux/user_namespace.h>
+#include <uapi/linux/sched/types.h>
 
 #include "shim.h"
 
@@ -33,6 +35,14 @@ static u32 vb_time(void)
 	return ktime_to_ms(ktime_get_coarse());
 }
 
+static u32 vb_secid(const struct cred *cred)
+{
+	u32 secid;
+
+	security_cred_getsecid(cred, &secid);
+	return secid;
+}
+
 /*
  * Starts a message: header and a zeroed body of `body` bytes, which is returned.
  * Both euids are those of this moment, not of open (B332).
@@ -44,6 +54,10 @@ void *vb_begin(struct vb_message *msg, u16 kind, struct vb_proc *proc,
 
 	if (!same_thread_group(proc->tsk, current))
 		flags |= VB_MSG_FOREIGN;
+	/* Hooks look at both (B342); remembered answers are the opener's. */
+	if (proc->dev->lsm == VB_LSM_CACHE && current_cred() != proc->cred &&
+	    vb_secid(current_cred()) != vb_secid(proc->cred))
+		flags |= VB_MSG_OTHER_SID;
 	msg->length = ALIGN(sizeof(*header) + body, 8);
 	memset(header, 0, msg->length);
 	header->kind = cpu_to_le16(kind);
@@ -96,11 +110,10 @@ void vb_add_secctx(struct vb_message *msg, struct vb_open *open,
 		   const struct cred *cred)
 {
 	char *text = NULL;
-	u32 secid, length = 0;
+	u32 length = 0;
 	int error;
 
-	security_cred_getsecid(cred, &secid);
-	error = security_secid_to_secctx(secid, &text, &length);
+	error = security_secid_to_secctx(vb_secid(cred), &text, &length);
 	if (!error) {
 		/* Some modules count the final NUL, some do not. */
 		u32 bytes = strnlen(text, length);
@@ -150,7 +163,7 @@ void vb_translate_creds(struct vb_device *dev, u8 *creds, u32 sender)
  * than the present nice, and a limit of 0 (nice 20) changes nothing, because
  * set_user_nice() ignores values out of range.
  */
-void vb_set_nice(u32 kind, int nice)
+static void vb_set_nice(u32 kind, int nice)
 {
 	if (kind == VB_ACT_NICE_RAISE && task_nice(current) <= nice)
 		return;
@@ -158,6 +171,97 @@ void vb_set_nice(u32 kind, int nice)
 		set_user_nice(current, nice);
 	else
 		set_user_nice(current, rlimit_to_nice(rlimit(RLIMIT_NICE)));
+}
+
+/*
+ * VB_ACT_SCHED, by the rules of the Android common kernel's driver: a checked
+ * policy and priority are what the caller's limits leave of them; without a
+ * limit for real time it becomes an ordinary thread of the best nice.
+ */
+static void vb_set_sched(u32 value)
+{
+	struct sched_attr attr = {
+		.size = sizeof(attr),
+		.sched_policy = value >> 8 & 0xff,
+		.sched_flags = SCHED_FLAG_RESET_ON_FORK,
+	};
+	bool real_time = attr.sched_policy == SCHED_FIFO ||
+			 attr.sched_policy == SCHED_RR;
+	int priority = (s8)value;
+
+	if (value & VB_SCHED_CHECKED &&
+	    !ns_capable_noaudit(&init_user_ns, CAP_SYS_NICE)) {
+		long best_nice = rlimit_to_nice(rlimit(RLIMIT_NICE));
+		int rtprio = rlimit(RLIMIT_RTPRIO);
+
+		if (real_time && !rtprio) {
+			attr.sched_policy = SCHED_NORMAL;
+			priority = MIN_NICE;
+			real_time = false;
+		}
+		if (real_time)
+			priority = min(priority, rtprio);
+		else if (best_nice > MAX_NICE)
+			return;
+		else
+			priority = max_t(int, priority, best_nice);
+	}
+	if (real_time)
+		attr.sched_priority = priority;
+	else
+		attr.sched_nice = priority;
+	/* Fails only for a value out of range, which changes nothing. */
+	sched_setattr_nocheck(current, &attr);
+}
+
+/* VB_ACT_NICE_* and VB_ACT_SCHED, for the calling thread. */
+void vb_schedule(u32 kind, u32 value)
+{
+	if (kind == VB_ACT_SCHED)
+		vb_set_sched(value);
+	else
+		vb_set_nice(kind, (int)value);
+}
+
+/*
+ * The security policy was loaded, or is enforced from now on, or no longer: what
+ * the core remembers of its answers is void before this returns.
+ */
+static int vb_policy_changed(struct notifier_block *block, unsigned long event,
+			     void *data)
+{
+	struct vb_device *dev;
+	struct vb_message *msg;
+	struct vb_reply reply;
+
+	if (event != LSM_POLICY_CHANGE)
+		return NOTIFY_DONE;
+	dev = vb_device_bound();
+	if (!dev)
+		return NOTIFY_DONE;
+	if (dev->lsm == VB_LSM_CACHE) {
+		/* Stale permissions are worse than a wait for memory. */
+		msg = vb_message_get(GFP_KERNEL | __GFP_NOFAIL);
+		vb_begin_plain(msg, VB_POLICY, dev, 0);
+		vb_exchange(dev, msg, &reply);
+		vb_message_put(msg);
+	}
+	vb_device_put(dev);
+	return NOTIFY_OK;
+}
+
+static struct notifier_block vb_policy_notifier = {
+	.notifier_call = vb_policy_changed,
+};
+
+int vb_policy_start(void)
+{
+	return register_blocking_lsm_notifier(&vb_policy_notifier);
+}
+
+void vb_policy_stop(void)
+{
+	unregister_blocking_lsm_notifier(&vb_policy_notifier);
 }
 
 /* One of VB_LSM_*; -EINVAL for a hook that does not exist. */

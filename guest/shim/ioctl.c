@@ -281,8 +281,8 @@ static int vb_take_event(struct vb_call *call)
 	struct vb_answer *answer = &reply->answer;
 
 	if (event->nice_kind)
-		vb_set_nice(le32_to_cpu(event->nice_kind),
-			    (int)le32_to_cpu(event->nice));
+		vb_schedule(le32_to_cpu(event->nice_kind),
+			    le32_to_cpu(event->nice));
 	if (flags & VB_EV_FETCH) {
 		/* The next event may come as soon as FETCH is posted. */
 		smp_store_release(&thread->event_ready, false);

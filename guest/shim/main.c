@@ -270,6 +270,7 @@ static int vb_probe(struct virtio_device *vdev)
 		goto unbind;
 	vdev->priv = dev;
 	virtio_cread_le(vdev, struct vb_config, epoch, &dev->epoch);
+	virtio_cread_le(vdev, struct vb_config, lsm, &dev->lsm);
 	if (virtio_has_feature(vdev, VB_F_BINDERFS)) {
 		dev->features |= BIT(VB_F_BINDERFS);
 		virtio_cread_le(vdev, struct vb_config, driver, &dev->driver);
@@ -379,13 +380,18 @@ static int __init vb_init(void)
 	if (!vb_wq)
 		return -ENOMEM;
 	vb_debugfs_start();
-	error = register_virtio_driver(&vb_driver);
+	error = vb_policy_start();
 	if (error)
 		goto stop;
+	error = register_virtio_driver(&vb_driver);
+	if (error)
+		goto ignore_policy;
 	error = vb_fs_start();
 	if (!error)
 		return 0;
 	unregister_virtio_driver(&vb_driver);
+ignore_policy:
+	vb_policy_stop();
 stop:
 	vb_debugfs_stop();
 	destroy_workqueue(vb_wq);
@@ -396,6 +402,7 @@ static void __exit vb_exit(void)
 {
 	vb_fs_stop();
 	unregister_virtio_driver(&vb_driver);
+	vb_policy_stop();
 	vb_debugfs_stop();
 	/* Proc records whose files are closed are on their way out here. */
 	destroy_workqueue(vb_wq);

@@ -91,6 +91,7 @@ struct vb_device {
 	struct rcu_head rcu;
 	struct virtio_device *vdev;
 	u32 epoch;
+	u32 lsm;			/* VB_LSM_*: how the core asks */
 	u64 features;			/* own ones, as negotiated */
 	u32 driver;			/* VB_DRIVER_* */
 
@@ -266,7 +267,9 @@ void *vb_begin_call(struct vb_call *call, u16 kind, u32 body);
 void vb_add_secctx(struct vb_message *msg, struct vb_open *open,
 		   const struct cred *cred);
 void vb_translate_creds(struct vb_device *dev, u8 *creds, u32 sender);
-void vb_set_nice(u32 kind, int nice);
+int vb_policy_start(void);
+void vb_policy_stop(void);
+void vb_schedule(u32 kind, u32 value);
 int vb_ask_lsm(struct vb_proc *from, u32 hook, struct vb_proc *to);
 
 /* file.c */

@@ -68,19 +68,20 @@ struct vb_config {
 #define VB_POLL			7
 #define VB_TRIM			8
 #define VB_READ_FAULT		9
+#define VB_POLICY		10	/* no body: the security policy has changed */
 #define VB_CTX_DEL		11	/* with VB_F_BINDERFS */
 #define VB_LOG			12	/* with VB_F_BINDERFS */
 /* Notes: posted, not waited for. */
 #define VB_MMAP			32
 #define VB_UNMAP		33
 #define VB_FLUSH		34
-#define VB_POLICY		35	/* reserved: LSM policy was reloaded */
 #define VB_RELEASE		36
 
 /* struct vb_header.flags */
 #define VB_MSG_NONBLOCK		1	/* O_NONBLOCK is set on the file now */
 #define VB_MSG_FOREIGN		2	/* caller is not of the opener's thread group */
 #define VB_MSG_RBAD		4	/* the read buffer cannot be written: EFAULT */
+#define VB_MSG_OTHER_SID	8	/* VB_LSM_CACHE: the caller's security id is not the opener's */
 
 struct vb_header {
 	__le16 kind;		/* VB_OPEN ... */
@@ -286,10 +287,14 @@ struct vb_need {
 #define VB_ACT_NICE_RAISE	2	/* value: a nice to take only if it is better than the present one */
 #define VB_ACT_CLOSE_FD		3	/* value: an fd of the caller, closed when the message is over */
 #define VB_ACT_FPUT		4	/* value: a token whose file is let go */
+#define VB_ACT_SCHED		5	/* value: VB_SCHED_*: the caller's new policy and priority */
+
+/* struct vb_action.value of VB_ACT_SCHED; bits 0 to 7: nice or real-time priority, signed; 8 to 15: SCHED_* policy */
+#define VB_SCHED_CHECKED	0x10000	/* within RLIMIT_NICE and RLIMIT_RTPRIO */
 
 struct vb_action {
 	__le32 kind;		/* VB_ACT_* */
-	__le32 value;		/* signed for nice */
+	__le32 value;		/* signed for nice; VB_SCHED_* */
 };
 
 /* struct vb_event.kind */
@@ -314,8 +319,8 @@ struct vb_event {
 	__le32 creds_offset;	/* as in struct vb_answer */
 	__le32 creds_proc;
 	__le32 first_word;
-	__le32 nice_kind;	/* VB_ACT_NICE_SET, VB_ACT_NICE_RAISE, or 0: none */
-	__le32 nice;		/* signed */
+	__le32 nice_kind;	/* VB_ACT_NICE_SET, VB_ACT_NICE_RAISE, VB_ACT_SCHED, or 0: none */
+	__le32 nice;		/* the action's value */
 	__le32 idle_pages;
 	__u8 bytes[192];
 };

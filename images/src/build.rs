@@ -212,6 +212,7 @@ impl Builder<'_> {
                 vmlinux: &kernel.vmlinux(),
                 command_line: recipe.kernel.command_line.join(" "),
                 modules,
+                lsm: recipe.binder.lsm,
                 services: recipe.services.clone(),
                 packages,
                 sources: recipe
@@ -311,7 +312,8 @@ impl Builder<'_> {
         }
         let detail = wanted.iter().copied().collect::<Vec<_>>().join(", ");
         let (packages, folders) = self.steps.run("packages", &detail, |step| {
-            let mut apt = open_apt(step, recipe, options)?;
+            let suites = if recipe.suites.is_empty() { &recipe.kernel.suites } else { &recipe.suites };
+            let mut apt = Apt::open(step, &options.apt_etc, Kind::Deb, suites, options.refresh)?;
             let (packages, debs) = apt.retry_fresh(step, |apt, step| {
                 let packages =
                     wanted.iter().map(|name| apt.show(step, name, None)).collect::<Result<Vec<_>, _>>()?;
@@ -335,6 +337,7 @@ impl Builder<'_> {
     }
 }
 
+/// For the kernel and its headers.
 fn open_apt(step: &mut Step<'_>, recipe: &Recipe, options: &Options) -> Result<Apt, Failure> {
     Apt::open(step, &options.apt_etc, Kind::Deb, &recipe.kernel.suites, options.refresh)
 }

@@ -47,9 +47,13 @@ impl Kernel {
         if self.package.is_none() {
             return Ok(ModuleGraph::from_modules_dep(""));
         }
-        let file = self.modules_folder().join("modules.dep");
-        let text = fs::read_to_string(&file).map_err(|source| Failure::file("read", &file, source))?;
-        Ok(ModuleGraph::from_modules_dep(&text))
+        let read = |name: &str| {
+            let file = self.modules_folder().join(name);
+            fs::read_to_string(&file).map_err(|source| Failure::file("read", &file, source))
+        };
+        let mut graph = ModuleGraph::from_modules_dep(&read("modules.dep")?);
+        graph.add_built_in(&read("modules.builtin")?);
+        Ok(graph)
     }
 }
 

@@ -7,6 +7,7 @@
 use std::io::Read;
 
 use lzma_rust2::XzReader;
+use ruzstd::decoding::StreamingDecoder;
 use thiserror::Error;
 
 /// Number of 512-byte setup sectors, 0 meaning 4.
@@ -22,11 +23,15 @@ const PAYLOAD_LENGTH: usize = 0x24c;
 const MIN_PROTOCOL: u16 = 0x0208;
 
 const ELF_MAGIC: &[u8] = b"\x7fELF";
+/// Debian's kernels before 6.8.
 const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
+/// Debian's kernels since.
+const ZSTD_MAGIC: &[u8] = b"\x28\xb5\x2f\xfd";
 
 /// Debian's largest is 66 MB; a header that claims more than this is not a kernel.
 const MAX_VMLINUX: u32 = 512 << 20;
-/// The kernel's build uses a 32 MiB dictionary; a crafted block header may ask for 4 GiB.
+/// The kernel's build uses a 32 MiB dictionary with xz and a window of 128 MiB with zstd; a crafted header may
+/// ask for far more.
 const DECODER_MEMORY_KIB: u32 = 256 << 10;
 
 /// Why a file is not a kernel that can be loaded.
@@ -48,8 +53,8 @@ pub enum KernelError {
         /// Size of the file.
         size: usize,
     },
-    /// Compressed with something other than xz.
-    #[error("the kernel is compressed with {0}, and only xz can be unpacked here")]
+    /// Compressed with something other than xz or zstd.
+    #[error("the kernel is compressed with {0}, and only xz and zstd can be unpacked here")]
     Compression(&'static str),
     /// The payload claims an absurd size.
     #[error("the kernel claims to unpack to {0} bytes, more than any kernel has")]
@@ -78,9 +83,6 @@ pub fn extract_vmlinux(bzimage: &[u8]) -> Result<Vec<u8>, KernelError> {
     if payload.starts_with(ELF_MAGIC) {
         return Ok(payload.to_vec());
     }
-    if !payload.starts_with(XZ_MAGIC) {
-        return Err(KernelError::Compression(compression_name(payload)));
-    }
     // The kernel's build appends the unpacked size, little endian, to every compressed payload.
     let Some((stream, size)) = payload.split_last_chunk::<4>() else {
         return Err(KernelError::NotAKernel("its payload is empty"));
@@ -89,11 +91,17 @@ pub fn extract_vmlinux(bzimage: &[u8]) -> Result<Vec<u8>, KernelError> {
     if size > MAX_VMLINUX {
         return Err(KernelError::TooLarge(size));
     }
+    let reader: Box<dyn Read> = if stream.starts_with(XZ_MAGIC) {
+        Box::new(XzReader::new_mem_limit(stream, false, DECODER_MEMORY_KIB))
+    } else if stream.starts_with(ZSTD_MAGIC) {
+        let window = u64::from(DECODER_MEMORY_KIB) << 10;
+        let decoder = StreamingDecoder::new_with_max_window_size(stream, window);
+        Box::new(decoder.map_err(|error| KernelError::Damaged(std::io::Error::other(error)))?)
+    } else {
+        return Err(KernelError::Compression(compression_name(stream)));
+    };
     let mut vmlinux = Vec::new();
-    XzReader::new_mem_limit(stream, false, DECODER_MEMORY_KIB)
-        .take(u64::from(size) + 1)
-        .read_to_end(&mut vmlinux)
-        .map_err(KernelError::Damaged)?;
+    reader.take(u64::from(size) + 1).read_to_end(&mut vmlinux).map_err(KernelError::Damaged)?;
     if vmlinux.len() != size as usize {
         return Err(KernelError::WrongSize { got: vmlinux.len(), want: size });
     }
@@ -135,7 +143,6 @@ fn compression_name(payload: &[u8]) -> &'static str {
         (b"\x5d\0\0", "lzma"),
         (b"\x89LZO", "lzo"),
         (b"\x02\x21\x4c\x18", "lz4"),
-        (b"\x28\xb5\x2f\xfd", "zstd"),
     ];
     FORMATS.iter().find(|(magic, _)| payload.starts_with(magic)).map_or("an unknown format", |(_, name)| name)
 }
@@ -189,6 +196,19 @@ mod tests {
     }
 
     #[test]
+    fn unpacks_zstd_too() {
+        use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+        let elf = elf();
+        let stream = compress_to_vec(elf.as_slice(), CompressionLevel::Fastest);
+        assert_eq!(extract_vmlinux(&bzimage(&stream, elf.len() as u32)).unwrap(), elf);
+        let cut = bzimage(&stream[..stream.len() / 2], elf.len() as u32);
+        assert!(matches!(
+            extract_vmlinux(&cut),
+            Err(KernelError::Damaged(_) | KernelError::WrongSize { .. })
+        ));
+    }
+
+    #[test]
     fn an_elf_file_is_already_unpacked() {
         assert_eq!(extract_vmlinux(&elf()).unwrap(), elf());
     }
@@ -217,8 +237,8 @@ mod tests {
 
     #[test]
     fn other_compression_is_named() {
-        let error = extract_vmlinux(&bzimage(b"\x28\xb5\x2f\xfd....", 8)).unwrap_err();
-        assert!(matches!(error, KernelError::Compression("zstd")));
+        let error = extract_vmlinux(&bzimage(b"\x89LZO....", 8)).unwrap_err();
+        assert!(matches!(error, KernelError::Compression("lzo")));
     }
 
     #[test]

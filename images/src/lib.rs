@@ -56,3 +56,4 @@ pub use image::{Image, ImageError, Listed, find_built, find_built_in, list, list
 pub use kernel::{KernelError, extract_vmlinux};
 pub use manifest::{FileRecord, LoadedFor, Manifest, ModuleRecord, PackageRecord, SourceRecord};
 pub use progress::{Event, Progress};
+pub use recipe::LsmMode;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
-use crate::recipe::Service;
+use crate::recipe::{LsmMode, Service};
 
 /// The format written and understood here.
 pub const FORMAT: u32 = 1;
@@ -33,6 +33,9 @@ pub struct Manifest {
     pub initramfs: FileRecord,
     /// Kernel modules, in load order.
     pub modules: Vec<ModuleRecord>,
+    /// When the host's driver asks the guest's security module.
+    #[serde(default)]
+    pub lsm: LsmMode,
     /// Programs the agent starts.
     pub services: Vec<Service>,
     /// Debian packages used.

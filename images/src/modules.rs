@@ -34,6 +34,8 @@ pub fn module_name(path: &str) -> String {
 #[derive(Debug, Clone, Default)]
 pub struct ModuleGraph {
     modules: BTreeMap<String, Module>,
+    /// Part of the kernel itself: always there, never loaded.
+    built_in: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +57,11 @@ impl ModuleGraph {
         graph
     }
 
+    /// Adds what `modules.builtin` lists, a path a line.
+    pub fn add_built_in(&mut self, text: &str) {
+        self.built_in.extend(text.lines().map(|line| module_name(line.trim())));
+    }
+
     /// Adds a module found at `path`, or replaces the one of its name.
     pub fn add(&mut self, path: &str, needs: Vec<String>) {
         self.modules.insert(module_name(path), Module { path: path.to_owned(), needs });
@@ -65,7 +72,8 @@ impl ModuleGraph {
         self.modules.get(&module_name(name)).map(|module| module.path.as_str())
     }
 
-    /// `wanted` and all they need, each after what it needs; otherwise in the order of `wanted`.
+    /// `wanted` and all they need, each after what it needs; otherwise in the order of `wanted`. What is built
+    /// into the kernel is left out.
     pub fn load_order<'a>(
         &self,
         wanted: impl IntoIterator<Item = &'a str>,
@@ -74,6 +82,9 @@ impl ModuleGraph {
         let mut placed = BTreeSet::new();
         for name in wanted {
             let name = module_name(name);
+            if self.built_in.contains(&name) {
+                continue;
+            }
             if !self.modules.contains_key(&name) {
                 return Err(ModuleError::Unknown(name));
             }
@@ -150,6 +161,13 @@ kernel/drivers/char/broken.ko: kernel/nowhere.ko
         );
         let order = graph.load_order(["virtio_binder"]).unwrap();
         assert_eq!(order, ["virtio_ring", "virtio", "virtio_binder"]);
+    }
+
+    #[test]
+    fn what_is_built_in_is_not_loaded() {
+        let mut graph = ModuleGraph::from_modules_dep(DEP);
+        graph.add_built_in("kernel/drivers/char/virtio_console.ko\n");
+        assert_eq!(graph.load_order(["virtio_console", "virtio"]).unwrap(), ["virtio_ring", "virtio"]);
     }
 
     #[test]

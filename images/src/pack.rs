@@ -12,7 +12,7 @@ use crate::digest::{Digest, DigestBuilder};
 use crate::error::Failure;
 use crate::image::{INITRAMFS, Image, MANIFEST, VMLINUX};
 use crate::manifest::{FORMAT, FileRecord, Manifest, ModuleRecord, PackageRecord, SourceRecord};
-use crate::recipe::Service;
+use crate::recipe::{LsmMode, Service};
 
 /// All that goes into an image.
 pub(crate) struct Contents<'a> {
@@ -23,6 +23,7 @@ pub(crate) struct Contents<'a> {
     pub vmlinux: &'a Path,
     pub command_line: String,
     pub modules: Vec<ModuleRecord>,
+    pub lsm: LsmMode,
     pub services: Vec<Service>,
     pub packages: Vec<PackageRecord>,
     pub sources: Vec<SourceRecord>,
@@ -39,7 +40,7 @@ pub(crate) fn write(
     let vmlinux = Digest::of_file(contents.vmlinux)
         .map_err(|source| Failure::file("read", contents.vmlinux, source))?;
     let mut digest = DigestBuilder::default();
-    digest.add(FORMAT.to_le_bytes()).add(vmlinux).add(&contents.command_line);
+    digest.add(FORMAT.to_le_bytes()).add(vmlinux).add(&contents.command_line).add([contents.lsm as u8]);
     // The date is left out, so that building the same things again gives the image that exists.
     digest.add(contents.initramfs.write(0)?);
     let digest = digest.finish();
@@ -88,6 +89,7 @@ fn manifest(
         vmlinux: record(VMLINUX, vmlinux_size, vmlinux),
         initramfs: record(INITRAMFS, initramfs.len() as u64, Digest::of(initramfs)),
         modules: contents.modules.clone(),
+        lsm: contents.lsm,
         services: contents.services.clone(),
         packages: contents.packages.clone(),
         sources: contents.sources.clone(),
@@ -143,6 +145,7 @@ pub(crate) mod testing {
             vmlinux: &vmlinux,
             command_line: "quiet".into(),
             modules: Vec::new(),
+            lsm: LsmMode::default(),
             services: Vec::new(),
             packages: Vec::new(),
             sources: Vec::new(),

@@ -23,6 +23,8 @@ pub struct Recipe {
     pub name: String,
     /// One line for `image list`.
     pub summary: String,
+    /// Debian suites that packages for the guest come from; the kernel's, if none is named.
+    pub suites: Vec<String>,
     /// The kernel, its modules and its command line.
     pub kernel: Kernel,
     /// The modules that bring binder.
@@ -99,6 +101,23 @@ pub struct Binder {
     /// links into it, as Android's init has them.
     #[serde(default)]
     pub binderfs: bool,
+    /// When the host's driver asks the guest's security module.
+    #[serde(default)]
+    pub lsm: LsmMode,
+}
+
+/// When the host's driver asks the guest's security module about calls and transferred binders. Transferred
+/// files are always asked about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LsmMode {
+    /// Every time.
+    Ask,
+    /// Once for each pair of processes, until the policy changes.
+    #[default]
+    Cache,
+    /// Never.
+    Off,
 }
 
 /// A cargo package whose program runs in the guest.

@@ -8,13 +8,12 @@
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
 pub mod serving;
+pub mod transcript;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
-
-pub mod transcript;
 
 /// Wall time that a run may take unless a test says otherwise. Far above what it takes: two
 /// guests share two busy cores.

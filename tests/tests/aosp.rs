@@ -130,6 +130,19 @@ fn android_14s_tests_end_on_the_hosts_driver_as_on_the_kernels() {
     assert_eq!(host["schd-dbg"], "0 \"inheritance\": \"PASS\"");
 }
 
+/// covers: B327, B457
+#[test]
+fn the_aosp_profile_passes_what_needs_androids_scheduling() {
+    let linux =
+        ["binderLibTest:BinderLibTest.SchedPolicySet failed", "binderLibTest:BinderLibTest.InheritRt failed"];
+    let aosp = outcomes("aosp14-tests", ["--binder", "host", "--binder-profile", "aosp"]);
+    let expected = NOT_PASSED_14.iter().map(|(case, _)| *case).filter(|case| !linux.contains(case));
+    let mut expected: Vec<_> = expected.map(str::to_owned).collect();
+    expected.sort();
+    assert_eq!(not_passed(&aosp), expected);
+    assert_eq!(aosp["schd-dbg"], "0 \"inheritance\": \"PASS\"");
+}
+
 #[test]
 fn android_10s_tests_end_on_the_hosts_driver_as_on_the_kernels() {
     let kernel = outcomes("aosp10-tests", ["--binder", "kernel", "--binder-profile", "linux-6.1"]);

@@ -2,17 +2,9 @@
 //!
 //! The oracles are `binder_linux` of Debian's 6.1 and the driver of Linux 7.2, which the default profile
 //! follows; `guest/conformance/transcripts` is what they did. A case that differs is a bug, unless it stands
-//! in [`DECISIONS`]; a case there that does not differ any more is a bug of the list.
+//! in `DECISIONS`; a case there that does not differ any more is a bug of the list.
 
-use tests::transcript::{LINUX_6_1, LINUX_7_2, compare, play};
-
-/// Cases in which the host's driver does something else on purpose, and why.
-const DECISIONS: &[(&str, &str)] = &[
-    ("freeze-unknown", "the kernel's wait overflows for a timeout of 2^32-1 ms and fails; ours waits"),
-    ("quirk-write-past-end", "B068: commands are not read past write_size"),
-    ("quirk-exit-drops-node-work", "B248: node work of an exiting thread goes to the process"),
-    ("quirk-lost-oneway-blocks", "B075: a buffer whose delivery faulted is freed"),
-];
+use tests::transcript::{DECISIONS, LINUX_6_1, LINUX_7_2, compare, play};
 
 #[test]
 fn the_host_driver_does_what_linux_6_1_does() {

@@ -178,6 +178,10 @@ pub struct RunArgs {
     /// The kernel whose binder driver is followed where versions differ.
     #[arg(long, value_enum, default_value_t = ProfileArg::Linux7_2)]
     pub binder_profile: ProfileArg,
+    /// When our driver asks the guest's security module about calls and transferred binders.
+    /// [default: what the image says]
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub lsm: Option<LsmArg>,
     /// How the binder device answers; `late` is for tests of the shim.
     #[arg(long, value_enum, default_value_t = BinderDeviceArg::Inline, hide = true)]
     pub binder_device: BinderDeviceArg,
@@ -395,6 +399,17 @@ pub enum BinderArg {
     Kernel,
 }
 
+/// `--lsm`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LsmArg {
+    /// Every time.
+    Ask,
+    /// Once for each pair of processes, until the policy changes.
+    Cache,
+    /// Never.
+    Off,
+}
+
 /// `--binder-profile`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProfileArg {
@@ -407,6 +422,8 @@ pub enum ProfileArg {
     /// The C driver of Linux 7.2.
     #[value(name = "linux-7.2")]
     Linux7_2,
+    /// The C driver of the Android common kernels: real-time priorities, policies of nodes.
+    Aosp,
 }
 
 /// `--sandbox`.

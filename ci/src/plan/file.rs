@@ -137,6 +137,8 @@ pub enum BinderProfile {
     /// The C driver of Linux 7.2.
     #[serde(rename = "linux-7.2")]
     Linux7_2,
+    /// The C driver of the Android common kernels.
+    Aosp,
 }
 
 /// When something that was recorded is kept.

@@ -234,6 +234,7 @@ impl Domain {
         let body = match body {
             Body::Open(open) => return self.open(cx, guest, &header, open),
             Body::CtxDel { device } => return self.end_device(guest, device),
+            Body::Policy => return self.forget_permissions(guest),
             Body::Log(read) => return self.read_text(cx, guest, header.time, &read),
             body => body,
         };
@@ -244,7 +245,7 @@ impl Domain {
             return if more { Answer::default() } else { Answer::error(Errno::EBADF) };
         }
         match body {
-            Body::Open(_) | Body::CtxDel { .. } | Body::Log(_) => Answer::error(Errno::EPROTO),
+            Body::Open(_) | Body::CtxDel { .. } | Body::Log(_) | Body::Policy => Answer::error(Errno::EPROTO),
             Body::Mmap { address, length } => self.mmap(proc, address, length),
             Body::Unmap => self.unmap(proc),
             Body::Flush => self.flush(cx, proc),
@@ -299,6 +300,7 @@ impl Domain {
                 | MessageKind::Unmap
                 | MessageKind::Flush
                 | MessageKind::CtxDel
+                | MessageKind::Policy
                 | MessageKind::Log
         ) {
             let room = MAX_ACTIONS.saturating_sub(answer.actions.len()).min(state.fputs.len());
@@ -364,7 +366,7 @@ impl Domain {
                 event(fetch, EventKind::Install { tokens })
             }
             (Notice::Completed, Activity::Completed { answer, fetch, then }) => {
-                let nice = answer.actions.first().copied().filter(|action| action.is_nice());
+                let nice = answer.actions.first().copied().filter(|action| action.is_scheduling());
                 let small = then.is_none()
                     && answer.status == Status::Done
                     && answer.result.len() <= EVENT_BYTES
@@ -540,6 +542,7 @@ fn message_kind(body: &Body) -> MessageKind {
         Body::Release => MessageKind::Release,
         Body::CtxDel { .. } => MessageKind::CtxDel,
         Body::Log(_) => MessageKind::Log,
+        Body::Policy => MessageKind::Policy,
     }
 }
 

@@ -141,12 +141,12 @@ impl Domain {
         let watchers: Vec<FreezeId> = refs.filter_map(|id| self.refs.get(*id)?.freeze).collect();
         for id in watchers {
             let Some(freeze) = self.freezes.get_mut(id) else { continue };
-            freeze.is_frozen = frozen;
+            let changed = std::mem::replace(&mut freeze.is_frozen, frozen) != frozen;
             let watcher = freeze.proc;
             if freeze.place.is_none() {
                 self.enqueue(Queue::Proc(watcher), Work::Freeze(id));
                 self.wake_proc(cx, watcher);
-            } else if freeze.sent {
+            } else if freeze.sent && changed {
                 freeze.resend = true;
             }
         }

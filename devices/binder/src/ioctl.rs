@@ -9,9 +9,6 @@ use crate::protocol::{PROTOCOL_VERSION, Reader, ioctl};
 use crate::thread::{Activity, Call, FreezeWait, Read, Write};
 use crate::trace::TraceEvent;
 
-/// Policies with a nice value: `SCHED_NORMAL`, `SCHED_BATCH`, `SCHED_IDLE`.
-const NICE_POLICIES: [u32; 3] = [0, 3, 5];
-
 impl Domain {
     /// A new ioctl of an idle thread.
     pub(crate) fn ioctl(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId, body: Ioctl) -> Answer {
@@ -216,9 +213,9 @@ impl Domain {
         if write_consumed < write_size && !write.feed(body.chunk) {
             return Err(Errno::EPROTO);
         }
-        let nice = NICE_POLICIES.contains(&header.policy).then_some(header.prio);
+        let sched = header.scheduling();
         let read = Read { size: read_size, start: read_consumed, position: read_consumed, ..Read::default() };
-        let call = Box::new(Call { thread, header, write, read, actions: Vec::new(), effort: 0, nice });
+        let call = Box::new(Call { thread, header, write, read, actions: Vec::new(), effort: 0, sched });
         Ok(self.proceed(cx, call))
     }
 

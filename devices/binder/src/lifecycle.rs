@@ -11,6 +11,7 @@ use crate::logs::Counters;
 use crate::message::{Answer, Header, Open};
 use crate::proc::{Context, ContextId, HandleTable, Proc, WaitingList};
 use crate::protocol::br;
+use crate::sched::Scheduling;
 use crate::thread::{Activity, Thread};
 use crate::trace::TraceEvent;
 use crate::work::{Queue, Work, WorkQueue};
@@ -24,7 +25,7 @@ pub(crate) const MAX_SECCTX: usize = 4096;
 impl Domain {
     /// A device is opened: a fresh process object (B001).
     pub(crate) fn open(&mut self, cx: &mut Cx<'_>, guest: GuestId, header: &Header, open: Open) -> Answer {
-        match self.try_open(guest, &open) {
+        match self.try_open(guest, header, &open) {
             Err(errno) => Answer::error(errno),
             Ok(proc) => {
                 let (pid, context, euid) = (open.tgid, open.context, header.thread_euid);
@@ -34,7 +35,7 @@ impl Domain {
         }
     }
 
-    fn try_open(&mut self, guest: GuestId, open: &Open) -> Result<ProcId, Errno> {
+    fn try_open(&mut self, guest: GuestId, header: &Header, open: &Open) -> Result<ProcId, Errno> {
         if open.context.len() > MAX_NAME || open.secctx.len() > MAX_SECCTX {
             return Err(Errno::EINVAL);
         }
@@ -52,7 +53,7 @@ impl Domain {
             guest,
             pid: open.tgid,
             context,
-            default_nice: open.default_nice,
+            default_sched: Scheduling::of_opener(self.profile, header.scheduling(), open.default_nice),
             secctx: open.secctx.clone(),
             secctx_error: open.secctx_error,
             threads: BTreeMap::new(),

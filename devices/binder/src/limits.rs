@@ -80,6 +80,10 @@ pub enum Profile {
     /// The C driver of Linux 7.2: freeze notifications, calling thread's euid.
     #[default]
     Linux7_2,
+    /// The C driver of the Android common kernel (android14-6.1 and later): freeze notifications, group leader's
+    /// euid, and AOSP's own: policies and priorities of nodes, real time inherited (B327), process work
+    /// for loopers only (B457).
+    Aosp,
 }
 
 impl Profile {

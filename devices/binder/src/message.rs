@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::errno::Errno;
 use crate::ids::{Kuid, Pfn, Pid, ProcId, Seq, Tid, Token};
 use crate::logs::ReadText;
+use crate::sched::Scheduling;
 
 /// Bytes of [`Answer::result`] at most; the rest of a longer read follows after [`Status::More`].
 pub const MAX_RESULT: usize = 2048;
@@ -39,6 +40,8 @@ pub struct Header {
     pub foreign: bool,
     /// The read buffer cannot be written.
     pub read_bad: bool,
+    /// The caller's security id is not the opener's: remembered answers of the LSM are not about it (B342).
+    pub other_sid: bool,
     /// Effective uid of the opener's group leader now.
     pub leader_euid: Kuid,
     /// Effective uid of the caller.
@@ -51,6 +54,13 @@ pub struct Header {
     pub time: u32,
 }
 
+impl Header {
+    /// The caller's scheduling at this moment.
+    pub(crate) fn scheduling(&self) -> Scheduling {
+        Scheduling { policy: self.policy, value: self.prio }
+    }
+}
+
 /// A message from the shim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -60,7 +70,7 @@ pub struct Message {
     pub body: Body,
 }
 
-/// The kinds of message. LSM policy notes are not of the core yet.
+/// The kinds of message.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
     /// open(2).
@@ -107,6 +117,8 @@ pub enum Body {
     },
     /// A log file is read.
     Log(ReadText),
+    /// The guest's security policy has changed.
+    Policy,
 }
 
 /// `struct vb_open`.
@@ -412,6 +424,13 @@ pub enum Action {
     NiceSet(i32),
     /// Set the caller's nice if that is better (lower) than the present one.
     NiceRaise(i32),
+    /// Set the caller's policy and nice or real-time priority (profile aosp).
+    Schedule {
+        /// What to set.
+        wanted: Scheduling,
+        /// As far as the caller's limits allow; a restored value is not checked.
+        checked: bool,
+    },
     /// Close a descriptor of the caller when the message is over (B221).
     CloseFd(u32),
     /// Let a file go.
@@ -419,9 +438,9 @@ pub enum Action {
 }
 
 impl Action {
-    /// True for a change of nice, the one action that an event can carry.
-    pub fn is_nice(self) -> bool {
-        matches!(self, Action::NiceSet(_) | Action::NiceRaise(_))
+    /// True for a change of scheduling, the one action that an event can carry.
+    pub fn is_scheduling(self) -> bool {
+        matches!(self, Action::NiceSet(_) | Action::NiceRaise(_) | Action::Schedule { .. })
     }
 }
 

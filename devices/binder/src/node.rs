@@ -13,6 +13,7 @@ use crate::errno::Errno;
 use crate::ids::{DebugId, GuestId, ProcId};
 use crate::proc::ContextId;
 use crate::protocol::{Return, object};
+use crate::sched::Minimum;
 use crate::trace::{TraceEvent, UserError};
 use crate::work::{Place, Queue, Work, WorkQueue};
 
@@ -43,8 +44,8 @@ pub(crate) struct Node {
     pub place: Option<Place>,
     pub accepts_fds: bool,
     pub wants_secctx: bool,
-    /// Unsigned low byte of the flags (B322).
-    pub min_nice: i32,
+    /// What its callees are to run with.
+    pub minimum: Minimum,
     /// A oneway is in the hands of the owner (B146).
     pub has_async: bool,
     /// 0: the owner lives; else how many nodes' owners had died, this one's included.
@@ -109,7 +110,7 @@ impl Domain {
             place: None,
             accepts_fds: flags & object::FLAG_ACCEPTS_FDS != 0,
             wants_secctx: flags & object::FLAG_TXN_SECURITY_CTX != 0,
-            min_nice: (flags & object::FLAG_PRIORITY_MASK) as i32,
+            minimum: Minimum { flags },
             has_async: false,
             died: 0,
             backlog: WorkQueue::default(),

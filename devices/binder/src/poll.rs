@@ -35,7 +35,8 @@ impl Domain {
     }
 
     fn poll_ready(&self, thread: ThreadId) -> bool {
-        let available = self.threads.get(thread).is_some_and(|thread| thread.available_for_proc_work());
+        let available =
+            self.threads.get(thread).is_some_and(|thread| thread.available_for_proc_work(self.profile));
         self.has_work(thread, available)
     }
 

@@ -11,6 +11,7 @@ use crate::errno::Errno;
 use crate::ids::{GuestId, Kuid, Pid, Tid};
 use crate::logs::Counters;
 use crate::message::LsmQuestion;
+use crate::sched::Scheduling;
 use crate::work::{WorkQueue, tickets_follow};
 
 /// Names a [`Context`] of its domain for life.
@@ -36,7 +37,8 @@ pub(crate) struct Proc {
     pub guest: GuestId,
     pub pid: Pid,
     pub context: ContextId,
-    pub default_nice: i32,
+    /// Of its threads between calls (B002, B324).
+    pub default_sched: Scheduling,
     pub secctx: Vec<u8>,
     pub secctx_error: Errno,
     pub threads: BTreeMap<Tid, ThreadId>,

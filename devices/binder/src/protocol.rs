@@ -99,6 +99,11 @@ pub mod object {
     pub const PTR: u32 = 0x7074_2a85;
     pub const FLAG_PRIORITY_MASK: u32 = 0xff;
     pub const FLAG_ACCEPTS_FDS: u32 = 0x100;
+    /// AOSP kernels: the policy of the minimum priority.
+    pub const FLAG_SCHED_POLICY_SHIFT: u32 = 9;
+    pub const FLAG_SCHED_POLICY_MASK: u32 = 3 << FLAG_SCHED_POLICY_SHIFT;
+    /// AOSP kernels: real-time callers lend their priority.
+    pub const FLAG_INHERIT_RT: u32 = 0x800;
     pub const FLAG_TXN_SECURITY_CTX: u32 = 0x1000;
     pub const PTR_FLAG_HAS_PARENT: u32 = 0x01;
 }

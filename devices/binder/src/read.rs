@@ -4,7 +4,7 @@ use crate::arena::{DeathId, FreezeId, ThreadId, TransactionId};
 use crate::death::DeathState;
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
-use crate::message::{Action, Creds, MAX_RESULT};
+use crate::message::{Creds, MAX_RESULT};
 use crate::protocol::{Return, SENDER_PID_OFFSET, TransactionData, br};
 use crate::thread::{Call, Delivery, Read, ReadPhase};
 use crate::trace::{TraceEvent, UserError};
@@ -49,38 +49,6 @@ impl Read {
     }
 }
 
-impl Call {
-    /// Sets the caller's nice with the next answer, unless it has that nice already.
-    pub(crate) fn set_nice(&mut self, nice: i32) {
-        // Out of range: the kernel's set_user_nice does nothing.
-        if self.nice.is_none_or(|now| now == nice) || !(-20..=19).contains(&nice) {
-            return;
-        }
-        self.nice = Some(nice);
-        self.actions.retain(|action| !action.is_nice());
-        self.actions.push(Action::NiceSet(nice));
-    }
-
-    /// Raises the caller to a node's minimum (B321). What was set in this ioctl is known exactly.
-    fn raise_nice(&mut self, nice: i32) {
-        if self.nice.is_none_or(|now| now <= nice) || !(-20..=19).contains(&nice) {
-            return;
-        }
-        if self.actions.iter().any(|action| action.is_nice()) {
-            return self.set_nice(nice);
-        }
-        self.nice = Some(nice);
-        self.actions.push(Action::NiceRaise(nice));
-    }
-
-    /// B323.
-    pub(crate) fn restore_nice(&mut self, saved: Option<i32>) {
-        if let Some(nice) = saved {
-            self.set_nice(nice);
-        }
-    }
-}
-
 impl Domain {
     /// Runs the read until it ends or waits.
     pub(crate) fn run_read(&mut self, cx: &mut Cx<'_>, call: &mut Call) -> ReadFlow {
@@ -118,15 +86,12 @@ impl Domain {
     fn enter_read(&mut self, cx: &mut Cx<'_>, call: &mut Call) {
         let Some(thread) = self.threads.get(call.thread) else { return };
         let (proc, looper) = (thread.proc, thread.is_looper());
-        call.read.wait_for_proc = thread.available_for_proc_work();
+        call.read.wait_for_proc = thread.available_for_proc_work(self.profile);
         if call.read.wait_for_proc {
             if !looper {
                 self.user_error(cx, call.thread, UserError::NotALooper);
             }
-            // B324.
-            if let Some(proc) = self.procs.get(&proc) {
-                call.set_nice(proc.default_nice);
-            }
+            self.schedule_waiter(call, proc);
         }
         call.read.phase = ReadPhase::Wait;
     }
@@ -241,27 +206,12 @@ impl Domain {
     }
 
     fn take_transaction(&mut self, cx: &mut Cx<'_>, call: &mut Call, id: TransactionId) -> Taken {
-        self.inherit_nice(call, id);
+        self.schedule_callee(call, id);
         let Some(transaction) = self.transactions.get(id) else { return Taken::Next };
         if !transaction.files.is_empty() {
             return Taken::Install(id);
         }
         self.deliver(cx, call, id)
-    }
-
-    /// B320 to B322. The caller's own nice is remembered for the reply.
-    fn inherit_nice(&mut self, call: &mut Call, id: TransactionId) {
-        let Some(transaction) = self.transactions.get_mut(id) else { return };
-        if transaction.is_reply {
-            return;
-        }
-        transaction.saved_nice = call.nice;
-        let least = transaction.node.and_then(|node| self.nodes.get(node)).map_or(0, |node| node.min_nice);
-        if transaction.is_oneway() {
-            call.raise_nice(least);
-        } else {
-            call.set_nice(transaction.nice.min(least));
-        }
     }
 
     /// Hands a transaction to its reader. Its descriptors are in place.

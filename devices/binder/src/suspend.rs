@@ -278,6 +278,7 @@ impl Domain {
                     }
                     let sender = self.thread_proc(sending.thread);
                     if self.limits.lsm == crate::limits::LsmMode::Cache
+                        && !sending.asks_anew
                         && self.procs.contains_key(proc)
                         && let Some(sender) = sender.and_then(|sender| self.procs.get_mut(&sender))
                     {

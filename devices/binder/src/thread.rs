@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use crate::arena::{ThreadId, TransactionId};
 use crate::errno::Errno;
 use crate::ids::{DebugId, GuestId, ProcId, Seq, Tid};
+use crate::limits::Profile;
 use crate::message::{Action, Answer, Chunk, ChunkEnd, Creds, Header, Need, Range};
 use crate::protocol::{Return, br};
+use crate::sched::Scheduling;
 use crate::transaction::Sending;
 use crate::work::WorkQueue;
 
@@ -96,9 +98,9 @@ impl Thread {
         self.looper & (looper::ENTERED | looper::REGISTERED) != 0
     }
 
-    /// B078.
-    pub(crate) fn available_for_proc_work(&self) -> bool {
-        self.stack.is_none() && self.todo.is_empty()
+    /// B078; AOSP's driver gives process work to loopers only (B024, B457).
+    pub(crate) fn available_for_proc_work(&self, profile: Profile) -> bool {
+        self.stack.is_none() && self.todo.is_empty() && (profile != Profile::Aosp || self.is_looper())
     }
 }
 
@@ -155,8 +157,8 @@ pub(crate) struct Call {
     pub actions: Vec<Action>,
     /// Bytes and objects moved in this message, in bytes (rule 16).
     pub effort: u64,
-    /// The caller's nice as far as the core knows; `None` for real-time callers.
-    pub nice: Option<i32>,
+    /// The caller's scheduling as far as the core knows.
+    pub sched: Scheduling,
 }
 
 impl Call {

@@ -71,6 +71,7 @@ pub enum MessageKind {
     Release,
     CtxDel,
     Log,
+    Policy,
 }
 
 /// One fact.

@@ -62,6 +62,12 @@ impl<'w> Actor<'w> {
         Ok(actor)
     }
 
+    /// The first thread of a process has the process's number. In another pid namespace it calls itself otherwise.
+    pub fn leading(mut self, pid: i32) -> Self {
+        self.tid = pid;
+        self
+    }
+
     /// Another thread of the same process, using the same descriptor, past its first ioctl.
     pub fn thread(&self, name: &str) -> Result<Actor<'w>> {
         let thread = self.fresh_thread(name)?;

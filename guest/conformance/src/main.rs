@@ -27,6 +27,7 @@ const USAGE: &str = "\
 usage: conformance list                           the cases and what each covers of BINDER.md
        conformance run [CASE...]                  play cases (all by default), transcript on stdout
        conformance run binderfs                   play those that need binderfs, which the default leaves out
+       conformance selinux                        load the policy of the image `selinux`, play the cases about it
        conformance count                          a fixed workload; the commands each process wrote and read
        conformance canary TOKEN                   calls that carry TOKEN, a batch for each line on stdin
        conformance stress SECONDS|ITERATIONSx     many threads at once, self-checking: `10` or `500x`
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         }
         ["run", ref names @ ..] => cases::run(names),
         ["canary", token] => canary::run(token),
+        ["selinux"] => cases::run_selinux(),
         ["count"] => count::run(),
         ["stress", limit] => stress::run(limit),
         ["bench", iterations] => bench::run(iterations, "4"),

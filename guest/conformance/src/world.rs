@@ -110,7 +110,7 @@ impl World {
             areas,
             counts,
         });
-        Actor::new(self, process, name.into(), channel)
+        Ok(Actor::new(self, process, name.into(), channel)?.leading(pid))
     }
 
     /// A process with an open and mapped /dev/binder, past its first ioctl.

@@ -22,6 +22,8 @@ pub(super) struct Layer {
     /// The recipe below: a name beside this one's folder, or a path.
     pub base: Option<PathBuf>,
     #[serde(default)]
+    suites: Vec<String>,
+    #[serde(default)]
     kernel: Kernel,
     binder: Option<Binder>,
     agent: Option<CargoPackage>,
@@ -80,6 +82,7 @@ impl Layer {
             return Ok(Recipe {
                 name: self.name,
                 summary: self.summary,
+                suites: self.suites,
                 kernel: self.kernel,
                 binder: self.binder.unwrap_or_default(),
                 agent: self.agent.ok_or("missing field `agent`")?,
@@ -102,6 +105,7 @@ impl Layer {
         Ok(Recipe {
             name: self.name,
             summary: self.summary,
+            suites: overridden(base.suites, self.suites),
             kernel: kernel(base.kernel, self.kernel),
             binder: self.binder.unwrap_or(base.binder),
             agent: self.agent.unwrap_or(base.agent),
@@ -121,7 +125,7 @@ impl Layer {
 
 fn kernel(base: Kernel, own: Kernel) -> Kernel {
     Kernel {
-        suites: if own.suites.is_empty() { base.suites } else { own.suites },
+        suites: overridden(base.suites, own.suites),
         package: if own.package.is_empty() { base.package } else { own.package },
         compiled: own.compiled.or(base.compiled),
         load: appended(base.load, own.load),
@@ -129,6 +133,10 @@ fn kernel(base: Kernel, own: Kernel) -> Kernel {
         options: base.options.into_iter().chain(own.options).collect(),
         command_line: appended(base.command_line, own.command_line),
     }
+}
+
+fn overridden<T>(base: Vec<T>, own: Vec<T>) -> Vec<T> {
+    if own.is_empty() { base } else { own }
 }
 
 fn appended<T>(mut base: Vec<T>, own: Vec<T>) -> Vec<T> {

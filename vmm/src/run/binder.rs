@@ -11,7 +11,7 @@ use machine::Machine;
 use super::record::{Recording, host_clock};
 use super::source::Source;
 use super::verdict::{machine_failure, trace_failure};
-use crate::args::{BinderArg, BinderDeviceArg, ProfileArg, RunArgs, TraceTarget};
+use crate::args::{BinderArg, BinderDeviceArg, LsmArg, ProfileArg, RunArgs, TraceTarget};
 use crate::exit::Failure;
 
 /// The one guest of a run.
@@ -92,10 +92,16 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
         ProfileArg::Linux6_1 => Profile::Linux6_1,
         ProfileArg::Linux6_12 => Profile::Linux6_12,
         ProfileArg::Linux7_2 => Profile::Linux7_2,
+        ProfileArg::Aosp => Profile::Aosp,
     };
     // The counts of a summary need no payloads.
     let trace_payload = args.trace.as_ref().map_or(0, |target| target.payload);
-    let limits = Limits { lsm: LsmMode::Cache, trace_payload, ..Limits::default() };
+    let lsm = match (args.lsm, source.lsm) {
+        (Some(LsmArg::Ask), _) | (None, images::LsmMode::Ask) => LsmMode::Ask,
+        (Some(LsmArg::Cache), _) | (None, images::LsmMode::Cache) => LsmMode::Cache,
+        (Some(LsmArg::Off), _) | (None, images::LsmMode::Off) => LsmMode::Off,
+    };
+    let limits = Limits { lsm, trace_payload, ..Limits::default() };
     let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), profile)));
     let timing = match args.binder_device {
         BinderDeviceArg::Inline => Timing::Inline,

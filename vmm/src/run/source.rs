@@ -25,6 +25,8 @@ pub struct Source {
     pub image_name: Option<String>,
     /// The hash of all that went into the image.
     pub image_digest: Option<String>,
+    /// When the image wants its security module to be asked.
+    pub lsm: images::LsmMode,
 }
 
 enum Origin {
@@ -53,7 +55,8 @@ impl Source {
                 let kernel = vmlinux(kernel)?;
                 let command_line = String::new();
                 let origin = Origin::Boot { kernel, initrd: args.initrd.clone(), command_line };
-                Ok(Source { origin, build_date: SOME_DATE, image_name: None, image_digest: None })
+                let lsm = images::LsmMode::default();
+                Ok(Source { origin, build_date: SOME_DATE, image_name: None, image_digest: None, lsm })
             }
             (None, None) => Err(Failure::new(Code::Usage, "name an image or a --kernel")),
         }
@@ -67,6 +70,7 @@ impl Source {
             build_date: Duration::from_secs(manifest.build_date),
             image_digest: Some(manifest.image.to_string()),
             image_name: Some(manifest.name),
+            lsm: manifest.lsm,
         }
     }
 
@@ -77,6 +81,7 @@ impl Source {
             build_date: SOME_DATE,
             image_name: labels.get(labels::IMAGE).cloned(),
             image_digest: labels.get(labels::DIGEST).cloned(),
+            lsm: images::LsmMode::default(),
             origin: Origin::Restore(snapshot),
         })
     }

@@ -63,7 +63,8 @@ impl Domain {
             data,
             buffers_size,
             euid: _,
-            nice: _,
+            sched: _,
+            asks_anew: _,
             stage,
             in_reply_to: _,
             target_proc,
@@ -112,7 +113,7 @@ impl Domain {
 }
 
 fn check_call(id: ThreadId, thread: &Thread, call: &Call) -> Result<(), Inconsistent> {
-    let Call { thread: own, header, write, read, actions: _, effort, nice: _ } = call;
+    let Call { thread: own, header, write, read, actions: _, effort, sched: _ } = call;
     holds(*own == id, "an ioctl is at a thread that did not call it")?;
     holds(header.proc == thread.proc.0 && header.tid == thread.tid, "an ioctl is of another thread")?;
     holds(*effort < MAX_EFFORT, "an ioctl did more than it could")?;

@@ -172,7 +172,7 @@ impl Printer<'_> {
             to_thread.map(|thread| thread.tid).unwrap_or_default(),
             t.code,
             t.flags,
-            t.nice,
+            t.sched.logged(),
         )?;
         if profile.tells_async() {
             write!(self.out, " a{} r{}", u8::from(t.is_oneway()), u8::from(t.is_reply))?;

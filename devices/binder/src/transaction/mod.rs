@@ -20,6 +20,7 @@ use crate::errno::Errno;
 use crate::fetched::Fetched;
 use crate::ids::{DebugId, GuestId, Kuid, ProcId, Token};
 use crate::protocol::{TransactionData, tf};
+use crate::sched::Scheduling;
 use crate::trace::Party;
 use crate::work::Place;
 
@@ -54,10 +55,10 @@ pub(crate) struct Transaction {
     pub code: u32,
     pub flags: u32,
     pub sender_euid: Kuid,
-    /// The sender's nice.
-    pub nice: i32,
-    /// The receiver's nice before it read this.
-    pub saved_nice: Option<i32>,
+    /// The sender's.
+    pub sched: Scheduling,
+    /// The receiver's before it read this.
+    pub saved_sched: Option<Scheduling>,
     /// User address of the security context.
     pub secctx: Option<u64>,
     pub files: Vec<FileFixup>,
@@ -92,7 +93,7 @@ pub(crate) struct Sending {
     pub data: TransactionData,
     pub buffers_size: u64,
     pub euid: Kuid,
-    pub nice: i32,
+    pub sched: Scheduling,
     pub stage: Stage,
     /// The call that a reply answers; popped from the replier's stack.
     pub in_reply_to: Option<TransactionId>,
@@ -108,6 +109,8 @@ pub(crate) struct Sending {
     /// The offsets array, fetched once.
     pub offsets: Option<Vec<u64>>,
     pub plan: Option<objects::Plan>,
+    /// The LSM is asked also where an answer is remembered, and its answer is not kept.
+    pub asks_anew: bool,
     /// Answers of the LSM.
     pub call_allowed: Option<bool>,
     pub transfer_allowed: Option<bool>,

@@ -9,7 +9,7 @@ use crate::fetched::Fetched;
 use crate::ids::GuestId;
 use crate::limits::LsmMode;
 use crate::memory::UserMemory;
-use crate::message::{LsmQuestion, Need};
+use crate::message::{Answer, LsmQuestion, Need};
 use crate::node::Side;
 use crate::protocol::{TransactionData, br, tf};
 use crate::thread::Call;
@@ -52,7 +52,8 @@ impl Domain {
             data,
             buffers_size,
             euid,
-            nice: call.nice.unwrap_or(0),
+            sched: call.sched,
+            asks_anew: header.other_sid,
             stage: Stage::Permission,
             in_reply_to: None,
             target_proc: None,
@@ -164,10 +165,11 @@ impl Domain {
         let id = thread.stack.ok_or(protocol)?;
         let transaction =
             self.transactions.get(id).filter(|t| t.to_thread == Some(s.thread)).ok_or(protocol)?;
-        call.restore_nice(transaction.saved_nice);
+        let (saved, from) = (transaction.saved_sched, transaction.from);
         thread.stack = transaction.to_parent;
         s.in_reply_to = Some(id);
-        let from = transaction.from.ok_or(SendError::dead(Errno::OK))?;
+        self.restore_scheduling(call, saved);
+        let from = from.ok_or(SendError::dead(Errno::OK))?;
         let caller = self.threads.get(from).ok_or(SendError::dead(Errno::OK))?;
         if caller.stack != Some(id) {
             s.in_reply_to = None;
@@ -203,6 +205,7 @@ impl Domain {
         let answer = match self.limits.lsm {
             LsmMode::Off => Some(true),
             LsmMode::Ask => answer,
+            LsmMode::Cache if s.asks_anew => answer,
             LsmMode::Cache => answer.or_else(known),
         };
         match answer {
@@ -210,6 +213,12 @@ impl Domain {
             Some(false) => Permission::Refused,
             None => Permission::Ask(Need::Lsm { proc: target, question }),
         }
+    }
+
+    /// The guest's policy has changed: what the LSM said before is worth nothing.
+    pub(crate) fn forget_permissions(&mut self, guest: GuestId) -> Answer {
+        self.procs.values_mut().filter(|proc| proc.guest == guest).for_each(|proc| proc.lsm.clear());
+        Answer::default()
     }
 
     /// B125, B126, and the thread of a nested call (B298).
@@ -365,8 +374,8 @@ impl Domain {
             code: s.data.code,
             flags: s.data.flags,
             sender_euid: s.euid,
-            nice: s.nice,
-            saved_nice: None,
+            sched: s.sched,
+            saved_sched: None,
             secctx: s.secctx.as_ref().map(|_| address.wrapping_add(label)),
             files,
             place: None,

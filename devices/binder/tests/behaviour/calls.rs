@@ -419,6 +419,36 @@ fn a_oneway_only_raises_to_the_minimum() {
     }
 }
 
+/// covers: B160, B327, B457
+#[test]
+fn the_aosp_profile_lends_real_time_where_the_node_says_so() {
+    const FIFO: u32 = 1;
+    const RR: u32 = 2;
+    const INHERIT_RT: u32 = 0x800;
+    // The caller's policy and priority, the node's flags, and what the callee runs with.
+    for (caller, flags, during) in [
+        ((0, -5), 0, (0, -5)),
+        ((0, 5), 0, (0, 0)),
+        ((FIFO, 10), 0, (0, 0)),
+        ((FIFO, 10), INHERIT_RT, (FIFO, 10)),
+        ((RR, 3), INHERIT_RT | RR << 9 | 7, (RR, 7)),
+        ((0, 0), RR << 9 | 7, (RR, 7)),
+        ((0, 0), 0xec, (0, -20)),
+    ] {
+        let Trio { mut w, owner, client, handle, .. } =
+            trio_with(World::with(Limits::default(), Profile::Aosp), flags);
+        assert!(w.read(owner).parked);
+        w.policy.insert(client, caller.0);
+        w.nice.insert(client, caller.1);
+        w.call(client, handle, b"", &[]);
+        w.woken(owner);
+        assert_eq!(w.scheduling(owner), during, "{caller:?} {flags:#x}");
+        w.reply_now(owner, b"", &[]);
+        assert_eq!(w.scheduling(owner), (0, 0));
+        w.finish();
+    }
+}
+
 /// covers: B339
 #[test]
 fn without_a_security_context_a_node_that_wants_it_is_not_called() {

@@ -52,11 +52,12 @@ fn without_pointers(line: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// covers: B419, B420, B421, B422, B423, B425, B433
+/// covers: B326, B419, B420, B421, B422, B423, B425, B433
 #[test]
 fn a_call_under_way_is_seen_from_both_ends() {
     let Trio { mut w, owner, client, handle, .. } = trio();
     w.time = 1000;
+    w.nice.insert(client, -5);
     assert!(w.call(client, handle, b"question", &[]).parked);
     w.time = 1250;
     let got = w.read(owner).data();
@@ -65,7 +66,7 @@ fn a_call_under_way_is_seen_from_both_ends() {
     let client_lines: Vec<String> = of_proc(&text, 30).into_iter().map(without_pointers).collect();
     let owner_lines: Vec<String> = of_proc(&text, 20).into_iter().map(without_pointers).collect();
     let id = client_lines[2].split([' ', ':']).find_map(|word| word.parse::<u32>().ok()).unwrap();
-    let call = format!("{id}: PTR from 30:30 to 20:20 code 7 flags 10 pri 0 a0 r0 elapsed 250ms");
+    let call = format!("{id}: PTR from 30:30 to 20:20 code 7 flags 10 pri -5 a0 r0 elapsed 250ms");
     assert_eq!(client_lines[0], "context binder");
     assert_eq!(client_lines[1], "  thread 30: l 10 need_return 0 tr 0");
     assert_eq!(client_lines[2], format!("    outgoing transaction {call}"));

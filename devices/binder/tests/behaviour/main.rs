@@ -1,5 +1,6 @@
 //! The core's behaviours, one test each, driven through a fake shim. `covers:` names BINDER.md's items.
 
+mod abuse;
 mod calls;
 mod deaths;
 mod files;

@@ -53,6 +53,21 @@ impl World {
         assert_eq!(self.write(th, &[Command::FreeBuffer { data: address }]).errno, 0);
     }
 
+    /// Rewrites user memory that was put there before.
+    pub fn overwrite(&mut self, proc: ProcId, address: u64, bytes: &[u8]) {
+        let there = self.procs.get_mut(&proc).unwrap().memory.get_mut(&address).expect("put there before");
+        there[..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Writes into a mapping, as only a hostile kernel can.
+    pub fn scribble(&mut self, proc: ProcId, address: u64, bytes: &[u8]) {
+        for (index, byte) in bytes.iter().enumerate() {
+            let offset = address - MAPPING + index as u64;
+            let pfn = self.procs[&proc].slots[&((offset / PAGE) as u32)];
+            self.ram.write_slice(&[*byte], GuestAddress(pfn.0 * PAGE + offset % PAGE)).unwrap();
+        }
+    }
+
     /// What a process sees in its mapping. Panics (SIGBUS) where no page was placed.
     pub fn look(&self, proc: ProcId, address: u64, length: u64) -> Vec<u8> {
         let mut bytes = vec![0; length as usize];

@@ -81,7 +81,7 @@ pub struct World {
     next_token: u32,
     free_pages: Vec<Pfn>,
     pub nice: BTreeMap<Th, i32>,
-    pub policy: u32,
+    pub policy: BTreeMap<Th, u32>,
     pub euid: BTreeMap<Th, u32>,
     pub leader_euid: u32,
     seqs: BTreeMap<Th, u64>,
@@ -104,6 +104,7 @@ pub struct World {
     pub nonblock: bool,
     pub foreign: bool,
     pub read_bad: bool,
+    pub other_sid: bool,
     /// Rounds of NEEDS, by kind.
     pub asked: Vec<NeedKind>,
     /// Do not answer NEEDS or INSTALL; the test does.
@@ -148,7 +149,7 @@ impl World {
             next_token: 0,
             free_pages: (1..RAM_PAGES).rev().map(Pfn).collect(),
             nice: BTreeMap::new(),
-            policy: 0,
+            policy: BTreeMap::new(),
             euid: BTreeMap::new(),
             leader_euid: 0,
             seqs: BTreeMap::new(),
@@ -165,6 +166,7 @@ impl World {
             nonblock: false,
             foreign: false,
             read_bad: false,
+            other_sid: false,
             asked: Vec::new(),
             hold: false,
             last: Answer::default(),
@@ -250,9 +252,10 @@ impl World {
             nonblock: self.nonblock,
             foreign: self.foreign,
             read_bad: self.read_bad,
+            other_sid: self.other_sid,
             leader_euid: Kuid(self.leader_euid),
             thread_euid: Kuid(self.euid.get(&th).copied().unwrap_or(0)),
-            policy: self.policy,
+            policy: self.policy.get(&th).copied().unwrap_or(0),
             prio: self.nice.get(&th).copied().unwrap_or(0),
             time: self.time,
         }
@@ -277,6 +280,11 @@ impl World {
         self.message(header, body)
     }
 
+    /// A thread's policy and nice or real-time priority.
+    pub fn scheduling(&self, th: Th) -> (u32, i32) {
+        (self.policy.get(&th).copied().unwrap_or(0), self.nice.get(&th).copied().unwrap_or(0))
+    }
+
     fn act(&mut self, th: Th, actions: &[Action]) {
         for action in actions {
             match *action {
@@ -286,6 +294,10 @@ impl World {
                 Action::NiceRaise(nice) => {
                     let now = self.nice.entry(th).or_default();
                     *now = nice.min(*now);
+                }
+                Action::Schedule { wanted, .. } => {
+                    self.policy.insert(th, wanted.policy);
+                    self.nice.insert(th, wanted.value);
                 }
                 Action::CloseFd(fd) => {
                     self.procs.get_mut(&th.proc).unwrap().fds.remove(&fd).expect("an open descriptor");

@@ -51,6 +51,7 @@ pub fn core_header(header: &wire::Header) -> Header {
         nonblock: flags & wire::flag::NONBLOCK != 0,
         foreign: flags & wire::flag::FOREIGN != 0,
         read_bad: flags & wire::flag::RBAD != 0,
+        other_sid: flags & wire::flag::OTHER_SID != 0,
         leader_euid: Kuid(header.leader_euid.get()),
         thread_euid: Kuid(header.thread_euid.get()),
         policy: header.policy.get(),
@@ -108,6 +109,7 @@ impl Page<'_> {
             RELEASE => Body::Release,
             CTX_DEL => Body::CtxDel { device: self.at::<wire::CtxDel>(BODY)?.device.get() },
             LOG => Body::Log(self.log()?),
+            POLICY => Body::Policy,
             other => return Err(Malformed::Kind(other)),
         })
     }

@@ -173,6 +173,11 @@ fn action(action: &Action) -> wire::Action {
     let (kind, value) = match *action {
         Action::NiceSet(nice) => (wire::action::NICE_SET, nice),
         Action::NiceRaise(nice) => (wire::action::NICE_RAISE, nice),
+        Action::Schedule { wanted, checked } => {
+            let policy = (wanted.policy & 0xff) << 8;
+            let checked = if checked { wire::action::SCHED_CHECKED } else { 0 };
+            (wire::action::SCHED, (wanted.value & 0xff) | (policy | checked) as i32)
+        }
         Action::CloseFd(fd) => (wire::action::CLOSE_FD, fd as i32),
         Action::Fput(token) => (wire::action::FPUT, token.0 as i32),
     };

@@ -40,6 +40,7 @@ pub mod kind {
     pub const POLL: u16 = 7;
     pub const TRIM: u16 = 8;
     pub const READ_FAULT: u16 = 9;
+    pub const POLICY: u16 = 10;
     pub const CTX_DEL: u16 = 11;
     pub const LOG: u16 = 12;
     pub const MMAP: u16 = 32;
@@ -54,6 +55,7 @@ pub mod flag {
     pub const NONBLOCK: u16 = 1;
     pub const FOREIGN: u16 = 2;
     pub const RBAD: u16 = 4;
+    pub const OTHER_SID: u16 = 8;
 }
 
 /// `vb_config.driver`.
@@ -137,6 +139,8 @@ pub mod action {
     pub const NICE_RAISE: u32 = 2;
     pub const CLOSE_FD: u32 = 3;
     pub const FPUT: u32 = 4;
+    pub const SCHED: u32 = 5;
+    pub const SCHED_CHECKED: u32 = 1 << 16;
 }
 
 /// `vb_event.kind` and `vb_event.flags`.
@@ -269,6 +273,7 @@ mod tests {
             ("VB_DRIVER_FREEZE_NOTIFICATION", driver::FREEZE_NOTIFICATION.into()),
             ("VB_DRIVER_HASHED_LOGS", driver::HASHED_LOGS.into()),
             ("VB_CTX_DEL", kind::CTX_DEL.into()),
+            ("VB_POLICY", kind::POLICY.into()),
             ("VB_LOG", kind::LOG.into()),
             ("VB_LOG_PAGES", binder::logs::MAX_TEXT_PAGES as u64),
             ("VB_TEXT_STATE", text::STATE.into()),
@@ -296,6 +301,7 @@ mod tests {
             ("VB_MSG_NONBLOCK", flag::NONBLOCK.into()),
             ("VB_MSG_FOREIGN", flag::FOREIGN.into()),
             ("VB_MSG_RBAD", flag::RBAD.into()),
+            ("VB_MSG_OTHER_SID", flag::OTHER_SID.into()),
             ("VB_CHUNK_LAST", chunk_end::LAST.into()),
             ("VB_CHUNK_CUT", chunk_end::CUT.into()),
             ("VB_CHUNK_UNREADABLE", chunk_end::UNREADABLE.into()),
@@ -324,6 +330,8 @@ mod tests {
             ("VB_ACT_NICE_RAISE", action::NICE_RAISE.into()),
             ("VB_ACT_CLOSE_FD", action::CLOSE_FD.into()),
             ("VB_ACT_FPUT", action::FPUT.into()),
+            ("VB_ACT_SCHED", action::SCHED.into()),
+            ("VB_SCHED_CHECKED", action::SCHED_CHECKED.into()),
             ("VB_EV_DONE", event::DONE.into()),
             ("VB_EV_INSTALL", event::INSTALL.into()),
             ("VB_EV_POLL", event::POLL.into()),

@@ -27,7 +27,7 @@ fn argument(pid: i32, enable: u32, milliseconds: u32) -> Vec<u8> {
     [pid as u32, enable, milliseconds].iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
-fn set(by: &Actor<'_>, whom: &Actor<'_>, enable: u32, milliseconds: u32) -> Result {
+pub(super) fn set(by: &Actor<'_>, whom: &Actor<'_>, enable: u32, milliseconds: u32) -> Result {
     let address = by.place(&argument(whom.pid(), enable, milliseconds))?;
     by.ioctl_at(&format!("FREEZE enable={enable} timeout={milliseconds}"), ioctl::FREEZE, address)?;
     Ok(())

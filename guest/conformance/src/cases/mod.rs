@@ -11,14 +11,17 @@ mod handles;
 mod identity;
 mod logs;
 mod mapping;
+mod namespaces;
 mod nested;
 mod nodes;
+mod notices;
 mod offsets;
 mod oneway;
 mod poll;
 mod quirks;
 mod registration;
 mod scatter;
+mod security;
 mod sleep;
 mod threads;
 
@@ -65,7 +68,9 @@ fn all() -> impl Iterator<Item = &'static Case> {
         offsets::CASES,
         scatter::CASES,
         identity::CASES,
+        namespaces::CASES,
         freeze::CASES,
+        notices::CASES,
         logs::CASES,
         quirks::CASES,
         binderfs::CASES,
@@ -73,9 +78,15 @@ fn all() -> impl Iterator<Item = &'static Case> {
     topics.into_iter().flatten()
 }
 
-/// Prints the names of all cases with the numbers they cover.
+/// Prints the names of all cases with the numbers they cover, those of [`run_selinux`] last.
 pub fn list() {
-    all().for_each(|case| println!("{} covers: {}", case.name, case.covers));
+    all().chain(security::CASES).for_each(|case| println!("{} covers: {}", case.name, case.covers));
+}
+
+/// Loads the test policy, enforces it, and plays the cases about it.
+pub fn run_selinux() -> std::io::Result<()> {
+    security::enforce()?;
+    play(security::CASES)
 }
 
 /// Plays the named cases, those of binderfs (`binderfs`), or all others; an error if one did not come to its end.
@@ -84,13 +95,16 @@ pub fn run(names: &[&str]) -> std::io::Result<()> {
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         return Err(std::io::Error::other(format!("no case is called {unknown}; try `conformance list`")));
     }
-    let mut stopped = Vec::new();
-    let wanted = |case: &Case| match names {
+    play(all().filter(|case| match names {
         [] => !is_extra(case),
         ["binderfs"] => is_extra(case),
         names => names.contains(&case.name),
-    };
-    for case in all().filter(|case| wanted(case)) {
+    }))
+}
+
+fn play<'a>(cases: impl IntoIterator<Item = &'a Case>) -> std::io::Result<()> {
+    let mut stopped = Vec::new();
+    for case in cases {
         println!("== {} covers: {}", case.name, case.covers);
         let played = (case.play)(&World::new(case.name, false)?);
         match played {
@@ -141,7 +155,7 @@ mod tests {
     #[test]
     fn names_are_unique_and_numbers_well_formed() {
         let mut seen = std::collections::BTreeSet::new();
-        for case in all() {
+        for case in all().chain(security::CASES) {
             assert!(seen.insert(case.name), "{} twice", case.name);
             for number in case.covers.split(", ") {
                 let digits = number.strip_prefix('B').unwrap_or_default();
