@@ -12,37 +12,6 @@ pub const LINUX_7_2: &str = include_str!("../../guest/conformance/transcripts/li
 /// What Debian's `binder_linux` of Linux 6.12 did (recorded on our CPU).
 pub const LINUX_6_12: &str = include_str!("../../guest/conformance/transcripts/linux-6.12.txt");
 
-/// Cases that came later than a transcript, by the beginning of its first line: they are to be recorded there, and
-/// to be taken off here.
-const NOT_RECORDED: &[(&str, &[&str])] = &[
-    (
-        "kernel 7.2",
-        &[
-            "freeze-notice-clear",
-            "freeze-notice-misuse",
-            "freeze-notice-of-the-dead",
-            "freeze-notices",
-            "pid-namespace-reader",
-            "pid-namespace-sender",
-            "user-namespace-reader",
-            "user-namespace-sender",
-        ],
-    ),
-    (
-        "kernel 6.12",
-        &[
-            "logs-call",
-            "logs-death",
-            "logs-files",
-            "logs-oneway",
-            "logs-proc",
-            "logs-queues",
-            "logs-rings",
-            "logs-stats",
-        ],
-    ),
-];
-
 /// Plays all cases in a guest of `image`; with `binderfs` also those that need it.
 pub fn play<const N: usize>(image: &str, options: [&str; N], binderfs: bool) -> String {
     // Without the kernel's rate-limited complaints about what the cases do wrong.
@@ -74,13 +43,8 @@ pub const DECISIONS: &[(&str, &str)] = &[
 /// which have to differ.
 #[track_caller]
 pub fn compare(ours: &str, oracle: &str, decisions: &[(&str, &str)]) {
-    let missing = NOT_RECORDED.iter().find(|(kernel, _)| oracle.starts_with(kernel)).map(|(_, cases)| *cases);
-    let (mut ours, oracle) = (cases(ours), cases(oracle));
+    let (ours, oracle) = (cases(ours), cases(oracle));
     assert!(oracle.len() > 150, "the stored transcript has {} cases", oracle.len());
-    for case in missing.unwrap_or_default() {
-        assert!(!oracle.contains_key(case), "{case} is recorded, and listed as if it were not");
-        ours.remove(case);
-    }
     assert_eq!(ours.keys().collect::<Vec<_>>(), oracle.keys().collect::<Vec<_>>());
 
     let decided: BTreeSet<&str> = decisions.iter().map(|(case, _)| *case).collect();

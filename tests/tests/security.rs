@@ -29,7 +29,9 @@ fn the_host_driver_obeys_the_policy_as_the_kernels_does() {
 
 #[test]
 fn nobody_is_asked_if_the_image_or_the_user_says_so() {
-    let off = transcript(["--lsm", "off"]);
+    // Some cases do not come to their end: they count on what is refused.
+    let ended = Guest::of("selinux").with(["--lsm", "off"]).shell("dmesg -n 1; conformance selinux");
+    let off = ended.stdout;
     let of_call = |line: &&str| line.starts_with("security-call S: W[TRANSACTION(h=0");
     let calls: Vec<_> = off.lines().filter(of_call).collect();
     assert!(!calls.is_empty() && calls.iter().all(|line| !line.contains("FAILED_REPLY")), "{calls:#?}");
