@@ -102,9 +102,8 @@ fn what_a_guest_does_to_its_own_is_not_felt_in_another() {
         quiet.sings();
         batches += 1;
         // Whatever it has said until now.
-        match cases.next(Some(LIMIT)).unwrap() {
-            Event::Exited(status) => break status,
-            _ => {}
+        if let Event::Exited(status) = cases.next(Some(LIMIT)).unwrap() {
+            break status;
         }
     };
     assert_eq!(ended, ExitStatus::Code(0));
