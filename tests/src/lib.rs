@@ -66,6 +66,8 @@ impl Guest {
         let mut command = bindervm();
         command.arg("run").args(with).args(["--engine", "soft"]);
         command.arg("--status").arg(folder.path().join("status.json"));
+        // Names of guests are taken in a runtime folder; tests may use the same ones.
+        command.env("XDG_RUNTIME_DIR", folder.path());
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);
         }
