@@ -23,7 +23,9 @@ fn a_recording_replays_to_the_same_and_shows_the_state_at_any_event() {
     // The event at which the client's last call is delivered: its buffer and its stack are there.
     let events = ended.trace([]);
     let lines: Vec<&str> = events.lines().collect();
-    let delivered = lines.iter().rposition(|line| line.contains(" delivered bindervm.demo.IDemo.")).unwrap();
+    let of_call =
+        |line: &&str| line.contains("demo_service") && line.contains(" delivered bindervm.demo.IDemo.");
+    let delivered = lines.iter().rposition(of_call).unwrap();
     let state = ended.trace(["--at", &(delivered + 1).to_string()]);
     for part in [
         "binder state:",
