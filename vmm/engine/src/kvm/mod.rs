@@ -167,6 +167,9 @@ impl Vcpu {
         // A device that panicked on another CPU's thread takes the whole run with it.
         let bus = || bus.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         loop {
+            // Cleared before the flags are looked at: a kick after this sets it again, and one that the
+            // flags answer must not also cost the next run its first entry.
+            self.fd.set_kvm_immediate_exit(0);
             if kick.leaving() {
                 return None;
             }
@@ -196,10 +199,7 @@ impl Vcpu {
                     return Some(Exit::Failed(format!("unexpected KVM exit {what} {}", self.place())));
                 }
                 // EAGAIN: an application processor got INIT or its start-up message.
-                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-                    // Cleared before the flags are looked at: a kick after this sets it again.
-                    self.fd.set_kvm_immediate_exit(0);
-                }
+                Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {}
                 Err(error) => return Some(Exit::Failed(format!("KVM_RUN: {error} {}", self.place()))),
             }
         }

@@ -50,14 +50,18 @@ fn hlt_without_interrupts_is_the_end() {
         let kicker = engine.kicker();
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            // KVM looks when it is kicked, and a kick may come before the `hlt`.
+            // KVM looks when it is kicked, and a kick may come before the `hlt`; each waits longer than
+            // the one before, since kicks without a pause would keep a slow CPU from running at all.
             scope.spawn(|| {
+                let mut pause = Duration::from_millis(1);
                 while !over.load(Ordering::Relaxed) {
+                    std::thread::sleep(pause);
                     kicker.kick();
-                    std::thread::yield_now();
+                    pause = (pause * 2).min(Duration::from_secs(1));
                 }
             });
-            let exit = std::iter::repeat_with(|| engine.run(&mut NoBus)).find(|exit| *exit != Exit::Stopped);
+            let runs = std::iter::repeat_with(|| engine.run(&mut NoBus)).take(40);
+            let exit = runs.into_iter().find(|exit| *exit != Exit::Stopped);
             over.store(true, Ordering::Relaxed);
             assert_eq!(exit, Some(Exit::DeadHalt), "{kind}");
         });
