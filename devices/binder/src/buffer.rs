@@ -248,6 +248,12 @@ impl Mapping {
         }
     }
 
+    /// Fills a slot that may not be in use. True: its page is idle now, and was not before.
+    pub(crate) fn fill(&mut self, slot: u32, page: Pfn) -> bool {
+        let Some(slot) = self.slots.get_mut(slot as usize) else { return false };
+        slot.page.replace(page).is_none() && slot.users == 0
+    }
+
     /// Takes the pages of at most `max` slots that no buffer touches.
     pub(crate) fn trim(&mut self, max: usize) -> Vec<u32> {
         let mut slots = Vec::new();

@@ -16,7 +16,7 @@ use crate::logs::{Counters, LogRing, Totals};
 use crate::memory::{GuestPages, NoPages, Pages};
 use crate::message::{
     Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, MAX_INSTALL_FILES,
-    Message, Need, Status,
+    Message, Need, NeedKind, Status,
 };
 use crate::node::Node;
 use crate::poll::PollCheck;
@@ -291,6 +291,7 @@ impl Domain {
     /// Files to be let go travel with any answer whose actions the shim does: not OPEN's, TRIM's and
     /// those of notes. RELEASE is not over before the last one has.
     fn add_leftovers(&mut self, guest: GuestId, header: &Header, kind: MessageKind, answer: &mut Answer) {
+        let shared = self.is_shared();
         let Some(state) = self.guests.get_mut(&guest) else { return };
         if !matches!(
             kind,
@@ -306,7 +307,7 @@ impl Domain {
             let room = MAX_ACTIONS.saturating_sub(answer.actions.len()).min(state.fputs.len());
             answer.actions.extend(state.fputs.drain(..room).map(Action::Fput));
         }
-        answer.idle_pages = state.idle_pages;
+        answer.idle_pages = if shared { 0 } else { state.idle_pages };
         let releasing =
             kind == MessageKind::Release || (kind == MessageKind::Continue && header.tid == Tid(0));
         if releasing && answer.errno.is_ok() && !state.fputs.is_empty() {
@@ -314,8 +315,9 @@ impl Domain {
         }
     }
 
-    /// TRIM: pages of idle slots go back (rule 24).
+    /// TRIM: pages of idle slots go back (rule 24), unless other guests rely on their being there.
     fn trim(&mut self, proc: ProcId, max: u32) -> Answer {
+        let max = if self.is_shared() { 0 } else { max };
         let Some(object) = self.procs.get_mut(&proc) else { return Answer::error(Errno::EBADF) };
         let max = (max as usize).min(MAX_TRIM);
         let slots = object.mapping.as_mut().map(|mapping| mapping.trim(max)).unwrap_or_default();
@@ -339,9 +341,10 @@ impl Domain {
     /// handed over for good.
     pub fn next_event(&mut self, guest: GuestId) -> Option<Event> {
         loop {
+            let shared = self.is_shared();
             let state = self.guests.get_mut(&guest)?;
             let (thread, notice) = state.events.pop_front()?;
-            let idle_pages = state.idle_pages;
+            let idle_pages = if shared { 0 } else { state.idle_pages };
             // A thread that is gone has no events.
             if let Some(event) = self.make_event(thread, notice, idle_pages) {
                 return Some(event);
@@ -428,6 +431,7 @@ impl Domain {
         match thread.map(|thread| &thread.activity) {
             Some(Activity::WriteMore(_) | Activity::ReadMore(_)) => Expects::More,
             Some(Activity::Suspended { needs, .. }) => Expects::Needs(needs.iter().map(Need::kind).collect()),
+            Some(Activity::Filling { .. }) => Expects::Needs(vec![NeedKind::Pages]),
             Some(Activity::Installing { transaction, .. }) => {
                 Expects::Install(self.transactions.get(*transaction).map_or(0, |t| t.files.len()))
             }
@@ -473,6 +477,7 @@ impl Domain {
                 && matches!(
                     thread.activity,
                     Activity::Suspended { .. }
+                        | Activity::Filling { .. }
                         | Activity::WriteMore(_)
                         | Activity::ReadMore(_)
                         | Activity::Installing { .. }

@@ -216,7 +216,7 @@ impl Domain {
         let sched = header.scheduling();
         let read = Read { size: read_size, start: read_consumed, position: read_consumed, ..Read::default() };
         let call = Box::new(Call { thread, header, write, read, actions: Vec::new(), effort: 0, sched });
-        Ok(self.proceed(cx, call))
+        Ok(self.fill_and_proceed(cx, call))
     }
 
     /// BINDER_FREEZE begins (B367 to B375).

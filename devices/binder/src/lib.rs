@@ -30,6 +30,7 @@
 //! Numbers like B123 are the items of `BINDER.md` beside this crate; rules are those of
 //! `PROTOCOL.md` of the shim.
 
+mod ahead;
 mod arena;
 mod buffer;
 mod check;

@@ -230,6 +230,7 @@ impl Domain {
             | Activity::WriteMore(_)
             | Activity::ReadMore(_)
             | Activity::Parked(_)
+            | Activity::Filling { .. }
             | Activity::Completed { .. } => {}
         }
     }

@@ -217,6 +217,10 @@ impl Domain {
                     }
                 }
             }
+            (Activity::Filling { mut call, slots }, Continue::Needs(results)) => {
+                call.follow(header);
+                self.take_fill(cx, call, &slots, &results)
+            }
             (Activity::Installing { mut call, transaction, .. }, Continue::Install(result)) => {
                 call.follow(header);
                 let fds = match &result.outcome {

@@ -2,7 +2,6 @@
 //! a reset makes them work again.
 
 use std::io;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::binder::{Domain, GuestId, Limits, Profile, TraceEvent};
@@ -10,7 +9,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::binder::wire::F_INLINE;
-use super::binder::{BinderDevice, Recorder, Timing};
+use super::binder::{BinderDevice, Recorder, SharedDomain, Timing};
 use super::block::{Block, Disk, SECTOR};
 use super::console::{Console, F_MULTIPORT, StreamPort};
 use super::rng::{Rng, SeededEntropy};
@@ -98,7 +97,7 @@ pub fn subjects() -> Vec<Subject> {
     typed.push(b"input for whoever asks");
     let port = || Box::new(StreamPort::new(Box::new(std::io::sink()), typed.clone()));
     let limits = Limits::default();
-    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
     vec![
         Subject {
             device: Box::new(Console::new(port(), port())),

@@ -44,7 +44,7 @@ impl Binder {
     /// The guest's objects in the core now; `None` where its own kernel has the driver.
     pub fn objects(&self) -> Option<Census> {
         let domain = self.domain.as_ref()?;
-        Some(domain.lock().unwrap_or_else(PoisonError::into_inner).census(GUEST))
+        Some(domain.census(GUEST))
     }
 }
 
@@ -102,7 +102,7 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
         (Some(LsmArg::Off), _) | (None, images::LsmMode::Off) => LsmMode::Off,
     };
     let limits = Limits { lsm, trace_payload, ..Limits::default() };
-    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), profile)));
+    let domain = SharedDomain::new(Domain::new(limits.clone(), profile));
     let timing = match args.binder_device {
         BinderDeviceArg::Inline => Timing::Inline,
         BinderDeviceArg::Late => {

@@ -34,6 +34,13 @@ impl Domain {
                 check_needs(needs)?;
                 self.check_sending(id, sending)
             }
+            Activity::Filling { call, slots } => {
+                holds(
+                    slots.len() <= MAX_NEED_PAGES,
+                    "a mapping is filled with more than fits into a message",
+                )?;
+                check_call(id, thread, call)
+            }
             Activity::WriteMore(call) | Activity::ReadMore(call) | Activity::Parked(call) => {
                 check_call(id, thread, call)
             }

@@ -17,6 +17,7 @@ mod reading;
 mod references;
 mod restoring;
 mod scatter;
+mod sharing;
 mod suspending;
 mod tracing;
 mod trio;

@@ -64,7 +64,7 @@ impl World {
         for (index, byte) in bytes.iter().enumerate() {
             let offset = address - MAPPING + index as u64;
             let pfn = self.procs[&proc].slots[&((offset / PAGE) as u32)];
-            self.ram.write_slice(&[*byte], GuestAddress(pfn.0 * PAGE + offset % PAGE)).unwrap();
+            self.ram_of(proc).write_slice(&[*byte], GuestAddress(pfn.0 * PAGE + offset % PAGE)).unwrap();
         }
     }
 
@@ -74,7 +74,7 @@ impl World {
         for (index, byte) in bytes.iter_mut().enumerate() {
             let offset = address - MAPPING + index as u64;
             let pfn = self.procs[&proc].slots[&((offset / PAGE) as u32)];
-            self.ram
+            self.ram_of(proc)
                 .read_slice(std::slice::from_mut(byte), GuestAddress(pfn.0 * PAGE + offset % PAGE))
                 .unwrap();
         }

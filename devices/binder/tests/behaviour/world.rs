@@ -72,9 +72,32 @@ impl GuestRams for Rams<'_> {
     }
 }
 
+/// The RAM of two guests.
+struct Both<'a> {
+    first: &'a GuestMemoryMmap,
+    other: &'a GuestMemoryMmap,
+}
+
+impl GuestRams for Both<'_> {
+    type Ram = GuestMemoryMmap;
+
+    fn ram(&self, guest: GuestId) -> Option<&GuestMemoryMmap> {
+        match guest {
+            GUEST => Some(self.first),
+            OTHER => Some(self.other),
+            _ => None,
+        }
+    }
+}
+
 pub struct World {
     pub domain: Domain,
     pub ram: GuestMemoryMmap,
+    /// RAM of [`OTHER`].
+    pub other_ram: GuestMemoryMmap,
+    /// Whose processes are opened.
+    pub here: GuestId,
+    homes: BTreeMap<ProcId, GuestId>,
     pub trace: Vec<TraceEvent>,
     pub procs: BTreeMap<ProcId, Process>,
     pub tokens: BTreeMap<Token, u32>,
@@ -131,6 +154,8 @@ pub fn reload(domain: &Domain, limits: &Limits) -> Domain {
 }
 
 pub const GUEST: GuestId = GuestId(1);
+/// A second guest, where there are two.
+pub const OTHER: GuestId = GuestId(2);
 
 impl World {
     pub fn new() -> World {
@@ -140,9 +165,13 @@ impl World {
     pub fn with(limits: Limits, profile: Profile) -> World {
         let mut domain = Domain::new(limits.clone(), profile);
         domain.attach(GUEST);
+        let ram = || GuestMemoryMmap::from_ranges(&[(GuestAddress(0), (RAM_PAGES * PAGE) as usize)]).unwrap();
         World {
             domain,
-            ram: GuestMemoryMmap::from_ranges(&[(GuestAddress(0), (RAM_PAGES * PAGE) as usize)]).unwrap(),
+            ram: ram(),
+            other_ram: ram(),
+            here: GUEST,
+            homes: BTreeMap::new(),
             trace: Vec::new(),
             procs: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -177,6 +206,22 @@ impl World {
         }
     }
 
+    /// A world that [`OTHER`] shares.
+    pub fn shared() -> World {
+        let mut world = World::new();
+        world.domain.attach(OTHER);
+        world
+    }
+
+    fn home(&self, proc: ProcId) -> GuestId {
+        self.homes.get(&proc).copied().unwrap_or(self.here)
+    }
+
+    /// RAM of the guest that a process is of.
+    pub fn ram_of(&self, proc: ProcId) -> &GuestMemoryMmap {
+        if self.home(proc) == OTHER { &self.other_ram } else { &self.ram }
+    }
+
     // --- processes ---
 
     pub fn open_as(&mut self, open: Open) -> Result<ProcId, Errno> {
@@ -186,6 +231,7 @@ impl World {
             Some(proc) => {
                 let process = Process { next_address: 0x10_0000, max_fds: 1024, ..Process::default() };
                 self.procs.insert(proc, process);
+                self.homes.insert(proc, self.here);
                 Ok(proc)
             }
         }
@@ -263,12 +309,13 @@ impl World {
 
     /// Posts a message and collects the events.
     pub fn message(&mut self, header: Header, body: Body) -> Answer {
-        let rams = Rams(&self.ram);
         self.messages += 1;
         if self.messages <= RELOADS || self.messages.is_multiple_of(RELOADS) {
             self.domain = reload(&self.domain, &self.limits);
         }
-        let answer = self.domain.handle(&rams, GUEST, Message { header, body }, &mut self.trace);
+        let guest = self.home(ProcId(header.proc));
+        let rams = Both { first: &self.ram, other: &self.other_ram };
+        let answer = self.domain.handle(&rams, guest, Message { header, body }, &mut self.trace);
         self.act(Th { proc: ProcId(header.proc), tid: header.tid }, &answer.actions);
         self.idle_pages = answer.idle_pages;
         self.last = answer.clone();
@@ -404,18 +451,18 @@ impl World {
         let data = if readable <= self.inline_limit {
             RangeData::Inline(rest[..readable as usize].to_vec())
         } else {
-            RangeData::Pages(self.user_pages(address, &rest[..readable as usize]))
+            RangeData::Pages(self.user_pages(proc, address, &rest[..readable as usize]))
         };
         Range { address, length, readable, fault, data }
     }
 
     /// User memory in guest pages: below the top of RAM, reused for every range.
-    fn user_pages(&self, address: u64, bytes: &[u8]) -> Vec<Pfn> {
+    fn user_pages(&self, proc: ProcId, address: u64, bytes: &[u8]) -> Vec<Pfn> {
         let offset = address % PAGE;
         let count = (offset + bytes.len() as u64).div_ceil(PAGE);
         // From the top, growing down, by address: stable for one address.
         let first = RAM_PAGES - 1024 + (address / PAGE) % (1024 - count);
-        self.ram.write_slice(bytes, GuestAddress(first * PAGE + offset)).unwrap();
+        self.ram_of(proc).write_slice(bytes, GuestAddress(first * PAGE + offset)).unwrap();
         (first..first + count).map(Pfn).collect()
     }
 
@@ -470,6 +517,7 @@ impl World {
             out.creds = creds.proc;
             let at = answer.result_position as usize + creds.offset as usize;
             let pid = creds.proc.and_then(|proc| self.domain.pid(proc)).unwrap_or_default();
+
             assert_eq!(out.bytes[at..at + 4], pid.0.to_le_bytes(), "creds name the place of sender_pid");
         }
     }
@@ -540,7 +588,7 @@ impl World {
 
     /// Takes every event there is, fetches and installs where asked.
     pub fn events(&mut self) {
-        while let Some(event) = self.domain.next_event(GUEST) {
+        while let Some(event) = self.domain.next_event(GUEST).or_else(|| self.domain.next_event(OTHER)) {
             let th = Th { proc: event.proc, tid: event.tid };
             self.idle_pages = event.idle_pages;
             match event.kind {
@@ -627,8 +675,9 @@ impl World {
         for proc in procs {
             self.release(proc);
         }
-        while self.domain.next_event(GUEST).is_some() {}
+        while self.domain.next_event(GUEST).or_else(|| self.domain.next_event(OTHER)).is_some() {}
         assert_eq!(self.census(), Census::default());
+        assert_eq!(self.domain.census(OTHER), Census::default());
         assert!(self.tokens.is_empty(), "files leak: {:?}", self.tokens);
     }
 }

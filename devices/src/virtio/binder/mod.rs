@@ -10,7 +10,7 @@
 //! shim: it answers when the host gets round to it, with interrupts.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use binder::errno::Errno;
@@ -19,7 +19,7 @@ use binder::limits::{Limits, LsmMode, Profile};
 use binder::message::{Answer, Header, MAX_INSTALL_FILES, Message};
 use binder::replay::{RecordedPages, Step};
 use binder::trace::{TraceEvent, TraceSink};
-use binder::{Census, Domain, GuestPages, GuestRams};
+use binder::{Census, Domain, GuestPages};
 use guest_ram::GuestRam;
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -36,11 +36,14 @@ mod encode;
 mod late;
 mod names;
 mod saved;
+mod shared;
 #[cfg(test)]
 mod tests;
 pub mod wire;
 
 pub use saved::SavedBinder;
+pub use shared::SharedDomain;
+use shared::{Guests, Shared};
 
 /// Where a device gets guest time from, and where its trace goes.
 pub trait Recorder: Send {
@@ -94,9 +97,6 @@ pub struct Counters {
     pub left: Census,
 }
 
-/// A binder world that devices of one or more guests share.
-pub type SharedDomain = Arc<Mutex<Domain>>;
-
 /// The device.
 pub struct BinderDevice {
     world: World,
@@ -118,24 +118,10 @@ struct World {
 
 /// The queues, while the driver is ready.
 struct Active {
-    rams: OneGuest,
+    ram: Arc<GuestRam>,
     requests: Queue,
     events: Queue,
     interrupt: Interrupt,
-}
-
-/// The RAM of the one guest of a domain.
-struct OneGuest {
-    guest: GuestId,
-    ram: Arc<GuestRam>,
-}
-
-impl GuestRams for OneGuest {
-    type Ram = GuestRam;
-
-    fn ram(&self, guest: GuestId) -> Option<&GuestRam> {
-        (guest == self.guest).then_some(&*self.ram)
-    }
 }
 
 /// Passes the core's trace events on with one stamp: all that a message causes happens at one time.
@@ -165,9 +151,9 @@ impl BinderDevice {
         recorder: Box<dyn Recorder>,
     ) -> BinderDevice {
         let profile = {
-            let mut domain = domain.lock().unwrap_or_else(PoisonError::into_inner);
-            domain.attach(guest);
-            domain.profile()
+            let mut shared = domain.lock_anyway();
+            shared.domain.attach(guest);
+            shared.domain.profile()
         };
         let config = config(limits, profile, 1);
         let late = match timing {
@@ -247,9 +233,9 @@ impl VirtioDevice for BinderDevice {
             // A driver that does not look at the rings after its kick would never see an answer.
             return Err(ActivateError::Features(guest.features));
         }
-        let rams = OneGuest { guest: self.world.guest, ram: guest.ram };
-        self.world.begin_replay(&rams.ram);
-        self.active = Some(Active { rams, requests, events, interrupt: guest.interrupt });
+        self.world.domain.lock_anyway().enter(self.world.guest, guest.ram.clone());
+        self.world.begin_replay(&guest.ram);
+        self.active = Some(Active { ram: guest.ram, requests, events, interrupt: guest.interrupt });
         Ok(())
     }
 
@@ -328,10 +314,7 @@ impl VirtioDevice for BinderDevice {
         }
         let mut sink =
             Stamped { at: world.recorder.now(), guest: world.guest, recorder: world.recorder.as_mut() };
-        let mut domain = world.domain.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = domain.census(world.guest);
-        domain.reset(world.guest, &mut sink);
-        drop(domain);
+        let left = world.domain.lock_anyway().reset(world.guest, &mut sink);
         world.count(|counters| counters.left = left);
         world.config.epoch = world.config.epoch.get().wrapping_add(1).into();
     }
@@ -341,7 +324,7 @@ impl Active {
     /// Answers up to `most` messages, in ring order (rule 2). Returns how many.
     fn serve(&mut self, world: &mut World, most: usize) -> Result<usize, DeviceError> {
         let ring = |source| DeviceError::Ring { queue: wire::REQUEST_QUEUE, source };
-        let ram = &*self.rams.ram;
+        let ram = &*self.ram;
         let mut served = 0;
         while served < most {
             let Some(mut chain) = self.requests.iter(ram).map_err(ring)?.next() else { break };
@@ -350,7 +333,7 @@ impl Active {
                 (Some(out), Some(into)) if !out.is_write_only() && into.is_write_only() => {
                     let mut page = vec![0; (out.len() as usize).min(wire::PAGE)];
                     let bytes = match ram.read_slice(&mut page, out.addr()) {
-                        Ok(()) => world.answer(&self.rams, &page)?,
+                        Ok(()) => world.answer(&page)?,
                         Err(_) => world.protocol_error(),
                     };
                     // An in page that is too small or outside RAM: the guest's own loss.
@@ -366,6 +349,9 @@ impl Active {
             self.requests.add_used(ram, head, written).map_err(ring)?;
             served += 1;
         }
+        if served > 0 {
+            world.domain.lock()?.wake_others(world.guest);
+        }
         Ok(served)
     }
 
@@ -373,7 +359,7 @@ impl Active {
     /// no buffer stay in the core (rule 32).
     fn deliver(&mut self, world: &mut World, most: usize) -> Result<usize, DeviceError> {
         let ring = |source| DeviceError::Ring { queue: wire::EVENT_QUEUE, source };
-        let ram = &*self.rams.ram;
+        let ram = &*self.ram;
         let mut delivered = 0;
         while delivered < most && world.has_events()? {
             let Some(mut chain) = self.events.iter(ram).map_err(ring)?.next() else { break };
@@ -410,7 +396,7 @@ impl World {
             return;
         }
         if !self.replay_begun {
-            let domain = self.domain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let domain = self.domain.lock_anyway().domain.clone();
             self.recorder.step(Step::Start(Box::new(domain)));
             self.replay_begun = true;
         }
@@ -420,7 +406,7 @@ impl World {
     }
 
     /// Handles the message in `page` and gives the bytes of its answer.
-    fn answer(&mut self, rams: &OneGuest, page: &[u8]) -> Result<Vec<u8>, DeviceError> {
+    fn answer(&mut self, page: &[u8]) -> Result<Vec<u8>, DeviceError> {
         let epoch = self.config.epoch.get();
         let Ok(header) = decode::header(page) else { return Ok(self.protocol_error()) };
         if header.epoch.get() != epoch {
@@ -428,22 +414,23 @@ impl World {
             return Ok(self.encode(&stale));
         }
         let guest = self.guest;
-        let mut domain = lock(&self.domain)?;
+        let mut shared = self.domain.lock()?;
+        let Shared { domain, guests } = &mut *shared;
         let expects = |core: &Header| domain.expects(guest, core.proc, core.tid);
         let Ok(message) = decode::message(&header, page, expects) else {
-            drop(domain);
+            drop(shared);
             return Ok(self.protocol_error());
         };
         if self.recorder.enabled() {
-            self.names.note(self.recorder.as_mut(), &domain, guest, &header, &message);
+            self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
         let mut sink = Stamped { at: self.recorder.now(), guest, recorder: self.recorder.as_mut() };
         let answer = if self.replay_begun {
-            handle_recorded(&mut domain, rams, guest, message, &mut sink)
+            handle_recorded(domain, guests, guest, message, &mut sink)
         } else {
-            domain.handle(rams, guest, message, &mut sink)
+            domain.handle(guests, guest, message, &mut sink)
         };
-        drop(domain);
+        drop(shared);
         self.count(|counters| counters.messages += 1);
         Ok(self.encode(&answer))
     }
@@ -460,12 +447,12 @@ impl World {
     }
 
     fn has_events(&self) -> Result<bool, DeviceError> {
-        Ok(lock(&self.domain)?.has_events(self.guest))
+        Ok(self.domain.lock()?.domain.has_events(self.guest))
     }
 
     fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
-        let mut domain = lock(&self.domain)?;
-        let event = domain.next_event(self.guest);
+        let mut shared = self.domain.lock()?;
+        let event = shared.domain.next_event(self.guest);
         if self.replay_begun {
             self.recorder.step(Step::Event { guest: self.guest, event: event.clone() });
         }
@@ -493,7 +480,7 @@ fn driver_bits(profile: Profile) -> u32 {
 /// Handles a message, and gives the recording what went in, what was read and what came out.
 fn handle_recorded(
     domain: &mut Domain,
-    rams: &OneGuest,
+    rams: &Guests,
     guest: GuestId,
     message: Message,
     sink: &mut Stamped<'_>,
@@ -503,9 +490,4 @@ fn handle_recorded(
     let answer = domain.handle_on(&pages, guest, message, sink);
     sink.recorder.step(Step::Answer { reads: pages.into_reads(), answer: answer.clone() });
     answer
-}
-
-/// A domain whose lock is poisoned had a fault of ours in it: this device is out of order with it.
-fn lock(domain: &SharedDomain) -> Result<MutexGuard<'_, Domain>, DeviceError> {
-    domain.lock().map_err(|_| DeviceError::Panicked("the binder core failed before".to_owned()))
 }

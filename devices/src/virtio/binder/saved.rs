@@ -10,7 +10,7 @@ use binder::{Domain, Limits};
 use serde::{Deserialize, Serialize};
 
 use super::late::Late;
-use super::{BinderDevice, Counters, config, lock};
+use super::{BinderDevice, Counters, config};
 use crate::virtio::{NotRestored, NotSaved};
 
 /// A binder device without its queues.
@@ -25,8 +25,8 @@ pub struct SavedBinder {
 
 impl BinderDevice {
     pub(super) fn to_saved(&self) -> Result<SavedBinder, NotSaved> {
-        let domain = lock(&self.world.domain).map_err(|error| NotSaved(error.to_string()))?;
-        if !domain.guests().eq([self.world.guest]) {
+        let shared = self.world.domain.lock().map_err(|error| NotSaved(error.to_string()))?;
+        if !shared.domain.guests().eq([self.world.guest]) {
             // A part of a world makes no sense without the other guests.
             return Err(NotSaved("a guest that shares its binder world cannot be saved".to_owned()));
         }
@@ -34,7 +34,7 @@ impl BinderDevice {
             epoch: self.world.config.epoch.get(),
             counters: *self.world.counters.lock().unwrap_or_else(PoisonError::into_inner),
             late: self.late.as_ref().map(|(late, _)| late.clone()),
-            domain: domain.clone(),
+            domain: shared.domain.clone(),
         })
     }
 
@@ -62,7 +62,7 @@ impl BinderDevice {
         if self.world.replay_begun {
             self.world.recorder.step(Step::Start(Box::new(domain.clone())));
         }
-        *self.world.domain.lock().unwrap_or_else(PoisonError::into_inner) = domain;
+        self.world.domain.lock_anyway().domain = domain;
         Ok(())
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use binder::ids::GuestId;
 use binder::trace::TraceEvent;
-use binder::{Domain, Limits, Profile};
+use binder::{Domain, Limits, NoTrace, Profile};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::{BinderDevice, Counters, Recorder, Timing, wire};
+use super::{BinderDevice, Counters, Recorder, SharedDomain, Timing, wire};
 use crate::testing::{Driver, WRITE};
 use crate::virtio::mmio::status::DEVICE_NEEDS_RESET;
 
@@ -42,7 +42,7 @@ struct Guest {
 }
 
 fn device(timing: Timing, limits: &Limits) -> BinderDevice {
-    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
     BinderDevice::new(domain, GuestId(0), limits, timing, Box::new(Deaf))
 }
 
@@ -260,7 +260,7 @@ fn a_late_device_answers_at_its_turns_with_interrupts_and_in_order() {
 #[test]
 fn a_driver_without_inline_is_refused_by_an_inline_device() {
     let limits = Limits::default();
-    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
+    let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
     let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf));
     let mut driver = Driver::cold(Box::new(device));
     driver.negotiate(0);
@@ -325,11 +325,58 @@ fn what_no_device_was_saved_as_is_refused() {
 #[test]
 fn a_guest_of_a_shared_world_is_not_saved() {
     let limits = Limits::default();
-    let domain = Arc::new(Mutex::new(Domain::new(limits.clone(), Profile::default())));
-    domain.lock().unwrap().attach(GuestId(5));
+    let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
+    domain.join(GuestId(5), Box::new(|| ()));
     let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf));
     let driver = Driver::start(Box::new(device), 1 << wire::F_INLINE);
     assert!(
         driver.transport.save().is_err_and(|error| error.to_string().contains("shares its binder world"))
     );
+}
+
+/// A driver beside others in one world, and how often it was woken.
+fn member(domain: &SharedDomain, id: u32) -> (Guest, Arc<Mutex<Counters>>) {
+    let guest = GuestId(id);
+    let wakes: Arc<Mutex<u32>> = Arc::default();
+    let woken = wakes.clone();
+    domain.join(guest, Box::new(move || *woken.lock().unwrap() += 1));
+    let device = BinderDevice::new(domain.clone(), guest, &Limits::default(), Timing::Inline, Box::new(Deaf));
+    let counters = device.counters();
+    let driver = Driver::start(Box::new(device), 1 << wire::F_INLINE);
+    (Guest { driver, counters: counters.clone(), wakes }, counters)
+}
+
+/// Posts a message of a thread of `proc` with `body` behind the header.
+fn post(guest: &mut Guest, kind: u16, proc: u32, seq: u64, body: &[u8]) -> wire::Answer {
+    let mut header = guest.header(kind);
+    header.proc = proc.into();
+    header.tid = 100.into();
+    header.seq = seq.into();
+    header.length = ((size_of::<wire::Header>() + body.len()) as u32).into();
+    guest.send(&[header.as_bytes(), body].concat())
+}
+
+#[test]
+fn a_guest_of_a_shared_world_reaches_its_own_processes_alone() {
+    let domain = SharedDomain::new(Domain::new(Limits::default(), Profile::default()));
+    let (mut one, _) = member(&domain, 0);
+    let (mut other, counters) = member(&domain, 1);
+    let manager = one.send(&open_page(one.header(0))).proc.get();
+    let client = other.send(&open_page(other.header(0))).proc.get();
+    assert_ne!(manager, client, "ids are of the world");
+
+    // A flush makes the own armed thread readable, and wakes nobody else.
+    assert_eq!(post(&mut one, wire::kind::POLL, manager, 0, &[]).error.get(), 0);
+    post(&mut other, wire::kind::FLUSH, client, 0, &[]);
+    assert_eq!(*one.wakes.lock().unwrap(), 0);
+
+    // Nor may it name that guest's processes.
+    assert_eq!(post(&mut other, wire::kind::FLUSH, manager, 0, &[]).error.get(), -9, "EBADF");
+    assert_eq!(domain.census(GuestId(0)).procs, 1);
+
+    drop(one);
+    domain.leave(GuestId(0), &mut NoTrace);
+    assert_eq!((domain.census(GuestId(0)).procs, domain.census(GuestId(1)).procs), (0, 1));
+    post(&mut other, wire::kind::FLUSH, client, 0, &[]);
+    assert_eq!(counters.lock().unwrap().malformed, 0);
 }

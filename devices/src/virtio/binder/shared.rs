@@ -1,0 +1,104 @@
+//! A binder world and the guests in it, behind one lock.
+//!
+//! A device handles its guest's messages on that guest's vCPU thread. With several guests in a world
+//! these threads take turns: whoever holds the lock may read and write the pages of all of them, since
+//! the core copies a payload straight from one guest's pages to another's. What a message causes in
+//! another guest is an event there; that guest's [`Waker`] is called, and its own device delivers it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use binder::ids::GuestId;
+use binder::trace::TraceSink;
+use binder::{Census, Domain, GuestRams};
+use guest_ram::GuestRam;
+
+use super::Waker;
+use crate::virtio::DeviceError;
+
+/// A binder world that devices of one or more guests share. Clones are the same world.
+#[derive(Clone)]
+pub struct SharedDomain(Arc<Mutex<Shared>>);
+
+/// The world, while it is locked.
+pub(super) struct Shared {
+    pub(super) domain: Domain,
+    pub(super) guests: Guests,
+}
+
+/// What a world knows of its guests' machines.
+#[derive(Default)]
+pub(super) struct Guests {
+    /// RAM of the guests whose drivers are ready.
+    rams: BTreeMap<GuestId, Arc<GuestRam>>,
+    /// How guests that share the world get their devices served.
+    wakers: BTreeMap<GuestId, Waker>,
+}
+
+impl GuestRams for Guests {
+    type Ram = GuestRam;
+
+    fn ram(&self, guest: GuestId) -> Option<&GuestRam> {
+        self.rams.get(&guest).map(|ram| &**ram)
+    }
+}
+
+impl SharedDomain {
+    /// Puts devices in front of `domain`.
+    pub fn new(domain: Domain) -> SharedDomain {
+        SharedDomain(Arc::new(Mutex::new(Shared { domain, guests: Guests::default() })))
+    }
+
+    /// Lets a guest take part that shares the world with others: `waker` is called when one of them
+    /// caused something in it. All guests of a world are to join before one of them runs.
+    pub fn join(&self, guest: GuestId, waker: Waker) {
+        let mut shared = self.lock_anyway();
+        shared.domain.attach(guest);
+        shared.guests.wakers.insert(guest, waker);
+    }
+
+    /// Takes a guest out whose machine is gone: its processes die, as far as the other guests can
+    /// tell, and its RAM is let go. Gives what it had left.
+    pub fn leave(&self, guest: GuestId, sink: &mut dyn TraceSink) -> Census {
+        let mut shared = self.lock_anyway();
+        shared.guests.wakers.remove(&guest);
+        shared.reset(guest, sink)
+    }
+
+    /// Counts a guest's objects.
+    pub fn census(&self, guest: GuestId) -> Census {
+        self.lock_anyway().domain.census(guest)
+    }
+
+    /// A domain whose lock is poisoned had a fault of ours in it: its devices are out of order with it.
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, Shared>, DeviceError> {
+        self.0.lock().map_err(|_| DeviceError::Panicked("the binder core failed before".to_owned()))
+    }
+
+    /// For what must be done, or may be looked at, even then.
+    pub(super) fn lock_anyway(&self) -> MutexGuard<'_, Shared> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// The guest's driver is ready.
+    pub(super) fn enter(&mut self, guest: GuestId, ram: Arc<GuestRam>) {
+        self.guests.rams.insert(guest, ram);
+    }
+
+    /// The guest's driver is gone; from here on nobody touches its pages.
+    pub(super) fn reset(&mut self, guest: GuestId, sink: &mut dyn TraceSink) -> Census {
+        let left = self.domain.census(guest);
+        self.guests.rams.remove(&guest);
+        self.domain.reset(guest, sink);
+        self.wake_others(guest);
+        left
+    }
+
+    /// Calls the guests beside `guest` that have events waiting.
+    pub(super) fn wake_others(&self, guest: GuestId) {
+        let others = self.guests.wakers.iter().filter(|(other, _)| **other != guest);
+        others.filter(|(other, _)| self.domain.has_events(**other)).for_each(|(_, waker)| waker());
+    }
+}
