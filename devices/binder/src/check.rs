@@ -67,6 +67,7 @@ impl Domain {
             node_deaths: _,
             runnable,
             poll_check,
+            spare: _,
         } = self;
         check_limits(limits, allowed)?;
         holds(runnable.is_empty() && poll_check.is_empty(), "it was saved inside a message")?;
@@ -79,9 +80,9 @@ impl Domain {
         freezes.check()?;
 
         self.check_contexts(contexts, *last_context)?;
-        for (id, proc) in procs {
-            holds(*id != ProcId(0) && id <= last_proc, "a process has a number that was not given yet")?;
-            self.check_proc(*id, proc)?;
+        for (id, proc) in procs.iter() {
+            holds(id != ProcId(0) && id <= *last_proc, "a process has a number that was not given yet")?;
+            self.check_proc(id, proc)?;
         }
         threads.entries().try_for_each(|(id, thread)| self.check_thread(id, thread))?;
         nodes.entries().try_for_each(|(id, node)| self.check_node(id, node))?;
@@ -389,9 +390,9 @@ impl Domain {
         let threads = self.threads.entries().map(|(id, thread)| (Queue::Thread(id), &thread.todo));
         let procs = self.procs.iter().flat_map(|(id, proc)| {
             [
-                (Queue::Proc(*id), &proc.todo),
-                (Queue::DeliveredDeaths(*id), &proc.delivered_deaths),
-                (Queue::DeliveredFreezes(*id), &proc.delivered_freezes),
+                (Queue::Proc(id), &proc.todo),
+                (Queue::DeliveredDeaths(id), &proc.delivered_deaths),
+                (Queue::DeliveredFreezes(id), &proc.delivered_freezes),
             ]
         });
         let nodes = self.nodes.entries().map(|(id, node)| (Queue::Backlog(id), &node.backlog));

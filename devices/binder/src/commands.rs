@@ -64,16 +64,14 @@ impl Domain {
             let (command, length) = match decoded {
                 Ok(found) => found,
                 Err(NotACommand::Unknown { word }) => {
-                    let thread = self.party(call.thread);
-                    cx.trace(|| TraceEvent::UnknownCommand { thread, word });
+                    self.trace_thread(cx, call.thread, |thread| TraceEvent::UnknownCommand { thread, word });
                     return WriteFlow::Error(Errno::EINVAL);
                 }
                 Err(NotACommand::End) if call.write.end == ChunkEnd::Last => return WriteFlow::Finished,
                 Err(_) if call.write.end == ChunkEnd::Cut => return WriteFlow::More,
                 Err(_) => return WriteFlow::Error(Errno::EFAULT),
             };
-            let thread = self.party(call.thread);
-            cx.trace(|| TraceEvent::Command { thread, command });
+            self.trace_thread(cx, call.thread, |thread| TraceEvent::Command { thread, command });
             call.write.current = length;
             match self.execute(cx, call, command) {
                 Step::Next => call.write.cursor += length,

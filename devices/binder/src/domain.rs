@@ -20,9 +20,10 @@ use crate::message::{
 };
 use crate::node::Node;
 use crate::poll::PollCheck;
-use crate::proc::{Context, ContextId, Proc};
+use crate::proc::{Context, ContextId};
+use crate::proc_table::ProcTable;
 use crate::refs::Ref;
-use crate::thread::{Activity, Thread};
+use crate::thread::{Activity, SpareCalls, Thread};
 use crate::trace::{MessageKind, Party, StatusKind, TraceEvent, TraceSink, UserError};
 use crate::transaction::Transaction;
 
@@ -116,11 +117,22 @@ impl Notice {
 pub(crate) struct Cx<'a> {
     pub pages: &'a dyn Pages,
     pub sink: &'a mut dyn TraceSink,
+    /// What the sink says: asked once a message.
+    traces: bool,
 }
 
-impl Cx<'_> {
+impl<'a> Cx<'a> {
+    pub(crate) fn new(pages: &'a dyn Pages, sink: &'a mut dyn TraceSink) -> Cx<'a> {
+        let traces = sink.enabled();
+        Cx { pages, sink, traces }
+    }
+
+    pub(crate) fn traces(&self) -> bool {
+        self.traces
+    }
+
     pub(crate) fn trace(&mut self, event: impl FnOnce() -> TraceEvent) {
-        if self.sink.enabled() {
+        if self.traces {
             self.sink.event(event());
         }
     }
@@ -134,7 +146,7 @@ pub struct Domain {
     pub(crate) guests: BTreeMap<GuestId, Guest>,
     pub(crate) contexts: BTreeMap<ContextId, Context>,
     pub(crate) last_context: ContextId,
-    pub(crate) procs: BTreeMap<ProcId, Proc>,
+    pub(crate) procs: ProcTable,
     pub(crate) threads: Arena<ThreadId, Thread>,
     pub(crate) nodes: Arena<NodeId, Node>,
     pub(crate) refs: Arena<RefId, Ref>,
@@ -150,6 +162,8 @@ pub struct Domain {
     pub(crate) runnable: VecDeque<ThreadId>,
     /// What this message may have made readable; empty between messages.
     pub(crate) poll_check: Vec<PollCheck>,
+    #[serde(skip)]
+    pub(crate) spare: SpareCalls,
 }
 
 impl Domain {
@@ -162,7 +176,7 @@ impl Domain {
             guests: BTreeMap::new(),
             contexts: BTreeMap::new(),
             last_context: ContextId(0),
-            procs: BTreeMap::new(),
+            procs: ProcTable::default(),
             threads: Arena::default(),
             nodes: Arena::default(),
             refs: Arena::default(),
@@ -175,6 +189,7 @@ impl Domain {
             node_deaths: 0,
             runnable: VecDeque::new(),
             poll_check: Vec::new(),
+            spare: SpareCalls::default(),
         }
     }
 
@@ -214,7 +229,7 @@ impl Domain {
         message: Message,
         sink: &mut dyn TraceSink,
     ) -> Answer {
-        let mut cx = Cx { pages, sink };
+        let mut cx = Cx::new(pages, sink);
         let Message { header, body } = message;
         let kind = message_kind(&body);
         cx.trace(|| TraceEvent::Message { guest, proc: header.proc, tid: header.tid, seq: header.seq, kind });
@@ -451,9 +466,9 @@ impl Domain {
 
     /// Releases every process of a guest without touching its memory (device reset).
     pub fn reset(&mut self, guest: GuestId, sink: &mut dyn TraceSink) {
-        let mut cx = Cx { pages: &NoPages, sink };
+        let mut cx = Cx::new(&NoPages, sink);
         let procs = self.procs.iter().filter(|(_, proc)| proc.guest == guest);
-        let procs: Vec<ProcId> = procs.map(|(id, _)| *id).collect();
+        let procs: Vec<ProcId> = procs.map(|(id, _)| id).collect();
         for proc in procs {
             self.release_proc(&mut cx, proc);
         }
@@ -487,7 +502,7 @@ impl Domain {
         let deaths = self.deaths.iter().filter(|death| death.guest == guest).count();
         let freezes = self.freezes.iter().filter(|freeze| freeze.guest == guest).count();
         Census {
-            procs: count(self.procs.keys().filter(|id| of(id)).count()),
+            procs: count(self.procs.values().filter(|proc| proc.guest == guest).count()),
             threads: count(self.threads.iter().filter(|thread| thread.guest == guest).count()),
             nodes: count(self.nodes.iter().filter(|node| node.guest == guest).count()),
             refs: count(self.refs.iter().filter(|entry| entry.guest == guest).count()),
@@ -524,9 +539,18 @@ impl Domain {
         Party { proc: thread.proc, pid: self.pid(thread.proc).unwrap_or_default(), tid: thread.tid }
     }
 
+    /// Traces something of a thread. Who that is, is found out only where somebody listens.
+    pub(crate) fn trace_thread(
+        &self,
+        cx: &mut Cx<'_>,
+        thread: ThreadId,
+        event: impl FnOnce(Party) -> TraceEvent,
+    ) {
+        cx.trace(|| event(self.party(thread)));
+    }
+
     pub(crate) fn user_error(&self, cx: &mut Cx<'_>, thread: ThreadId, error: UserError) {
-        let thread = self.party(thread);
-        cx.trace(|| TraceEvent::UserError { thread, error });
+        self.trace_thread(cx, thread, |thread| TraceEvent::UserError { thread, error });
     }
 }
 

@@ -155,7 +155,7 @@ impl Domain {
     /// Processes opened by a pid of a guest (B367), the most recently opened first (B375).
     pub(crate) fn procs_of(&self, guest: GuestId, pid: Pid) -> Vec<ProcId> {
         let of_pid = self.procs.iter().filter(|(_, proc)| proc.guest == guest && proc.pid == pid);
-        of_pid.map(|(id, _)| *id).rev().collect()
+        of_pid.map(|(id, _)| id).rev().collect()
     }
 
     /// B369, B380: something is under way, or a thread is in a call.

@@ -7,7 +7,7 @@ use crate::ids::ProcId;
 use crate::message::{Answer, Header, Ioctl, Park, Status};
 use crate::protocol::{PROTOCOL_VERSION, Reader, ioctl};
 use crate::thread::{Activity, Call, FreezeWait, Read, Write};
-use crate::trace::TraceEvent;
+use crate::trace::{Party, TraceEvent};
 
 impl Domain {
     /// A new ioctl of an idle thread.
@@ -20,8 +20,9 @@ impl Domain {
         object.last_delivery = None;
         let proc = object.proc;
         let cmd = body.cmd;
-        let party = self.party(thread);
-        cx.trace(|| TraceEvent::Ioctl { thread: party, cmd, arg: body.arg.clone() });
+        self.trace_thread(cx, thread, |thread| TraceEvent::Ioctl { thread, cmd, arg: body.arg.clone() });
+        // The thread may end with it.
+        let party = if cx.traces() { self.party(thread) } else { Party::default() };
         let result = match cmd {
             ioctl::WRITE_READ => match self.write_read(cx, header, thread, body) {
                 Ok(answer) => return answer,
@@ -213,9 +214,9 @@ impl Domain {
         if write_consumed < write_size && !write.feed(body.chunk) {
             return Err(Errno::EPROTO);
         }
-        let sched = header.scheduling();
         let read = Read { size: read_size, start: read_consumed, position: read_consumed, ..Read::default() };
-        let call = Box::new(Call { thread, header, write, read, actions: Vec::new(), effort: 0, sched });
+        let mut call = Call::begin(self.spare.take(), thread, header, read);
+        call.write = write;
         Ok(self.fill_and_proceed(cx, call))
     }
 
@@ -280,8 +281,7 @@ impl Domain {
         if let Some(object) = self.threads.get_mut(thread) {
             object.activity = Activity::Freezing(Box::new(wait));
         }
-        let thread = self.party(thread);
-        cx.trace(|| TraceEvent::Parked { thread, park: Park::Freeze });
+        self.trace_thread(cx, thread, |thread| TraceEvent::Parked { thread, park: Park::Freeze });
         Answer { status, ..Answer::default() }
     }
 
@@ -308,8 +308,7 @@ impl Domain {
             let Some(object) = self.threads.get_mut(thread) else { continue };
             if !std::mem::replace(&mut object.runnable, true) {
                 self.runnable.push_back(thread);
-                let thread = self.party(thread);
-                cx.trace(|| TraceEvent::Woken { thread });
+                self.trace_thread(cx, thread, |thread| TraceEvent::Woken { thread });
             }
         }
     }

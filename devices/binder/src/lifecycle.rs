@@ -39,7 +39,7 @@ impl Domain {
         if open.context.len() > MAX_NAME || open.secctx.len() > MAX_SECCTX {
             return Err(Errno::EINVAL);
         }
-        let id = ProcId(self.last_proc.0.checked_add(1).ok_or(Errno::ENOMEM)?);
+        let id = self.procs.next_id(self.last_proc).ok_or(Errno::ENOMEM)?;
         let usage = self.guests.get_mut(&guest).ok_or(Errno::EBADF)?;
         if usage.procs >= self.limits.max_procs {
             return Err(Errno::ENOMEM);

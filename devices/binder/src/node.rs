@@ -277,7 +277,7 @@ impl Domain {
 
     /// The owner dies: what waits for the node fails, its watchers are told (B031, B266).
     pub(crate) fn release_node(&mut self, cx: &mut Cx<'_>, id: NodeId) {
-        while let Some(work) = self.nodes.get_mut(id).and_then(|node| node.backlog.pop()) {
+        while let Some(work) = self.nodes.get_mut(id).and_then(|node| node.backlog.pop_first()) {
             self.release_work(cx, work);
         }
         self.dequeue_node(id);

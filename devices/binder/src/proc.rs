@@ -12,7 +12,8 @@ use crate::ids::{GuestId, Kuid, Pid, Tid};
 use crate::logs::Counters;
 use crate::message::LsmQuestion;
 use crate::sched::Scheduling;
-use crate::work::{WorkQueue, tickets_follow};
+use crate::tickets::Tickets;
+use crate::work::WorkQueue;
 
 /// Names a [`Context`] of its domain for life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,51 +76,11 @@ pub(crate) struct Proc {
 }
 
 /// Parked threads; the most recently parked one is taken first (B083).
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct WaitingList {
-    threads: BTreeMap<u64, ThreadId>,
-    next: u64,
-}
+pub(crate) type WaitingList = Tickets<ThreadId>;
 
 /// The first ticket with a cookie.
 pub(crate) fn first_ticket(cookies: &BTreeSet<(u64, u64)>, cookie: u64) -> Option<u64> {
     cookies.range((cookie, 0)..=(cookie, u64::MAX)).next().map(|(_, ticket)| *ticket)
-}
-
-impl WaitingList {
-    /// The ticket takes the thread off again.
-    pub(crate) fn push(&mut self, thread: ThreadId) -> u64 {
-        let ticket = self.next;
-        self.next += 1;
-        self.threads.insert(ticket, thread);
-        ticket
-    }
-
-    pub(crate) fn pop(&mut self) -> Option<ThreadId> {
-        self.threads.pop_last().map(|(_, thread)| thread)
-    }
-
-    pub(crate) fn remove(&mut self, ticket: u64) {
-        self.threads.remove(&ticket);
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.threads.is_empty()
-    }
-
-    /// Threads with their tickets.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, ThreadId)> {
-        self.threads.iter().map(|(ticket, thread)| (*ticket, *thread))
-    }
-
-    pub(crate) fn check(&self) -> Result<(), Inconsistent> {
-        let last = self.threads.last_key_value().map(|(ticket, _)| *ticket);
-        holds(tickets_follow(last, self.next), "a waiting list gives tickets out twice")
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.threads.len()
-    }
 }
 
 /// Numbers and the refs behind them (B249, B250).

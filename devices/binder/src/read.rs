@@ -13,6 +13,9 @@ use crate::work::{Completion, Queue, Work};
 /// Room that must be free before an item is taken: the longest one and a word (B072).
 const ROOM: u64 = 76;
 
+/// Bytes that a read makes room for when it writes its first item.
+const FIRST_ROOM: usize = 96;
+
 /// How far a read got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadFlow {
@@ -37,6 +40,10 @@ enum Taken {
 
 impl Read {
     fn push(&mut self, item: Return) {
+        if self.bytes.capacity() == 0 {
+            // For what most reads have: a transaction and a few words.
+            self.bytes.reserve_exact(FIRST_ROOM);
+        }
         let before = self.bytes.len();
         item.encode(&mut self.bytes);
         self.position += (self.bytes.len() - before) as u64;
@@ -249,8 +256,11 @@ impl Domain {
         });
         let stays = !transaction.is_reply && !transaction.is_oneway();
         let (debug_id, seq) = (transaction.debug_id, call.header.seq);
-        let to = self.party(call.thread);
-        cx.trace(|| TraceEvent::TransactionDelivered { id: debug_id, to, address });
+        self.trace_thread(cx, call.thread, |to| TraceEvent::TransactionDelivered {
+            id: debug_id,
+            to,
+            address,
+        });
         if let Some(buffer) = self.buffers.get_mut(buffer_id) {
             buffer.user_free = true;
         }

@@ -112,8 +112,7 @@ impl Domain {
             object.waiting = ticket;
             object.activity = Activity::Parked(call);
         }
-        let thread = self.party(id);
-        cx.trace(|| TraceEvent::Parked { thread, park: Park::Read });
+        self.trace_thread(cx, id, |thread| TraceEvent::Parked { thread, park: Park::Read });
         answer
     }
 
@@ -137,11 +136,10 @@ impl Domain {
             (false, Half::Write) => 0,
             (false, Half::Read) => call.read.start,
         };
-        let thread = self.party(id);
         if errno.is_ok() {
             self.count_returns(id, &call.read.returns, call.read.spawn);
-            for item in std::mem::take(&mut call.read.returns) {
-                cx.trace(|| TraceEvent::Return { thread, item });
+            for item in &call.read.returns {
+                self.trace_thread(cx, id, |thread| TraceEvent::Return { thread, item: *item });
             }
             if call.read.spawn {
                 let word = crate::protocol::br::SPAWN_LOOPER.to_le_bytes();
@@ -152,13 +150,14 @@ impl Domain {
             }
         }
         let (write_consumed, read_consumed) = (answer.write_consumed, answer.read_consumed);
-        cx.trace(|| TraceEvent::IoctlDone {
+        self.trace_thread(cx, id, |thread| TraceEvent::IoctlDone {
             thread,
             cmd: ioctl::WRITE_READ,
             errno,
             write_consumed,
             read_consumed,
         });
+        self.spare.keep(call);
         answer
     }
 

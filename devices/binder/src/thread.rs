@@ -164,12 +164,61 @@ pub(crate) struct Call {
 }
 
 impl Call {
+    /// An ioctl that begins, in the memory of one that is over if there is one.
+    pub(crate) fn begin(
+        spare: Option<Box<Call>>,
+        thread: ThreadId,
+        header: Header,
+        sizes: Read,
+    ) -> Box<Call> {
+        let mut call = spare.unwrap_or_else(|| Box::new(Call::new(thread)));
+        let mut returns = std::mem::take(&mut call.read.returns);
+        returns.clear();
+        call.thread = thread;
+        call.header = header;
+        call.read = Read { returns, ..sizes };
+        call.sched = header.scheduling();
+        call.effort = 0;
+        call
+    }
+
+    fn new(thread: ThreadId) -> Call {
+        Call {
+            thread,
+            header: Header::default(),
+            write: Write::default(),
+            read: Read::default(),
+            actions: Vec::new(),
+            effort: 0,
+            sched: Scheduling::default(),
+        }
+    }
+
     /// The next message of the ioctl. A read buffer that was found bad stays so.
     pub(crate) fn follow(&mut self, header: Header) {
         let read_bad = self.header.read_bad;
         self.header = header;
         self.header.read_bad |= read_bad;
         self.effort = 0;
+    }
+}
+
+/// Calls that are over, for the memory that they have: a call begins and ends with nearly every message.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SpareCalls(Vec<Box<Call>>);
+
+impl SpareCalls {
+    /// A call is over. Few are kept, and none with much memory.
+    pub(crate) fn keep(&mut self, mut call: Box<Call>) {
+        if self.0.len() < 8 && call.read.returns.capacity() <= 64 {
+            call.write = Write::default();
+            call.actions = Vec::new();
+            self.0.push(call);
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Option<Box<Call>> {
+        self.0.pop()
     }
 }
 

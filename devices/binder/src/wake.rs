@@ -42,7 +42,7 @@ impl Domain {
 
     /// Takes the first item of a queue.
     pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<Work> {
-        let work = self.queue_mut(queue)?.pop()?;
+        let work = self.queue_mut(queue)?.pop_first()?;
         self.set_place(work, None);
         if let Queue::Thread(id) = queue {
             self.drained(id);
@@ -129,13 +129,12 @@ impl Domain {
             proc.waiting.remove(ticket);
         }
         self.runnable.push_back(thread);
-        let thread = self.party(thread);
-        cx.trace(|| TraceEvent::Woken { thread });
+        self.trace_thread(cx, thread, |thread| TraceEvent::Woken { thread });
     }
 
     /// The most recently parked thread that may take process work (B083).
     fn select_waiting(&mut self, cx: &mut Cx<'_>, proc: ProcId) -> Option<ThreadId> {
-        let thread = self.procs.get_mut(&proc)?.waiting.pop()?;
+        let thread = self.procs.get_mut(&proc)?.waiting.pop_last()?;
         self.wake_thread(cx, thread);
         Some(thread)
     }

@@ -32,6 +32,25 @@ pub struct Thread {
     seq: u64,
 }
 
+impl Thread {
+    fn ioctl(&mut self, cmd: u32, arg: Vec<u8>, chunk: Chunk) -> Message {
+        self.seq += 1;
+        let header = Header { proc: self.proc.0, tid: self.tid, seq: Seq(self.seq), ..Header::default() };
+        Message { header, body: Body::Ioctl(Ioctl { cmd, arg, chunk, ..Ioctl::default() }) }
+    }
+
+    /// Its next BINDER_WRITE_READ.
+    fn write_read(&mut self, commands: &[Command], payload: Option<&Payload>, read_size: u64) -> Message {
+        let mut bytes = Vec::new();
+        commands.iter().for_each(|command| command.encode(&mut bytes));
+        let fields = [bytes.len() as u64, 0, 0x1000, read_size, 0, 0x2000];
+        let arg = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
+        let empty = Range::default();
+        let ranges = payload.map_or(Vec::new(), |payload| vec![payload.range.clone(), empty]);
+        self.ioctl(ioctl::WRITE_READ, arg, Chunk { bytes, ranges, ..Chunk::default() })
+    }
+}
+
 pub struct Shim {
     pub domain: Domain,
     ram: GuestMemoryMmap,
@@ -99,21 +118,18 @@ impl Shim {
         let tid = Tid(self.next_pid);
         self.next_pid += 1;
         let mut thread = Thread { proc, tid, seq: 0 };
-        self.write_read(&mut thread, &[Command::EnterLooper], None, 0);
+        self.write_read(&mut thread, &[Command::EnterLooper], 0);
         thread
     }
 
     pub fn become_manager(&mut self, thread: &mut Thread) {
-        let answer = self.ioctl(thread, ioctl::SET_CONTEXT_MGR, vec![0; 4], Chunk::default());
+        let answer = self.request(thread.ioctl(ioctl::SET_CONTEXT_MGR, vec![0; 4], Chunk::default()));
         assert_eq!(answer.errno, Errno::OK);
     }
 
-    fn ioctl(&mut self, thread: &mut Thread, cmd: u32, arg: Vec<u8>, chunk: Chunk) -> Answer {
-        thread.seq += 1;
-        let header =
-            Header { proc: thread.proc.0, tid: thread.tid, seq: Seq(thread.seq), ..Header::default() };
-        let body = Ioctl { cmd, arg, chunk, ..Ioctl::default() };
-        let mut answer = self.handle(header, Body::Ioctl(body));
+    /// Handles a request to its end, with all the pages it needs.
+    pub fn request(&mut self, Message { header, body }: Message) -> Answer {
+        let mut answer = self.handle(header, body);
         while let Status::Needs(needs) = &answer.status {
             let results = needs.clone().iter().map(|need| self.supply(need)).collect();
             answer = self.handle(header, Body::Continue(Continue::Needs(results)));
@@ -134,21 +150,8 @@ impl Shim {
     }
 
     /// One BINDER_WRITE_READ; what is read is not looked at.
-    pub fn write_read(
-        &mut self,
-        thread: &mut Thread,
-        commands: &[Command],
-        payload: Option<&Payload>,
-        read_size: u64,
-    ) -> Answer {
-        let mut bytes = Vec::new();
-        commands.iter().for_each(|command| command.encode(&mut bytes));
-        let fields = [bytes.len() as u64, 0, 0x1000, read_size, 0, 0x2000];
-        let arg = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
-        let empty = Range::default();
-        let ranges = payload.map_or(Vec::new(), |payload| vec![payload.range.clone(), empty]);
-        let chunk = Chunk { bytes, ranges, ..Chunk::default() };
-        self.ioctl(thread, ioctl::WRITE_READ, arg, chunk)
+    pub fn write_read(&mut self, thread: &mut Thread, commands: &[Command], read_size: u64) -> Answer {
+        self.request(thread.write_read(commands, None, read_size))
     }
 
     fn event(&mut self) {
@@ -156,12 +159,35 @@ impl Shim {
     }
 }
 
-/// A client in the middle of calling a server again and again.
+/// A client in the middle of calling a server again and again, in two halves: what the two ask for, and
+/// the core that answers, so that requests can be made beforehand.
 pub struct Pair {
+    pub requests: Requests,
     pub shim: Shim,
+}
+
+/// The three requests of a call.
+pub type Round = [Message; 3];
+
+pub struct Requests {
     client: Thread,
     server: Thread,
     payload: Payload,
+}
+
+impl Requests {
+    /// The call, which also frees the last reply, and waits; the reply, which also frees the call's
+    /// buffer; the wait for the next call.
+    pub fn round(&mut self) -> Round {
+        let Requests { client, server, payload } = self;
+        // Both sides have one buffer at a time, at the start of their mapping.
+        let free = Command::FreeBuffer { data: MAPPING };
+        [
+            client.write_read(&[free, Command::Transaction(payload.data)], Some(payload), 256),
+            server.write_read(&[free, Command::Reply(payload.data)], Some(payload), 256),
+            server.write_read(&[], None, 256),
+        ]
+    }
 }
 
 impl Pair {
@@ -170,31 +196,28 @@ impl Pair {
         let mut server = shim.process();
         shim.become_manager(&mut server);
         let client = shim.process();
-        let answer = shim.write_read(&mut server, &[], None, 256);
+        let answer = shim.write_read(&mut server, &[], 256);
         assert!(matches!(answer.status, Status::Parked { .. }));
-        let mut pair = Pair { shim, client, server, payload: Payload::new(size) };
+        let mut pair = Pair { shim, requests: Requests { client, server, payload: Payload::new(size) } };
         // Fills the pages of both mappings.
-        (0..4).for_each(|_| pair.round_trip());
+        for _ in 0..4 {
+            let round = pair.requests.round();
+            pair.shim.round_trip(round);
+        }
         pair
     }
+}
 
-    /// The call; the reply, and the read of its completion; the wait for the next call.
-    pub fn round_trip(&mut self) {
-        let Pair { shim, client, server, payload } = self;
-        // Both sides have one buffer at a time, at the start of their mapping.
-        let free = Command::FreeBuffer { data: MAPPING };
-        let call = Command::Transaction(payload.data);
-        let answer = shim.write_read(client, &[call], Some(payload), 256);
+impl Shim {
+    /// The three requests, and the two events that come of them.
+    pub fn round_trip(&mut self, [call, reply, wait]: Round) {
+        let answer = self.request(call);
         assert!(matches!(answer.status, Status::Parked { .. }), "{answer:?}");
-        shim.event();
-        let reply = Command::Reply(payload.data);
-        let answer = shim.write_read(server, &[free, reply], Some(payload), 256);
+        self.event();
+        let answer = self.request(reply);
         assert!(matches!(answer.status, Status::Done), "{answer:?}");
-        shim.event();
-        // The client frees the reply with its next call; here, so that every round is the same.
-        let answer = shim.write_read(client, &[free], None, 0);
-        assert_eq!(answer.errno, Errno::OK);
-        let answer = shim.write_read(server, &[], None, 256);
+        self.event();
+        let answer = self.request(wait);
         assert!(matches!(answer.status, Status::Parked { .. }), "{answer:?}");
     }
 }

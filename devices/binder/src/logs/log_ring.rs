@@ -49,12 +49,14 @@ pub(crate) struct LogRing {
 }
 
 impl LogRing {
-    /// Adds an entry, which its number finds as long as it is there.
-    pub(crate) fn push(&mut self, entry: LogEntry) -> u64 {
-        if self.entries.len() == ENTRIES {
-            self.entries.pop_front();
-        }
-        self.entries.push_back(entry);
+    /// Adds an entry, with the name of its context, which its number finds as long as it is there.
+    pub(crate) fn push(&mut self, entry: LogEntry, name: &[u8]) -> u64 {
+        // The memory of the name that goes is used again: there is an entry for each transaction.
+        let oldest = if self.entries.len() == ENTRIES { self.entries.pop_front() } else { None };
+        let mut context = oldest.map(|oldest| oldest.context).unwrap_or_default();
+        context.clear();
+        context.extend_from_slice(name);
+        self.entries.push_back(LogEntry { context, ..entry });
         self.added += 1;
         self.added - 1
     }
@@ -87,7 +89,7 @@ mod tests {
             kind: LogKind::Call,
             from: (Pid(1), Tid(1)),
             to: (Pid(2), Tid(0)),
-            context: b"binder".to_vec(),
+            context: Vec::new(),
             node: DebugId(1),
             handle: 0,
             data_size: 0,
@@ -102,7 +104,7 @@ mod tests {
     #[test]
     fn the_last_32_stay_oldest_first_and_numbers_find_them() {
         let mut ring = LogRing::default();
-        let numbers: Vec<u64> = (0..40).map(|id| ring.push(entry(id))).collect();
+        let numbers: Vec<u64> = (0..40).map(|id| ring.push(entry(id), b"binder")).collect();
         let ids: Vec<u32> = ring.iter().map(|entry| entry.id.0).collect();
         assert_eq!(ids, (8..40).collect::<Vec<_>>());
         assert!(ring.get_mut(numbers[7]).is_none());

@@ -123,9 +123,10 @@ impl Domain {
 
     /// Counts what a read hands out. BR_NOOP is not counted (B429).
     pub(crate) fn count_returns(&mut self, thread: crate::arena::ThreadId, returns: &[Return], spawn: bool) {
-        let codes = returns.iter().map(Return::code).filter(|code| *code != br::NOOP);
-        let codes: Vec<u32> = codes.chain(spawn.then_some(br::SPAWN_LOOPER)).collect();
-        self.each_counters(thread, |counters| codes.iter().for_each(|code| counters.count_return(*code)));
+        self.each_counters(thread, |counters| {
+            let codes = returns.iter().map(Return::code).filter(|code| *code != br::NOOP);
+            codes.chain(spawn.then_some(br::SPAWN_LOOPER)).for_each(|code| counters.count_return(code));
+        });
     }
 
     fn each_counters(&mut self, thread: crate::arena::ThreadId, count: impl Fn(&mut Counters)) {

@@ -157,7 +157,7 @@ impl Domain {
     /// The node's next oneway goes to the back of the process queue (B146).
     fn next_oneway(&mut self, cx: &mut Cx<'_>, proc: ProcId, node: NodeId) {
         let Some(node) = self.nodes.get_mut(node) else { return };
-        match node.backlog.pop() {
+        match node.backlog.pop_first() {
             None => node.has_async = false,
             Some(work) => {
                 self.enqueue(Queue::Proc(proc), work);

@@ -17,7 +17,6 @@ impl Domain {
         reply: bool,
     ) -> u64 {
         let from = self.party(thread);
-        let context = self.procs.get(&from.proc).and_then(|proc| self.contexts.get(&proc.context));
         let kind = match (reply, data.flags & tf::ONE_WAY != 0) {
             (true, _) => LogKind::Reply,
             (false, true) => LogKind::Async,
@@ -28,7 +27,7 @@ impl Domain {
             kind,
             from: (from.pid, from.tid),
             to: (Pid(0), Tid(0)),
-            context: context.map(|context| context.name.clone()).unwrap_or_default(),
+            context: Vec::new(),
             node: DebugId(0),
             handle: data.target as u32,
             data_size: data.data_size,
@@ -41,7 +40,9 @@ impl Domain {
             self.count_transaction(thread);
         }
         let guest = self.thread_guest(thread);
-        self.guests.get_mut(&guest).map_or(0, |guest| guest.log.push(entry))
+        let context = self.procs.get(&from.proc).and_then(|proc| self.contexts.get(&proc.context));
+        let name = context.map(|context| context.name.as_slice()).unwrap_or_default();
+        self.guests.get_mut(&guest).map_or(0, |guest| guest.log.push(entry, name))
     }
 
     /// 7.2 counts a transaction before it is judged, older drivers once its target is found.
@@ -85,7 +86,8 @@ impl Domain {
         });
         let guest = self.thread_guest(s.thread);
         if let (Some(entry), Some(guest)) = (failed, self.guests.get_mut(&guest)) {
-            guest.failed_log.push(entry);
+            let name = entry.context.clone();
+            guest.failed_log.push(entry, &name);
         }
     }
 

@@ -232,7 +232,7 @@ impl Domain {
         }
         let protocol = SendError::failed(Errno::EPROTO);
         let thread = self.threads.get(s.thread).ok_or(protocol)?;
-        if matches!(thread.todo.head(), Some(Work::Transaction(_))) {
+        if matches!(thread.todo.first(), Some(Work::Transaction(_))) {
             return Err(protocol);
         }
         let Some(top) = thread.stack else { return Ok(()) };
@@ -430,7 +430,7 @@ impl Domain {
         s: &Sending,
         result: Result<Option<BufferId>, SendError>,
     ) {
-        if !cx.sink.enabled() {
+        if !cx.traces() {
             return;
         }
         let mut payload = vec![0; s.data.data_size.min(u64::from(self.limits.trace_payload)) as usize];
