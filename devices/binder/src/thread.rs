@@ -205,6 +205,7 @@ impl Call {
 
 /// Calls that are over, for the memory that they have: a call begins and ends with nearly every message.
 #[derive(Clone, Debug, Default)]
+#[expect(clippy::vec_box, reason = "the boxes are what is kept")]
 pub(crate) struct SpareCalls(Vec<Box<Call>>);
 
 impl SpareCalls {
