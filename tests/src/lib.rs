@@ -53,10 +53,14 @@ pub struct Ended {
 impl Guest {
     /// A guest of `image`.
     pub fn of(image: &str) -> Guest {
-        Guest::begins(&[image])
+        let mut guest = Guest::begins(&[image]);
+        if let Some(cpus) = std::env::var_os("BINDERVM_TEST_CPUS") {
+            guest.command.arg("--cpus").arg(cpus);
+        }
+        guest
     }
 
-    /// A guest that goes on from a snapshot.
+    /// A guest that goes on from a snapshot, with the CPUs that it was saved with.
     pub fn from(snapshot: &str) -> Guest {
         Guest::begins(&["--from", snapshot])
     }
@@ -70,9 +74,6 @@ impl Guest {
         command.env("XDG_RUNTIME_DIR", folder.path());
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);
-        }
-        if let Some(cpus) = std::env::var_os("BINDERVM_TEST_CPUS") {
-            command.arg("--cpus").arg(cpus);
         }
         Guest { command, argv: Vec::new(), folder, stdin: Vec::new(), limit: LIMIT }
     }

@@ -1,7 +1,10 @@
 //! Snapshots of real guests: saved with calls in flight, restored as often as one likes.
 
 use std::path::Path;
+use std::time::SystemTime;
 
+use control::ExecRequest;
+use tests::serving::Serving;
 use tests::{Guest, bindervm_with, file};
 
 /// Stops servicemanager, and leaves a client waiting for its answer.
@@ -15,6 +18,80 @@ fn saved(folder: &Path, script: &str) -> String {
     let path = folder.join("snapshot").to_str().expect("plain").to_owned();
     Guest::of("aosp14").with(["--snapshot-to", &path]).run(["/bin/sh", "-c", script]).expect(0);
     path
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_guest_that_serves_is_saved_and_goes_on() {
+    let guest = Serving::of("minimal", "g1", []);
+    guest.shell("echo one >/tmp/state");
+    let sleeper = ["sleep", "100000"].map(str::to_owned).to_vec();
+    let client = guest.client();
+    let _sleeping = client.exec(ExecRequest { argv: sleeper, ..ExecRequest::default() }).unwrap();
+    while guest.shell("pidof sleep").stdout.is_empty() {}
+    let path = guest.folder().join("snapshot").to_str().expect("plain").to_owned();
+    let save = |to: &str| guest.command(["snapshot", "g1", to]).output().unwrap();
+    let output = save(&path);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+
+    let state = "cat /tmp/state; pidof sleep >/dev/null && echo sleeps; echo more >>/tmp/state";
+    for _ in 0..2 {
+        let ended = Guest::from(&path).run(["/bin/sh", "-c", state]).expect(0);
+        assert_eq!(ended.stdout, "one\nsleeps\n", "{ended}");
+    }
+    // The guest itself went on, and can be saved again and again.
+    guest.shell("echo two >>/tmp/state");
+    assert!(save(&path).status.success());
+    let ended = Guest::from(&path).run(["cat", "/tmp/state"]).expect(0);
+    assert_eq!(ended.stdout, "one\ntwo\n", "{ended}");
+
+    let output = save("/no/such/folder/snapshot");
+    assert_eq!(output.status.code(), Some(249), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("cannot write it: No such file"), "{}", text(&output.stderr));
+    assert_eq!(client.status().unwrap().commands, 1, "the guest is as it was");
+    assert_eq!(guest.stop(), 0);
+}
+
+#[test]
+fn what_cannot_be_saved_says_why() {
+    let shared = tempfile::tempdir().unwrap();
+    let share = format!("{}=/mnt", shared.path().display());
+    let guest = Serving::of("minimal", "g1", ["--share", &share]);
+    let output = guest.command(["snapshot", "g1", "snapshot"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(249));
+    let text = text(&output.stderr);
+    assert!(text.contains("a guest with a folder of the host cannot be saved"), "{text}");
+    assert_eq!(guest.stop(), 0);
+}
+
+#[test]
+fn four_cpus_go_on_as_four() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("snapshot").to_str().expect("plain").to_owned();
+    let script = format!("yes >/dev/null & yes >/dev/null & {CALL_IN_FLIGHT}");
+    let guest = Guest::of("aosp14").with(["--cpus", "4", "--snapshot-to", &path]);
+    guest.run(["/bin/sh", "-c", &script]).expect(0);
+    let script = format!("nproc; pidof yes | wc -w; {FINISH}");
+    let restored = || Guest::from(&path).traced().run(["/bin/sh", "-c", &script, "sh", "other"]).expect(0);
+    let (first, second) = (restored(), restored());
+    let first = first.prints(&["4", "2", "Found 1 services:", "0\tmanager: [android.os.IServiceManager]"]);
+    assert_eq!(first.stdout, second.stdout);
+    assert_eq!(first.status["run"]["instructions"], second.status["run"]["instructions"]);
+}
+
+#[test]
+fn the_hosts_clock_is_that_of_a_restored_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = saved(folder.path(), "exit 0");
+    let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let before = now();
+    let ended = Guest::from(&path).with(["--clock", "host"]).run(["date", "+%s"]).expect(0);
+    let date: u64 = ended.stdout.trim().parse().expect("a number");
+    // A second more for those that began before.
+    assert!((before..=now() + 1).contains(&date), "{before} {date}");
 }
 
 /// covers: PROTOCOL.md 35

@@ -62,16 +62,27 @@ pub enum Command {
     Trace(Box<TraceArgs>),
     /// Run the tests of a plan in guests, and report.
     Test(Box<crate::test::TestArgs>),
-    /// Say what a snapshot of a guest holds.
+    /// Save a running guest to a file, from which any number of guests go on (`run --from`).
     Snapshot(SnapshotArgs),
 }
 
 /// Arguments of `bindervm snapshot`.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+#[command(disable_help_subcommand = true)]
 pub struct SnapshotArgs {
-    /// What to do.
+    /// Look at a snapshot instead.
     #[command(subcommand)]
-    pub command: SnapshotCommand,
+    pub command: Option<SnapshotCommand>,
+    /// Name of a running guest (`bindervm ps`), or the path of its control socket.
+    #[arg(value_name = "GUEST", required = true)]
+    pub guest: Option<String>,
+    /// Where to save it. What stands there is replaced when all of it is written.
+    #[arg(value_name = "FILE", required = true)]
+    pub file: Option<PathBuf>,
+    /// Give up waiting after this time.
+    #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10m")]
+    pub timeout: Duration,
 }
 
 /// `bindervm snapshot ...`.

@@ -29,6 +29,7 @@ use crate::exit::{Code, Failure, Status};
 use crate::last;
 use crate::serve::commands::Commands;
 use crate::serve::console::ConsoleTap;
+use crate::serve::saver::Saver;
 use crate::serve::watchers::Watchers;
 use crate::serve::{Clients, Guest, Server};
 use crate::snapshot;
@@ -224,6 +225,7 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
         watchers,
         console: tap,
         link: link.clone(),
+        saver: Saver::new(machine.handle(), source.labels(args)),
         handle: machine.handle(),
         clock: machine.clock(),
         gauges: machine.gauges(),

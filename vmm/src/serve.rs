@@ -23,6 +23,7 @@ use self::commands::Commands;
 use self::connection::Connection;
 use self::console::ConsoleTap;
 use self::peer::Peer;
+use self::saver::Saver;
 use self::watchers::Watchers;
 use crate::run::{Binder, Session};
 
@@ -32,6 +33,7 @@ pub mod console;
 mod exec;
 pub mod follow;
 mod peer;
+pub mod saver;
 pub mod watchers;
 
 /// Clients at once. Each costs two threads.
@@ -66,6 +68,8 @@ pub struct Guest {
     pub console: ConsoleTap,
     /// The agent, if the guest has ours.
     pub link: Option<AgentLink>,
+    /// Saves it to files.
+    pub saver: Saver,
     /// Controls the machine.
     pub handle: Handle,
     /// Guest time.

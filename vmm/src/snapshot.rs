@@ -1,12 +1,13 @@
 //! `bindervm snapshot`: saving running guests, and looking at what was saved.
 
 use std::path::Path;
+use std::time::Duration;
 
 use machine::{Header, Snapshot, SnapshotError};
 
 use crate::args::{SnapshotArgs, SnapshotCommand};
 use crate::exit::{Code, Failure};
-use crate::output;
+use crate::{guests, output};
 
 /// Names of what a snapshot's header says of the guest.
 pub mod labels {
@@ -26,9 +27,19 @@ pub mod labels {
 
 /// Runs `bindervm snapshot`.
 pub fn run(args: &SnapshotArgs) -> Result<(), Failure> {
-    match &args.command {
-        SnapshotCommand::Info { file, verify, json } => info(file, *verify, *json),
+    match (&args.command, &args.guest, &args.file) {
+        (Some(SnapshotCommand::Info { file, verify, json }), ..) => info(file, *verify, *json),
+        (None, Some(guest), Some(file)) => save(guest, file, args.timeout),
+        (None, ..) => Err(Failure::new(Code::Usage, "name a running guest and a file")),
     }
+}
+
+/// Asks the process of `guest` to save it. The guest goes on.
+fn save(guest: &str, path: &Path, limit: Duration) -> Result<(), Failure> {
+    let unknown = |error| Failure::because(Code::Usage, "cannot find the current folder", error);
+    let path = std::path::absolute(path).map_err(unknown)?;
+    let client = guests::connect(guest)?;
+    client.snapshot(&path, limit).map_err(|error| guests::failed(&format!("{guest} is not saved"), error))
 }
 
 /// Opens a snapshot.

@@ -74,7 +74,7 @@ pub enum Request {
     /// A recording of binder from now on, as `data` with a header first. What a slow client misses
     /// is told by `dropped`.
     Trace,
-    /// Saves the guest to a file. Answered by `done`.
+    /// Saves the guest to a file; it goes on. Answered by `done` when the file is whole.
     Snapshot {
         /// An absolute path on the host.
         path: String,

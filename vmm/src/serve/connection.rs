@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -63,7 +63,7 @@ impl Connection {
         for active in self.peer.close().into_values() {
             match active {
                 Active::Exec(exec) => exec.hang_up(),
-                Active::Console | Active::Trace | Active::Waiting => {}
+                Active::Console | Active::Trace | Active::Snapshot | Active::Waiting => {}
             }
         }
         self.guest.console.detach(&self.peer, None);
@@ -166,7 +166,11 @@ impl Connection {
                 self.guest.binder.recording.followers().detach(&self.peer, Some(id));
                 self.peer.reply(id, Reply::Done);
             }
-            (Active::Console | Active::Trace | Active::Waiting, _) => return Err(no_such_stream()),
+            // Its end is told when it comes.
+            (Active::Snapshot, Request::Cancel) => {}
+            (Active::Console | Active::Trace | Active::Snapshot | Active::Waiting, _) => {
+                return Err(no_such_stream());
+            }
         }
         Ok(())
     }
@@ -217,10 +221,12 @@ impl Connection {
     }
 
     fn snapshot(&self, id: u32, path: &str) {
-        match Path::new(path).is_absolute() {
-            true => self.peer.fail(id, ErrorCode::Unsupported, "this guest cannot be saved"),
-            false => self.peer.fail(id, ErrorCode::BadRequest, "the path must be absolute"),
+        if !Path::new(path).is_absolute() {
+            return self.peer.fail(id, ErrorCode::BadRequest, "the path must be absolute");
         }
+        self.begin(id, Active::Snapshot, |connection| {
+            connection.guest.saver.save(PathBuf::from(path), connection.peer.clone(), id);
+        });
     }
 }
 

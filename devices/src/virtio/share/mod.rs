@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use p9::Server;
 
 use super::ring::{ChainReader, ChainWriter, Ring};
-use super::{ActivateError, ActiveQueues, DeviceError, VirtioDevice};
+use super::{ActivateError, ActiveQueues, DeviceError, NotSaved, SavedDevice, VirtioDevice};
 use guard::{Guard, Verdict};
 
 mod guard;
@@ -122,6 +122,11 @@ impl VirtioDevice for Share {
     fn reset(&mut self) {
         self.ring = None;
         self.session = None;
+    }
+
+    /// The files that it has open are the host's.
+    fn save(&self) -> Result<SavedDevice, NotSaved> {
+        Err(NotSaved("a guest with a folder of the host cannot be saved".to_owned()))
     }
 }
 
