@@ -9,6 +9,7 @@
 //! tell; then the agent writes one line to the console and switches the guest off.
 //!
 //! `agent --serve` serves the port on its standard input and does nothing else; tests use it.
+//! `agent vsock` is a tool for the guest's shell.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -33,6 +34,7 @@ mod reaper;
 mod resume;
 mod server;
 mod services;
+mod vsock;
 
 /// How long a message of the boot may take to reach the host before the boot goes on without.
 const BOOT_MESSAGE: Duration = Duration::from_secs(1);
@@ -43,10 +45,11 @@ fn main() -> ExitCode {
     match (std::process::id(), &arguments[..]) {
         (1, _) => init(),
         (_, ["--serve"]) => serve(),
+        (_, ["vsock", arguments @ ..]) => vsock::run(arguments),
         // As the kernel calls modprobe (kernel/kmod.c), after `boot::answer_module_requests`.
         (_, ["-q", "--", wanted]) => load_on_demand(wanted),
         (_, _) => {
-            eprintln!("bindervm-agent: not the first process of a guest; try --serve");
+            eprintln!("bindervm-agent: not the first process of a guest; try --serve or vsock");
             ExitCode::FAILURE
         }
     }
