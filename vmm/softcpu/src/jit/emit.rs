@@ -190,6 +190,12 @@ impl Emitter {
         }
     }
 
+    /// `rorx to, from, by` of 4 bytes (BMI2); no flags change.
+    pub fn rotated(&mut self, to: Reg, from: Reg, by: u8) {
+        let extensions = (!to.0 >> 3 & 1) << 7 | 0x40 | (!from.0 >> 3 & 1) << 5;
+        self.bytes.extend([0xc4, extensions | 3, 0x7b, 0xf0, 0xc0 | (to.0 & 7) << 3 | from.0 & 7, by]);
+    }
+
     /// `mov to, value`, in the shortest form; no flags change.
     pub fn constant(&mut self, to: Reg, value: u64) {
         if value >> 32 == 0 {

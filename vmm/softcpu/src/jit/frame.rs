@@ -5,7 +5,7 @@
 //! |---|---|
 //! | rbp | the [`Cpu`], plus [`BIAS`] |
 //! | r15 | [`Cpu::remaining`] |
-//! | rax, r14 | scratch |
+//! | rax, r14, xmm0, xmm1 | scratch |
 //! | rsp | the host's stack, untouched |
 //! | the others | a guest register each, see [`home`]; the rest of them stay in [`Cpu::gpr`] |
 
@@ -15,6 +15,7 @@ use super::emit::*;
 use crate::code::CodeCache;
 use crate::cpu::Cpu;
 use crate::flags;
+use crate::simd::state::VectorState;
 use crate::tlb::{Entry, Mode, Tlb};
 
 /// Added to the pointer to the CPU, so that the general registers are in reach of a short
@@ -65,6 +66,16 @@ pub fn remaining() -> i32 {
 
 pub fn others_ready() -> i32 {
     field(offset_of!(Cpu, others_ready))
+}
+
+/// CR0.
+pub fn cr0() -> i32 {
+    field(offset_of!(Cpu, cr0))
+}
+
+/// The memory behind an XMM register.
+pub fn xmm(register: u8) -> i32 {
+    field(offset_of!(Cpu, vector) + offset_of!(VectorState, xmm)) + 16 * register as i32
 }
 
 /// [`CodeCache::tag`].

@@ -105,6 +105,15 @@ pub enum Kind {
     Xchg,
     Xadd,
     Cmpxchg,
+    /// MOVAPS, MOVUPS, MOVDQA and the like: 16 bytes between XMM registers or memory.
+    VectorMove {
+        /// To the operand that may be in memory.
+        store: bool,
+        /// What is in memory has to be aligned.
+        aligned: bool,
+    },
+    /// XORPS, PXOR between XMM registers.
+    VectorXor,
     /// CMC, CLC, STC by their opcode.
     Carry(u8),
     JumpIf(u8),
@@ -179,6 +188,7 @@ impl Insn {
             | Kind::Return(_)
             | Kind::JumpTo
             | Kind::CallTo => true,
+            Kind::VectorMove { .. } | Kind::VectorXor => true,
             Kind::Lea | Kind::Nop => false,
             _ => self.rm.is_memory(),
         }
@@ -254,7 +264,7 @@ impl Reader<'_> {
         };
         let insn = if opcode == 0x0f {
             let opcode = self.next()?;
-            self.two_bytes(opcode, repeat)?
+            self.two_bytes(opcode, repeat, short)?
         } else {
             self.one_byte(opcode, repeat, short)?
         };
@@ -404,12 +414,16 @@ impl Reader<'_> {
         })
     }
 
-    fn two_bytes(&mut self, opcode: u8, repeat: u8) -> Option<Insn> {
+    fn two_bytes(&mut self, opcode: u8, repeat: u8, short: bool) -> Option<Insn> {
         if repeat != 0 {
             return match opcode {
                 // Without BMI1 and ABM the prefix of TZCNT and LZCNT is ignored.
                 0xbc | 0xbd if repeat == 0xf3 && self.size != 2 => {
                     self.with_modrm(Kind::Scan { reverse: opcode == 0xbd })
+                }
+                // MOVDQU.
+                0x6f | 0x7f if repeat == 0xf3 && !short => {
+                    self.with_modrm(Kind::VectorMove { store: opcode == 0x7f, aligned: false })
                 }
                 // ENDBR64.
                 0x1e if repeat == 0xf3 && self.next()? == 0xfa => Some(self.bare(Kind::Nop)),
@@ -417,6 +431,18 @@ impl Reader<'_> {
             };
         }
         Some(match opcode {
+            0x10 | 0x11 => self.with_modrm(Kind::VectorMove { store: opcode == 0x11, aligned: false })?,
+            0x28 | 0x29 => self.with_modrm(Kind::VectorMove { store: opcode == 0x29, aligned: true })?,
+            0x6f | 0x7f if short => {
+                self.with_modrm(Kind::VectorMove { store: opcode == 0x7f, aligned: true })?
+            }
+            0x57 | 0xef if short || opcode == 0x57 => {
+                let insn = self.with_modrm(Kind::VectorXor)?;
+                if insn.rm.is_memory() {
+                    return None;
+                }
+                insn
+            }
             0x18 | 0x1f => {
                 let insn = self.with_modrm(Kind::Nop)?;
                 // Prefetches and no-operations touch no memory.

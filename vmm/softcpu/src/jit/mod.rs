@@ -25,6 +25,7 @@ mod emit;
 pub mod frame;
 mod guest;
 mod memory;
+mod registers;
 mod stubs;
 
 use crate::code::BlockId;
@@ -157,6 +158,7 @@ impl Jit {
             bytes: input.bytes,
             mode: input.mode,
             falls_through,
+            rorx: std::arch::is_x86_feature_detected!("bmi2"),
         };
         let first_exit = self.sites.len() as u32;
         let first_slot = self.used_slots;

@@ -2,7 +2,6 @@
 
 use super::super::emit::*;
 use super::super::frame::SCRATCH2;
-use super::super::frame::home;
 use super::super::guest::{Form, Insn, Kind};
 use super::Compiler;
 
@@ -35,11 +34,7 @@ impl Compiler<'_, '_> {
                 let opcode = self.bytes(insn, op << 3 | 1);
                 self.e.op(size, opcode, source, rm);
             }
-            None if size == 1 => {
-                self.e.group(1, Opcode { byte_rm: true, ..Opcode::one(0x80) }, op, rm);
-                self.e.byte(insn.imm as u8);
-            }
-            None => self.e.arithmetic(size, op, rm, insn.imm as i32),
+            None => self.binary_immediate(insn, op, rm),
         }
         self.write_back(back);
         self.flags_set();
@@ -52,11 +47,25 @@ impl Compiler<'_, '_> {
             let opcode = self.bytes(insn, 0x85);
             self.e.op(insn.size, opcode, source, rm);
         } else {
-            let opcode = self.bytes(insn, 0xf7);
-            self.e.group(insn.size, opcode, 0, rm);
-            self.immediate(insn.size, insn.imm);
+            self.test_immediate(insn, rm);
         }
         self.flags_set();
+    }
+
+    /// The operation alone, on the instruction's immediate.
+    pub(super) fn binary_immediate(&mut self, insn: &Insn, op: u8, rm: Rm) {
+        if insn.size == 1 {
+            self.e.group(1, Opcode { byte_rm: true, ..Opcode::one(0x80) }, op, rm);
+            self.e.byte(insn.imm as u8);
+        } else {
+            self.e.arithmetic(insn.size, op, rm, insn.imm as i32);
+        }
+    }
+
+    pub(super) fn test_immediate(&mut self, insn: &Insn, rm: Rm) {
+        let opcode = self.bytes(insn, 0xf7);
+        self.e.group(insn.size, opcode, 0, rm);
+        self.immediate(insn.size, insn.imm);
     }
 
     /// An operation on the one operand, in place.
@@ -87,7 +96,7 @@ impl Compiler<'_, '_> {
             result = self.result(insn.reg);
             self.e.op(insn.size, Opcode::two(0xaf), result, rm);
         } else {
-            result = home(insn.reg).unwrap_or(SCRATCH2);
+            result = self.home(insn.reg).unwrap_or(SCRATCH2);
             self.e.op(insn.size, Opcode::one(0x69), result, rm);
             self.e.i32(insn.imm as i32);
         }

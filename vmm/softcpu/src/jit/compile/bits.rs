@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use super::super::emit::*;
-use super::super::frame::{self, CPU, Context, SCRATCH2, home};
+use super::super::frame::{self, CPU, Context, SCRATCH2};
 use super::super::guest::{Insn, Operand};
 use super::Compiler;
 use super::flags::PARK_HIGH;
@@ -62,7 +62,7 @@ impl Compiler<'_, '_> {
             rm = Rm::Mem(SCRATCH2, 0);
         }
         let back = match insn.rm {
-            Operand::Register(register) if home(register).is_none() => {
+            Operand::Register(register) if self.home(register).is_none() => {
                 self.e.load(SCRATCH2, CPU, frame::slot(register));
                 rm = Rm::Reg(SCRATCH2);
                 Some(register)
@@ -110,7 +110,7 @@ impl Compiler<'_, '_> {
         }
         let mut rm = self.operand(insn, size, writes);
         let back = match insn.rm {
-            Operand::Register(register) if home(register).is_none() => {
+            Operand::Register(register) if self.home(register).is_none() => {
                 self.e.load(RAX, CPU, frame::slot(register));
                 rm = Rm::Reg(RAX);
                 writes.then_some(register)

@@ -6,6 +6,7 @@ use super::super::emit::*;
 use super::super::frame::{self, CPU, Context};
 use super::super::guest::{Insn, Writes};
 use super::Compiler;
+use super::deferred::Deferred;
 
 /// In [`Context::parked`], the byte with all flags but OF.
 pub(super) const PARK_HIGH: usize = 1;
@@ -23,6 +24,20 @@ pub(super) fn live_flags(insns: &[Insn]) -> Vec<bool> {
 impl Compiler<'_, '_> {
     pub(super) fn parked_field(&self) -> Rm {
         Rm::Mem(CPU, frame::context(offset_of!(Context, parked)))
+    }
+
+    /// Before an instruction from which the interpreter may take over: sees to it that it will find the
+    /// flags. Clobbers RAX.
+    pub(super) fn show(&mut self, insns: &[Insn], live: &[bool], at: usize) {
+        if self.parked || !self.deferred.is_empty() {
+            return;
+        }
+        if self.host {
+            self.deferred = Deferred::new(insns, live, at);
+        }
+        if self.deferred.is_empty() {
+            self.park();
+        }
     }
 
     /// Puts the flags where they survive. Clobbers RAX.
@@ -45,6 +60,7 @@ impl Compiler<'_, '_> {
         let parked = self.parked_field();
         self.e.op(2, MOV_STORE, RAX, parked);
         self.parked = true;
+        self.deferred.clear();
     }
 
     /// Brings the flags back into the host's. Clobbers RAX.
@@ -73,10 +89,12 @@ impl Compiler<'_, '_> {
     /// The host's flags became the guest's.
     pub(super) fn flags_set(&mut self) {
         (self.host, self.parked, self.auxiliary) = (true, false, true);
+        self.deferred.clear();
     }
 
     /// The guest's flags are nowhere, for nothing will see them.
     pub(super) fn flags_gone(&mut self) {
         (self.host, self.parked) = (false, false);
+        self.deferred.clear();
     }
 }

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use super::super::emit::*;
-use super::super::frame::{self, CPU, Context, SCRATCH2, TARGETS, Target};
+use super::super::frame::{self, CPU, Context, REMAINING, SCRATCH2, TARGETS, Target};
 use super::super::guest::{Insn, Operand};
 use super::Compiler;
 use crate::uop::PAGE_BASE;
@@ -11,6 +11,11 @@ use crate::uop::PAGE_BASE;
 impl Compiler<'_, '_> {
     /// Goes on at an offset from the page.
     pub(super) fn link(&mut self, target: i32) -> Option<()> {
+        if self.jumps_to_itself && target == self.source.offset as i32 {
+            self.repeat();
+            return Some(());
+        }
+        self.move_out();
         if (0..4096).contains(&target) {
             let jump = self.e.jump();
             self.exits.push((jump, Some(jump), target));
@@ -26,6 +31,20 @@ impl Compiler<'_, '_> {
         self.e.group(8, Opcode::one(0xff), 4, Rm::Mem(RAX, 8));
         self.exits.push((missed, None, target));
         Some(())
+    }
+
+    /// Executes the block again, whose registers are in place, unless the instructions run out.
+    fn repeat(&mut self) {
+        let count = self.source.instructions.len() as i32;
+        let remaining = match self.homes.counts_in_register {
+            true => Rm::Reg(REMAINING),
+            false => Rm::Mem(CPU, frame::remaining()),
+        };
+        self.e.arithmetic(8, 5, remaining, count);
+        let again = self.e.jump_if(9);
+        let body = self.body as i64;
+        self.e.patch(again, body);
+        self.exhausted = Some(self.e.jump());
     }
 
     /// The target of an indirect jump or call in RAX.
@@ -61,6 +80,7 @@ impl Compiler<'_, '_> {
     }
 
     pub(super) fn jump_to_target(&mut self) {
+        self.move_out();
         self.e.op(8, MOV_LOAD, RAX, target(offset_of!(Target, page)));
         self.e.store(CPU, frame::slot(PAGE_BASE), RAX);
         self.e.group(8, Opcode::one(0xff), 4, target(offset_of!(Target, code)));

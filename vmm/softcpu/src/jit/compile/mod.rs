@@ -9,18 +9,22 @@
 //!
 //! The guest's arithmetic flags are in the host's until something would clobber them: a TLB
 //! check, or the end of the block. Before that they are parked in memory (LAHF, SETO) if anything
-//! could still see them; `Flags` says where they are good. Flags that the architecture leaves
+//! could still see them; or, if nothing can but who leaves the block for the interpreter, left for
+//! the code that does so to work out again (`deferred`). `Compiler` says where they are good. Flags that the architecture leaves
 //! undefined are as the interpreter defines them: AF is cleared behind shifts, multiplications and
 //! bit scans set what their result says. (OF behind shifts by more than one and the flags that BT
 //! does not define are alike on Intel's and AMD's CPUs, and the interpreter's are theirs.)
 
 mod arithmetic;
 mod bits;
+mod deferred;
 mod flags;
 mod flow;
+mod homes;
 mod moves;
 mod operand;
 mod stack;
+mod vector;
 
 use std::mem::offset_of;
 
@@ -28,7 +32,9 @@ use super::emit::*;
 use super::frame::{self, CPU, Context, REMAINING, SCRATCH2, home};
 use super::guest::{Count, Insn, Kind, Operand};
 use crate::tlb::Mode;
+use deferred::Deferred;
 use flags::live_flags;
+use homes::Homes;
 
 /// The code of a block, to be put where it was made for.
 pub struct Compiled {
@@ -55,6 +61,8 @@ pub struct Source<'a> {
     pub mode: Mode,
     /// The block goes on in the next one behind its last instruction.
     pub falls_through: bool,
+    /// The host has RORX.
+    pub rorx: bool,
 }
 
 /// Where the code is to be put and what it refers to.
@@ -82,6 +90,7 @@ pub fn compile(source: &Source, place: &mut Place) -> Option<Compiled> {
         return None;
     }
     let live = live_flags(&insns);
+    let jumps_to_itself = jumps_to_itself(source, &insns);
     let mut compiler = Compiler {
         e: Emitter { bytes: Vec::with_capacity(64 * insns.len() + 64) },
         source,
@@ -89,12 +98,25 @@ pub fn compile(source: &Source, place: &mut Place) -> Option<Compiled> {
         host: false,
         parked: true,
         auxiliary: true,
+        deferred: Deferred::default(),
+        homes: Homes::new(&insns, jumps_to_itself),
+        jumps_to_itself,
+        vectors_allowed: false,
         uop: 0,
         next: 0,
+        body: 0,
+        exhausted: None,
+        exhausted_flags: Deferred::default(),
         interpret: Vec::new(),
         exits: Vec::new(),
     };
     compiler.block(&insns, &live)
+}
+
+/// True if the last instruction is a jump to the first.
+fn jumps_to_itself(source: &Source, insns: &[Insn]) -> bool {
+    let Some(Insn { kind: Kind::Jump | Kind::JumpIf(_), imm, .. }) = insns.last() else { return false };
+    insns.len() == source.instructions.len() && source.bytes.len() as i64 + imm == 0
 }
 
 /// False for the rare forms that would need one more register.
@@ -117,13 +139,32 @@ struct Compiler<'a, 'b> {
     parked: bool,
     /// With `host`: so is AF; else it has to be 0.
     auxiliary: bool,
+    /// What the code that leaves to the interpreter has to do for the flags.
+    deferred: Deferred,
+    homes: Homes,
+    jumps_to_itself: bool,
+    /// CR0 was found to allow vector instructions; nothing in a block changes it.
+    vectors_allowed: bool,
     /// The present instruction's first micro-operation.
     uop: u32,
     /// Offset of the next instruction from the start of the page.
     next: i32,
-    /// Jumps to the interpreter, by micro-operation.
-    interpret: Vec<(u32, Fixup)>,
+    /// Where the instructions begin, with their registers in place.
+    body: usize,
+    /// The jump for want of instructions that finds the registers in place.
+    exhausted: Option<Fixup>,
+    /// What is to be done for the flags there.
+    exhausted_flags: Deferred,
+    /// Jumps to the interpreter.
+    interpret: Vec<Interpret>,
     exits: Vec<(Fixup, Option<Fixup>, i32)>,
+}
+
+/// A jump to the interpreter.
+struct Interpret {
+    uop: u32,
+    jump: Fixup,
+    deferred: Deferred,
 }
 
 impl Compiler<'_, '_> {
@@ -131,21 +172,26 @@ impl Compiler<'_, '_> {
         let count = self.source.instructions.len() as i32;
         self.e.arithmetic(8, 5, Rm::Reg(REMAINING), count);
         let exhausted = self.e.jump_if(8);
+        self.move_in();
+        self.body = self.e.len();
         self.next = self.source.offset as i32;
         for (i, insn) in insns.iter().enumerate() {
             let (len, uop) = self.source.instructions[i];
             self.uop = uop;
             self.next += len as i32;
-            if insn.shows_flags() {
-                self.park();
+            if self.jumps_to_itself && i + 1 == insns.len() && !live[0] && self.host {
+                self.exhausted_flags = Deferred::behind(&insns[..i]);
+            }
+            if insn.shows_flags() && self.exhausted_flags.is_empty() {
+                self.show(insns, live, i);
             }
             self.instruction(insn, live[i + 1])?;
         }
         if insns.len() < self.source.instructions.len() {
             self.park();
             self.uop = self.source.instructions[insns.len()].1;
-            let away = self.e.jump();
-            self.interpret.push((self.uop, away));
+            let jump = self.e.jump();
+            self.interpret.push(Interpret { uop: self.uop, jump, deferred: Deferred::default() });
         } else if self.source.falls_through {
             self.park();
             self.link(self.next)?;
@@ -155,9 +201,16 @@ impl Compiler<'_, '_> {
 
     /// The code behind the block that is rarely reached.
     fn stubs(&mut self, exhausted: Fixup, count: i32) -> Option<Compiled> {
-        let place = &*self.place;
+        let place = &self.place;
+        let first_exit = place.first_exit;
         let by_link = place.leave_by_link as i64 - place.at as i64;
         let to_interpreter = place.leave_to_interpreter as i64 - place.at as i64;
+        if let Some(jump) = self.exhausted {
+            self.e.land(jump);
+            let flags = std::mem::take(&mut self.exhausted_flags);
+            self.make_up(&flags);
+            self.move_out();
+        }
         self.e.land(exhausted);
         self.e.lea(REMAINING, REMAINING, count);
         self.e.constant(RAX, u32::MAX as u64);
@@ -170,20 +223,21 @@ impl Compiler<'_, '_> {
             let miss = self.e.len();
             self.e.land(missed);
             self.e.constant(SCRATCH2, target as i64 as u64);
-            self.e.constant(RAX, place.first_exit as u64 + i as u64);
+            self.e.constant(RAX, first_exit as u64 + i as u64);
             let away = self.e.jump();
             self.e.patch(away, by_link);
             exits.push(Exit { jump: jump.map(|jump| self.e.place(jump)), miss });
         }
 
-        let interpret = std::mem::take(&mut self.interpret);
         let mut last = None;
-        for (uop, fixup) in interpret {
+        for Interpret { uop, jump, deferred } in std::mem::take(&mut self.interpret) {
             match last {
-                Some((same, at)) if same == uop => self.e.patch(fixup, at),
+                Some((same, at)) if same == uop => self.e.patch(jump, at),
                 _ => {
                     last = Some((uop, self.e.len() as i64));
-                    self.e.land(fixup);
+                    self.e.land(jump);
+                    self.make_up(&deferred);
+                    self.move_out();
                     self.e.constant(RAX, uop as u64);
                     self.e.constant(SCRATCH2, self.source.block as u64);
                     let away = self.e.jump();
@@ -251,6 +305,8 @@ impl Compiler<'_, '_> {
                 self.e.bytes.extend([rex, 0x0f, 0xc8 | result.0 & 7]);
                 self.written(register, result);
             }
+            Kind::VectorMove { store, aligned } => self.vector_move(insn, store, aligned),
+            Kind::VectorXor => self.vector_xor(insn),
             Kind::Xchg => self.xchg(insn),
             Kind::Xadd => self.xadd(insn),
             Kind::Cmpxchg => self.cmpxchg(insn),
@@ -267,6 +323,7 @@ impl Compiler<'_, '_> {
                     self.unpark();
                 }
                 let taken = self.e.jump_if(condition);
+                self.park();
                 self.link(self.next)?;
                 self.e.land(taken);
                 self.link(self.next.checked_add(insn.imm as i32)?)?;

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use super::super::emit::*;
-use super::super::frame::{self, CPU, Context, SCRATCH2, home};
+use super::super::frame::{self, CPU, Context, SCRATCH2};
 use super::super::guest::{Form, Insn, Operand};
 use super::Compiler;
 
@@ -32,7 +32,7 @@ impl Compiler<'_, '_> {
                 self.immediate(size, insn.imm);
             }
             (Form::RmImm, Operand::Register(register)) if size < 4 => {
-                let rm = match home(register) {
+                let rm = match self.home(register) {
                     Some(home) => Rm::Reg(home),
                     None => Rm::Mem(CPU, frame::slot(register)),
                 };
@@ -42,7 +42,7 @@ impl Compiler<'_, '_> {
             }
             (Form::RmImm, Operand::Register(register)) => {
                 let value = if size == 4 { insn.imm as u32 as u64 } else { insn.imm as u64 };
-                let result = home(register).unwrap_or(SCRATCH2);
+                let result = self.home(register).unwrap_or(SCRATCH2);
                 self.e.constant(result, value);
                 self.written(register, result);
             }
@@ -53,7 +53,7 @@ impl Compiler<'_, '_> {
     pub(super) fn move_to(&mut self, insn: &Insn, to: u8, rm: Rm) {
         let size = insn.size;
         let opcode = self.bytes(insn, 0x8b);
-        match (home(to), rm) {
+        match (self.home(to), rm) {
             (Some(home), _) => self.e.op(size, opcode, home, rm),
             (None, Rm::Reg(source)) if size != 4 => {
                 let opcode = self.bytes(insn, 0x89);
@@ -74,7 +74,7 @@ impl Compiler<'_, '_> {
     pub(super) fn lea(&mut self, insn: &Insn) {
         let Operand::Memory(memory) = insn.rm else { return };
         self.effective(&memory);
-        match home(insn.reg) {
+        match self.home(insn.reg) {
             Some(home) => self.e.op(insn.size, MOV_LOAD, home, Rm::Reg(RAX)),
             None => {
                 if insn.size == 4 {
@@ -94,7 +94,8 @@ impl Compiler<'_, '_> {
             (_, false) => Opcode::two(0xb7),
             (_, true) => Opcode::two(0xbf),
         };
-        let result = if insn.size == 2 { self.result(insn.reg) } else { home(insn.reg).unwrap_or(SCRATCH2) };
+        let result =
+            if insn.size == 2 { self.result(insn.reg) } else { self.home(insn.reg).unwrap_or(SCRATCH2) };
         self.e.op(insn.size, opcode, result, rm);
         self.written(insn.reg, result);
     }
@@ -117,7 +118,7 @@ impl Compiler<'_, '_> {
         let opcode = Opcode { byte_rm: true, ..Opcode::two(0x90 | condition) };
         match insn.rm {
             Operand::Register(register) => {
-                let rm = home(register).map_or(Rm::Mem(CPU, frame::slot(register)), Rm::Reg);
+                let rm = self.home(register).map_or(Rm::Mem(CPU, frame::slot(register)), Rm::Reg);
                 self.e.group(1, opcode, 0, rm);
             }
             Operand::Memory(memory) => {
@@ -148,7 +149,7 @@ impl Compiler<'_, '_> {
                 // One CPU at a time: no need for the host's lock, which XCHG implies.
                 let load = self.bytes(insn, 0x8b);
                 let store = self.bytes(insn, 0x89);
-                match home(insn.reg) {
+                match self.home(insn.reg) {
                     Some(home) => {
                         self.e.op(size, load, SCRATCH2, Rm::Mem(RAX, 0));
                         self.e.op(size, store, home, Rm::Mem(RAX, 0));
@@ -186,7 +187,7 @@ impl Compiler<'_, '_> {
         let rax = self.read(0, RAX);
         self.e.mov(SCRATCH2, RAX);
         self.e.mov(RAX, rax);
-        match home(insn.reg) {
+        match self.home(insn.reg) {
             Some(new) => self.e.op(size, opcode, new, Rm::Mem(SCRATCH2, 0)),
             None => {
                 // Borrow RDX.

@@ -3,22 +3,22 @@
 use std::mem::offset_of;
 
 use super::super::emit::*;
-use super::super::frame::{self, CPU, SCRATCH2, home};
+use super::super::frame::{self, CPU, SCRATCH2};
 use super::super::guest::{Base, Insn, Memory, Operand};
-use super::Compiler;
+use super::{Compiler, Interpret};
 use crate::tlb::Entry;
 use crate::uop::PAGE_BASE;
 
 impl Compiler<'_, '_> {
     /// Leaves to the interpreter on a condition.
     pub(super) fn interpret_if(&mut self, condition: u8) {
-        let fixup = self.e.jump_if(condition);
-        self.interpret.push((self.uop, fixup));
+        let jump = self.e.jump_if(condition);
+        self.interpret.push(Interpret { uop: self.uop, jump, deferred: self.deferred.clone() });
     }
 
     /// The guest register in a host register: its home, or `scratch`.
     pub(super) fn read(&mut self, guest: u8, scratch: Reg) -> Reg {
-        match home(guest) {
+        match self.home(guest) {
             Some(home) => home,
             None => {
                 self.e.load(scratch, CPU, frame::slot(guest));
@@ -52,12 +52,17 @@ impl Compiler<'_, '_> {
         }
     }
 
-    /// The host address of a memory operand in RAX. Clobbers R14 and the host's flags.
-    pub(super) fn address(&mut self, memory: &Memory, size: u8, write: bool) {
+    /// The linear address of a memory operand in RAX. Clobbers R14 and the host's flags.
+    pub(super) fn linear(&mut self, memory: &Memory) {
         self.effective(memory);
         if let Some(segment) = memory.segment {
             self.e.op(8, ADD_LOAD, RAX, Rm::Mem(CPU, frame::slot(segment)));
         }
+    }
+
+    /// The host address of a memory operand in RAX. Clobbers R14 and the host's flags.
+    pub(super) fn address(&mut self, memory: &Memory, size: u8, write: bool) {
+        self.linear(memory);
         self.translate(size, write);
     }
 
@@ -65,9 +70,13 @@ impl Compiler<'_, '_> {
     pub(super) fn translate(&mut self, size: u8, write: bool) {
         let entry = size_of::<Entry>() as u32;
         let shift = 12 - entry.trailing_zeros() as u8;
-        self.e.op(4, MOV_LOAD, SCRATCH2, Rm::Reg(RAX));
-        self.e.group(4, Opcode::one(0xc1), 5, Rm::Reg(SCRATCH2));
-        self.e.byte(shift);
+        if self.source.rorx {
+            self.e.rotated(SCRATCH2, RAX, shift);
+        } else {
+            self.e.op(4, MOV_LOAD, SCRATCH2, Rm::Reg(RAX));
+            self.e.group(4, Opcode::one(0xc1), 5, Rm::Reg(SCRATCH2));
+            self.e.byte(shift);
+        }
         self.e.arithmetic(4, 4, Rm::Reg(SCRATCH2), ((crate::tlb::ENTRIES as u32 - 1) * entry) as i32);
         let tag = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
         let mode = self.source.mode;
@@ -87,7 +96,7 @@ impl Compiler<'_, '_> {
                 self.address(&memory, size, write);
                 Rm::Mem(RAX, 0)
             }
-            Operand::Register(register) => match home(register) {
+            Operand::Register(register) => match self.home(register) {
                 Some(home) => Rm::Reg(home),
                 None => Rm::Mem(CPU, frame::slot(register)),
             },
@@ -101,7 +110,7 @@ impl Compiler<'_, '_> {
     }
 
     pub(super) fn written(&mut self, guest: u8, register: Reg) {
-        if home(guest).is_none() {
+        if self.home(guest).is_none() {
             self.e.store(CPU, frame::slot(guest), register);
         }
     }
@@ -110,7 +119,7 @@ impl Compiler<'_, '_> {
     /// [`Self::write_back`].
     pub(super) fn in_register(&mut self, insn: &Insn, rm: &mut Rm, writes: bool) -> Option<u8> {
         match insn.rm {
-            Operand::Register(register) if writes && home(register).is_none() => {
+            Operand::Register(register) if writes && self.home(register).is_none() => {
                 self.e.load(RAX, CPU, frame::slot(register));
                 *rm = Rm::Reg(RAX);
                 Some(register)

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use super::super::emit::*;
-use super::super::frame::{self, CPU, Context, SCRATCH2, home};
+use super::super::frame::{self, CPU, Context, SCRATCH2};
 use super::super::guest::{Insn, Kind, Operand};
 use super::Compiler;
 use crate::uop::PAGE_BASE;
@@ -55,7 +55,7 @@ impl Compiler<'_, '_> {
         self.translate(8, false);
         // The stack pointer moves first, for POP RSP.
         self.e.lea(R11, R11, 8);
-        let result = home(register).unwrap_or(SCRATCH2);
+        let result = self.home(register).unwrap_or(SCRATCH2);
         self.e.load(result, RAX, 0);
         self.written(register, result);
     }
