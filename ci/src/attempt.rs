@@ -15,7 +15,7 @@ use crate::capture::{Capture, Captured, OUTPUT};
 use crate::cases::Cases;
 use crate::evidence;
 use crate::files;
-use crate::guest::{CONSOLE, Cut, Guest, GuestEnd, STATUS, TRACE};
+use crate::guest::{Beginning, CONSOLE, Cut, Guest, GuestEnd, STATUS, TRACE};
 use crate::judge::{Judgement, Left, RoleEnd, STDERR, STDOUT, judge};
 use crate::plan::{Keep, Parser, Program, RoleSpec, TestSpec};
 use crate::start::Starter;
@@ -47,6 +47,9 @@ pub struct RoleResult {
     pub name: String,
     /// Its guest's kind.
     pub guest: String,
+    /// How that began, if it did.
+    #[serde(flatten)]
+    pub beginning: Option<Beginning>,
     /// How it ended.
     pub ended: RoleEnd,
     /// The cases of its output.
@@ -121,6 +124,7 @@ pub fn attempt(
         let result = RoleResult {
             name: role.name.clone(),
             guest: role.guest.clone(),
+            beginning: guest.as_ref().map(Guest::beginning),
             ended,
             cases: None,
             stdout: Captured::default(),
@@ -220,6 +224,7 @@ impl Actor<'_> {
             }
             Ok(())
         });
+        self.result.beginning = Some(guest.beginning());
         if let Err(cut) = result {
             self.cut(cut);
         }

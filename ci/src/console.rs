@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::guest::Started;
 use crate::judge::{STDERR, STDOUT, read};
 use crate::results::{Event, RunResult, TestResult};
 use crate::verdict::Verdict;
@@ -154,14 +155,28 @@ fn summary(run: &RunResult, root: &Path) -> String {
     }
     let _ = writeln!(
         text,
-        "\n{} in {:.1}s: {}; exit code {}; results in {}",
+        "\n{} in {:.1}s: {}{}; exit code {}; results in {}",
         counted(counts.tests),
         run.time.as_secs_f64(),
         parts.join(", "),
+        starts(run),
         run.exit_code,
         root.display()
     );
     text
+}
+
+/// How the guests of all attempts came up.
+fn starts(run: &RunResult) -> String {
+    let roles = run.tests.iter().flat_map(|test| &test.attempts).flat_map(|attempt| &attempt.roles);
+    let starts: Vec<Started> = roles.filter_map(|role| role.beginning?.start).collect();
+    let parts: Vec<String> = [Started::Restored, Started::Booted]
+        .into_iter()
+        .map(|start| (starts.iter().filter(|other| **other == start).count(), start.word()))
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    if parts.is_empty() { String::new() } else { format!("; guests: {}", parts.join(", ")) }
 }
 
 fn counted(tests: usize) -> String {

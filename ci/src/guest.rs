@@ -21,7 +21,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use crate::capture::{Bounds, Capture};
-use crate::plan::{BinderDriver, Engine, GuestSpec, Keep};
+use crate::plan::{BinderDriver, Engine, GuestSpec, Keep, Start};
 use crate::stop::Stop;
 
 /// How long waiting goes on between two looks at what may end it.
@@ -45,6 +45,8 @@ pub struct Launch<'a> {
     pub name: String,
     /// What it is.
     pub spec: &'a GuestSpec,
+    /// Seed of its entropy.
+    pub seed: u64,
     /// What executes it.
     pub engine: Engine,
     /// Where its files go.
@@ -63,7 +65,42 @@ pub struct Guest {
     folder: PathBuf,
     socket: PathBuf,
     started: Instant,
-    boot_timeout: Duration,
+    ready_within: Duration,
+    beginning: Beginning,
+}
+
+/// How a guest began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Beginning {
+    /// Once it is up.
+    pub start: Option<Started>,
+    /// Of its entropy.
+    pub seed: u64,
+}
+
+/// How a guest came up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Started {
+    /// From power-on.
+    Booted,
+    /// From a snapshot.
+    Restored,
+}
+
+impl Started {
+    fn of(restored: bool) -> Started {
+        if restored { Started::Restored } else { Started::Booted }
+    }
+
+    /// As results have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Started::Booted => "booted",
+            Started::Restored => "restored",
+        }
+    }
 }
 
 /// How a guest ended without being asked to.
@@ -112,7 +149,7 @@ impl Launch<'_> {
         option("--name", self.name.clone());
         option("--engine", word(self.engine));
         option("--memory", self.spec.memory.0.to_string());
-        option("--seed", self.spec.seed.to_string());
+        option("--seed", self.seed.to_string());
         option("--clock", word(self.spec.clock));
         option("--binder", word(self.spec.binder));
         option("--boot-timeout", format!("{}ms", self.boot_timeout.as_millis()));
@@ -125,6 +162,9 @@ impl Launch<'_> {
         if let Some(append) = &self.spec.append {
             args.push(format!("--append={append}").into());
         }
+        if self.goes_on() {
+            args.push("--fast".into());
+        }
         args.extend(["--status".into(), self.folder.join(STATUS).into_os_string()]);
         if self.spec.trace != Keep::Never && self.spec.binder == BinderDriver::Host {
             args.extend(["--trace".into(), self.folder.join(TRACE).into_os_string()]);
@@ -134,6 +174,11 @@ impl Launch<'_> {
         }
         args.extend(["--control".into(), self.socket.clone().into_os_string(), "--serve".into()]);
         args
+    }
+
+    /// Whether it is to go on from a snapshot. The process decides: no guest on KVM can.
+    fn goes_on(&self) -> bool {
+        self.spec.start == Start::Snapshot && self.engine != Engine::Kvm
     }
 
     /// Starts the process. It ends when the calling thread does, at the latest.
@@ -158,7 +203,9 @@ impl Launch<'_> {
             folder: self.folder.clone(),
             socket: self.socket.clone(),
             started: Instant::now(),
-            boot_timeout: self.boot_timeout,
+            // The snapshot may have to be made first.
+            ready_within: self.boot_timeout * if self.goes_on() { 2 } else { 1 },
+            beginning: Beginning { start: None, seed: self.seed },
         })
     }
 }
@@ -178,6 +225,11 @@ impl Guest {
         &self.folder
     }
 
+    /// How it began.
+    pub fn beginning(&self) -> Beginning {
+        self.beginning
+    }
+
     /// How long ago it was started.
     pub fn age(&self) -> Duration {
         self.started.elapsed()
@@ -186,14 +238,19 @@ impl Guest {
     /// Waits until it takes commands.
     pub fn wait_ready(&mut self, stop: &Stop) -> Result<(), Cut> {
         // The process has its own limit; this one is for a process that does not keep it.
-        let until = self.started + self.boot_timeout + EXIT;
+        let until = self.started + self.ready_within + EXIT;
         loop {
             if self.client.is_none() {
                 self.client = Client::connect_within(&self.socket, LOOK).ok();
             }
             if let Some(client) = &self.client {
                 match client.wait_ready(LOOK) {
-                    Ok(()) => return Ok(()),
+                    Ok(()) => {
+                        // A guest that is lost again by now will say so when it is used.
+                        let restored = client.status().map(|status| status.restored);
+                        self.beginning.start = restored.ok().map(Started::of);
+                        return Ok(());
+                    }
                     Err(ClientError::TimedOut(_)) => {}
                     Err(_) => return Err(Cut::Ended(self.how_it_ended())),
                 }
@@ -205,7 +262,7 @@ impl Guest {
                 return Err(Cut::Stopped);
             }
             if Instant::now() > until {
-                let message = format!("not ready within {} s", self.boot_timeout.as_secs_f32());
+                let message = format!("not ready within {} s", self.ready_within.as_secs_f32());
                 return Err(Cut::Ended(GuestEnd::BootFailed(message)));
             }
         }

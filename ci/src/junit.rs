@@ -10,6 +10,7 @@ use quick_junit::{NonSuccessKind, Property, Report, TestCase, TestCaseStatus, Te
 
 use crate::attempt::{Attempt, RoleResult};
 use crate::cases::{Case, CaseStatus};
+use crate::guest::Started;
 use crate::judge::{STDERR, STDOUT, read};
 use crate::results::{RunResult, TestResult};
 use crate::verdict::Verdict;
@@ -41,6 +42,10 @@ fn suite(test: &TestResult, run: &RunResult, plan: &str, root: &Path) -> TestSui
     }
     for role in roles() {
         suite.add_property(Property::new("guest", role.guest.as_str()));
+        if let Some(beginning) = role.beginning {
+            suite.add_property(Property::new("seed", beginning.seed.to_string()));
+            suite.add_property(Property::new("start", beginning.start.map_or("none", Started::word)));
+        }
         if let Some(image) = run.images.get(&role.guest) {
             suite.add_property(Property::new("image", format!("{} {}", image.name, image.digest)));
             suite.add_property(Property::new("kernel", image.kernel.as_str()));
@@ -200,6 +205,7 @@ mod tests {
     use super::*;
     use crate::capture::Captured;
     use crate::cases::Cases;
+    use crate::guest::Beginning;
     use crate::judge::RoleEnd;
     use crate::results::{Counts, ImageFacts, VERSION, folder_of};
 
@@ -207,6 +213,7 @@ mod tests {
         let role = RoleResult {
             name: String::new(),
             guest: "default".into(),
+            beginning: Some(Beginning { start: Some(Started::Restored), seed: 7 }),
             ended: RoleEnd::Exited(0),
             cases,
             stdout: Captured::default(),

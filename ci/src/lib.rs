@@ -219,6 +219,7 @@ pub fn execute(options: &Options, stop: &Stop) -> Result<u8, HarnessError> {
             profile: options.profile.clone(),
             engine: plan.settings.engine,
             timeout_scale: plan.settings.timeout_scale,
+            seed: plan.settings.seed,
         },
         stop,
     };

@@ -19,7 +19,7 @@ mod resolve;
 pub mod value;
 
 pub use error::PlanError;
-pub use file::{BinderDriver, BinderProfile, Clock, Engine, Isolation, Keep, Parser, RequiresEntry};
+pub use file::{BinderDriver, BinderProfile, Clock, Engine, Isolation, Keep, Parser, RequiresEntry, Start};
 
 use self::error::Text;
 use self::file::{PlanFile, RunEntry};
@@ -67,6 +67,8 @@ pub struct Settings {
     pub fail_flaky: bool,
     /// What executes the guests.
     pub engine: Engine,
+    /// Added to seeds.
+    pub seed: u64,
     /// What selects tests.
     pub filter: Option<String>,
 }
@@ -113,6 +115,8 @@ pub struct GuestSpec {
     pub trace: Keep,
     /// When its console is kept.
     pub console: Keep,
+    /// How it starts.
+    pub start: Start,
     /// How many at once.
     pub instances: Option<u32>,
 }
@@ -133,6 +137,11 @@ pub struct TestSpec {
     pub timeout: Time,
     /// How often it is tried again.
     pub retries: u32,
+    /// Instead of its guests' own.
+    pub seed: Option<u64>,
+    /// Which repetition of the run it is in, from 0.
+    #[serde(skip)]
+    pub round: u32,
     /// Words to select it by.
     pub tags: Vec<String>,
     /// What the machine must offer.
@@ -353,6 +362,7 @@ mod tests {
             ("script-file = \"no-such-file\"", "cannot read plans/no-such-file"),
             ("command = [\"a\"]\nroles.b.command = [\"b\"]", "stands in each role"),
             ("roles.b = { command = [\"b\"], background = true }", "every role is in the background"),
+            ("isolation = \"shared\"\nseed = 1\ncommand = [\"a\"]", "a shared guest has a seed of its own"),
             ("faults = {}\ncommand = [\"a\"]", "not supported yet"),
             (
                 "isolation = \"shared\"\n[test.roles]\na.command = [\"x\"]\nb.command = [\"x\"]",

@@ -21,6 +21,8 @@ pub struct Repro {
     pub engine: Engine,
     /// What timeouts were multiplied with.
     pub timeout_scale: f64,
+    /// What was added to seeds.
+    pub seed: u64,
 }
 
 impl Repro {
@@ -54,6 +56,10 @@ impl Repro {
             format!("--engine {}", self.engine.word()),
             format!("--timeout-scale {}", self.timeout_scale),
         ];
+        let seed = self.seed.wrapping_add(test.round.into());
+        if seed != 0 {
+            words.push(format!("--seed {seed}"));
+        }
         if let Some(profile) = &self.profile {
             words.push(format!("--profile {}", quoted(profile)));
         }
@@ -104,9 +110,11 @@ mod tests {
             profile: Some("c i".into()),
             engine: Engine::Soft,
             timeout_scale: 1.5,
+            seed: 6,
         };
         let folder = tempfile::tempdir().unwrap();
-        repro.write(folder.path(), &plan.tests[1]).unwrap();
+        let test = TestSpec { round: 1, ..plan.tests[1].clone() };
+        repro.write(folder.path(), &test).unwrap();
         let output =
             Command::new(folder.path().join("repro.sh")).arg("x y").env_remove("BINDERVM").output().unwrap();
         let results = folder.path().join("repro");
@@ -114,7 +122,7 @@ mod tests {
             String::from_utf8(output.stdout).unwrap(),
             format!(
                 "test /a 'b' $c/plan.toml --filter name==\"t+1#2of2\" --jobs 1 --retries 0 --engine soft \
-                 --timeout-scale 1.5 --profile c i --results {} x y\n",
+                 --timeout-scale 1.5 --seed 7 --profile c i --results {} x y\n",
                 results.display()
             )
         );

@@ -215,6 +215,7 @@ impl<'a> Feed<'a> {
             1 => test.name.clone(),
             _ => format!("{}~{round}", test.name),
         };
+        let in_round = |test: &TestSpec| (TestSpec { round: round - 1, ..test.clone() }, named(test));
         let mut lanes: BTreeMap<&str, Vec<Vec<(TestSpec, String)>>> = BTreeMap::new();
         for test in &self.tests {
             match (test.isolation, test.roles.first()) {
@@ -222,10 +223,13 @@ impl<'a> Feed<'a> {
                     let width = self.guests.get(&role.guest).and_then(|spec| spec.instances).unwrap_or(1);
                     let lanes = lanes.entry(&role.guest).or_insert_with(|| vec![Vec::new(); width as usize]);
                     if let Some(shortest) = lanes.iter_mut().min_by_key(|lane| lane.len()) {
-                        shortest.push((test.clone(), named(test)));
+                        shortest.push(in_round(test));
                     }
                 }
-                _ => state.waiting.push_back(Work::Alone(test.clone(), named(test))),
+                _ => {
+                    let (test, name) = in_round(test);
+                    state.waiting.push_back(Work::Alone(test, name));
+                }
             }
         }
         let lanes = lanes.into_values().flatten().filter(|lane| !lane.is_empty());

@@ -54,12 +54,21 @@ impl Starter<'_> {
             bindervm: self.bindervm,
             name,
             spec,
+            seed: self.seed(test, spec),
             engine: self.settings.engine,
             folder,
             socket: self.sockets.join(format!("{number}.sock")),
             boot_timeout: self.settings.scaled(self.settings.boot_timeout),
         };
         launch.start().map_err(|error| format!("cannot start {}: {error}", self.bindervm.display()))
+    }
+}
+
+impl Starter<'_> {
+    /// The seed of a guest of a test: another one in each repetition of the run.
+    fn seed(&self, test: &TestSpec, spec: &GuestSpec) -> u64 {
+        let own = test.seed.unwrap_or(spec.seed);
+        own.wrapping_add(self.settings.seed).wrapping_add(test.round.into())
     }
 }
 

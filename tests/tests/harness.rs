@@ -93,6 +93,81 @@ fn assert_junit(path: &Path) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A cache with the images of the machine's, and nothing else yet.
+fn cache() -> tempfile::TempDir {
+    let cache = tempfile::tempdir().unwrap();
+    let own = cache.path().join("bindervm");
+    fs::create_dir(&own).unwrap();
+    let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache");
+    let machine = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    std::os::unix::fs::symlink(machine.join("bindervm/images"), own.join("images")).unwrap();
+    cache
+}
+
+#[test]
+fn guests_go_on_from_a_snapshot_that_is_made_once() {
+    let plan = format!(
+        "{MINIMAL}\n[guest.plain]\nimage = \"minimal\"\nstart = \"boot\"\n\
+         [[test]]\nname = \"one\"\nscript = \"od -An -N16 -tx1 /dev/urandom\"\nexpect.stdout = \"[0-9a-f]\"\n\
+         [[test]]\nname = \"two\"\nseed = 8\nscript = \"od -An -N16 -tx1 /dev/urandom\"\n\
+         [[test]]\nname = \"boots\"\nguest = \"plain\"\nscript = \"\"\n"
+    );
+    let bench = Bench::new(&plan);
+    let cache = cache();
+    let run = |options: [&str; 2]| {
+        let mut command = bench.command(options);
+        command.env("XDG_CACHE_HOME", cache.path());
+        bench.ran(command.output().expect("bindervm starts"))
+    };
+    // Both want it at the same time, and neither has it.
+    let ran = run(["--repeat", "2"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let role = |name: &str| ran.test(name)["attempts"][0]["roles"][0].clone();
+    for (name, start, seed) in [
+        ("one", "restored", 0),
+        ("two", "restored", 8),
+        ("one~2", "restored", 1),
+        ("two~2", "restored", 9),
+        ("boots", "booted", 0),
+    ] {
+        assert_eq!((&role(name)["start"], &role(name)["seed"]), (&start.into(), &seed.into()), "{name}");
+    }
+    let random: std::collections::BTreeSet<String> =
+        ["one", "two", "one~2", "two~2"].iter().map(|name| ran.file(name, "stdout")).collect();
+    assert_eq!(random.len(), 4, "each seed gives other random numbers: {random:?}");
+    let logs = ["one", "two", "one~2", "two~2"].map(|name| ran.file(name, "vmm.log"));
+    assert_eq!(logs.iter().filter(|log| log.contains("booting minimal once")).count(), 1, "{logs:?}");
+    let snapshots = || {
+        let files = fs::read_dir(cache.path().join("bindervm/snapshots")).unwrap().flatten();
+        files.filter(|file| file.path().extension().is_some_and(|end| end == "snapshot")).count()
+    };
+    assert_eq!(snapshots(), 1);
+    assert!(ran.stderr.contains("guests: 4 restored, 2 booted"), "{}", ran.stderr);
+    assert!(ran.file("two~2", "repro.sh").contains("--seed 1 "));
+    assert_junit(&ran.results.join("junit.xml"));
+    assert!(fs::read_to_string(ran.results.join("junit.xml")).unwrap().contains("restored"));
+
+    // Another run takes it as it is.
+    let ran = run(["-f", "one"]);
+    assert!(!ran.file("one", "vmm.log").contains("booting"), "{}", ran.file("one", "vmm.log"));
+    assert_eq!((ran.code, snapshots()), (0, 1), "{}", ran.stderr);
+}
+
+#[test]
+fn the_example_for_aosp_runs_on_two_guests_at_once() {
+    let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/examples/aosp14.toml");
+    let bench = Bench::new("");
+    fs::copy(plan, bench.folder.path().join("plan.toml")).unwrap();
+    let ran = bench.run(["--jobs", "2"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    for test in ran.run["tests"].as_array().unwrap() {
+        for role in test["attempts"][0]["roles"].as_array().unwrap() {
+            assert_eq!(role["start"], "restored", "{test}");
+        }
+    }
+    assert_junit(&ran.results.join("junit.xml"));
+}
+
 const MINIMAL: &str = "[guest.default]\nimage = \"minimal\"\n";
 
 #[test]

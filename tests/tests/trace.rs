@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use tests::serving::Serving;
 use tests::{Ended, Guest, bindervm_with};
 
 /// A service and its client, recorded for replay with all of their payloads.
@@ -129,6 +130,64 @@ fn a_recording_is_followed_while_it_grows() {
         let followed = lines.find(|followed| followed.as_ref().is_ok_and(|followed| followed == line));
         assert!(followed.is_some(), "{line}");
     }
-    follower.kill().unwrap();
-    follower.wait().unwrap();
+    // Interrupted, it ends as one that was shown whole.
+    let interrupted = std::process::Command::new("kill").args(["-INT", &follower.id().to_string()]).status();
+    assert!(interrupted.unwrap().success());
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_running_guest_is_followed_by_its_name() {
+    let guest = Serving::of("aosp14", "g1", []);
+    let follow = |form: &[&str]| {
+        let mut command = guest.command(["trace", "--follow", "g1"]);
+        command.args(form).stdout(Stdio::piped()).spawn().expect("bindervm starts")
+    };
+    let forms: [&[&str]; 4] = [
+        &["--calls"],
+        &["--calls", "--jsonl", "--filter", "iface=~IServiceManager"],
+        &["--summary"],
+        &["--counts"],
+    ];
+    let refused = guest.command(["trace", "--follow", "g1"]).args(forms[3]).output().unwrap();
+    assert!(!refused.status.success(), "--counts has no live form");
+    let followers: Vec<_> = forms[..3].iter().map(|form| follow(form)).collect();
+    let until = std::time::Instant::now() + tests::LIMIT;
+    while guest.client().metrics().unwrap().followers < 3 {
+        assert!(std::time::Instant::now() < until, "the followers never came");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let output = guest.shell("service list; service check nobody");
+    assert_eq!(output.status, control::ExitStatus::Code(0));
+    assert_eq!(guest.stop(), 0);
+    let shown: Vec<String> = followers
+        .into_iter()
+        .map(|follower| {
+            let output = follower.wait_with_output().unwrap();
+            assert_eq!(output.status.code(), Some(0));
+            String::from_utf8(output.stdout).unwrap()
+        })
+        .collect();
+    // The service manager was there before: its name and its being the manager are known all the same.
+    let list = "android.os.IServiceManager.listServices";
+    let line = shown[0].lines().find(|line| line.contains(list)).unwrap_or_else(|| panic!("{}", shown[0]));
+    assert!(line.contains("-> servicemanager ") && line.contains("service=context-manager"), "{line}");
+    assert!(shown[0].contains("checkService(name=\"nobody\")"), "{}", shown[0]);
+    let first: serde_json::Value =
+        shown[1].lines().nth(1).map(|line| serde_json::from_str(line).unwrap()).unwrap();
+    assert_eq!(first["iface"], "android.os.IServiceManager", "{}", shown[1]);
+    assert!(shown[2].contains("IServiceManager.listServices"), "{}", shown[2]);
+}
+
+#[test]
+fn a_recording_of_a_guest_that_goes_on_knows_what_was_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ready.snapshot");
+    let saved = Guest::of("aosp14").with(["--snapshot-to", path.to_str().unwrap()]).run([]);
+    assert_eq!(saved.code, 0, "{saved}");
+    let ended = Guest::from(path.to_str().unwrap()).traced_with(",replay").run(["service", "list"]).expect(0);
+    let calls = ended.trace(["--calls"]);
+    let line = calls.lines().find(|line| line.contains("IServiceManager.listServices")).expect(&calls);
+    assert!(line.contains("-> servicemanager ") && line.contains("service=context-manager"), "{line}");
+    assert!(ended.trace(["--check"]).contains("the same"));
 }

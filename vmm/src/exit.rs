@@ -23,6 +23,16 @@ pub enum Code {
     Internal = 249,
 }
 
+impl Code {
+    /// The code that a process of ours ended with.
+    pub fn of_exit(exit: u8) -> Option<Code> {
+        use Code::{BootFailed, GuestLost, GuestPanic, Image, Internal, Timeout, Usage};
+        [Usage, Image, BootFailed, GuestPanic, Timeout, GuestLost, Internal]
+            .into_iter()
+            .find(|code| *code as u8 == exit)
+    }
+}
+
 /// An error that knows its exit code. The chain of causes is printed once, in `main`.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

@@ -105,7 +105,7 @@ pub fn run(args: &RunArgs) -> u8 {
 fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> Result<Status, Failure> {
     let began = Instant::now();
     let fast = if args.fast { fast::prepare(args)? } else { None };
-    let args = fast.as_ref().unwrap_or(args);
+    let args = fast.as_ref().map_or(args, |fast| &fast.args);
     let source = Source::find(args)?;
     // Without a command, `--snapshot-to` saves a guest that is up and does nothing.
     let only_saved = args.command.is_empty() && args.snapshot_to.is_some();
@@ -215,6 +215,7 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     let guest = Arc::new(Guest {
         name: args.guest_name(),
         image: source.image_name.clone(),
+        restored: source.restores().is_some(),
         engine: machine.engine(),
         clock_mode: clock,
         memory: memory_bytes,

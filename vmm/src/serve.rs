@@ -32,7 +32,7 @@ mod connection;
 pub mod console;
 mod exec;
 pub mod follow;
-mod peer;
+pub mod peer;
 pub mod saver;
 pub mod watchers;
 
@@ -48,6 +48,8 @@ pub struct Guest {
     pub name: String,
     /// Image, if one was booted.
     pub image: Option<String>,
+    /// It goes on from a snapshot.
+    pub restored: bool,
     /// Engine that runs it.
     pub engine: Kind,
     /// How its time passes.
@@ -118,6 +120,7 @@ impl Guest {
             guest: self.name.clone(),
             pid: std::process::id(),
             image: self.image.clone(),
+            restored: self.restored,
             engine: self.engine.to_string(),
             clock: match self.clock_mode {
                 ClockMode::Virtual => "virtual".to_owned(),
@@ -159,6 +162,7 @@ impl Guest {
             binder: json!(self.binder.counters()),
             objects: json!(self.binder.objects()),
             clients: self.clients.lock().len() as u32,
+            followers: self.binder.recording.followers().count() as u32,
             commands: self.running(),
         }
     }

@@ -68,6 +68,9 @@ pub struct TestArgs {
     /// What executes the guests.
     #[arg(long, value_enum)]
     engine: Option<EngineArg>,
+    /// Added to the seed of every guest; the K-th repetition adds K-1 more.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// How long a guest may take to come up.
     #[arg(long, value_name = "TIME", value_parser = Time::parse)]
     boot_timeout: Option<Time>,
@@ -136,6 +139,7 @@ fn options(args: &TestArgs) -> Result<Options, HarnessError> {
                 EngineArg::Kvm => Engine::Kvm,
                 EngineArg::Soft => Engine::Soft,
             }),
+            seed: args.seed,
             filter: None,
         },
         filters: args.filter.clone(),

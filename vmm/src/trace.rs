@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use binder::DebugId;
 use binder_trace::aidl::{AidlError, Table};
@@ -18,6 +19,8 @@ use binder_trace::recording::{Record, RecordingError};
 use binder_trace::summary::Summary;
 use binder_trace::tally::Tally;
 use binder_trace::text::{self, Style};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use self::args::TraceArgs;
 use self::input::Sources;
@@ -28,6 +31,7 @@ pub mod args;
 mod check;
 mod follow;
 mod input;
+mod live;
 mod top;
 
 /// Shows the recordings in the form that was asked for.
@@ -88,7 +92,16 @@ impl From<(PathBuf, RecordingError)> for ShowError {
 }
 
 fn show(args: &TraceArgs, table: &Arc<Table>) -> Result<(), ShowError> {
-    let sources = Sources::open(&args.files, args.follow, table, args.android)?;
+    // What is followed ends when it is interrupted, and is then shown as any other.
+    let stop = Arc::new(AtomicBool::new(false));
+    if args.follow && !args.top {
+        for signal in [SIGINT, SIGTERM] {
+            // A second one ends the process; without either handler the first does.
+            let _ = flag::register_conditional_shutdown(signal, 128 + signal, stop.clone())
+                .and_then(|_| flag::register(signal, stop.clone()));
+        }
+    }
+    let sources = Sources::open(&args.files, args.follow.then_some(&stop), table, args.android)?;
     let filter = args.filter.as_ref();
     let problems = match (&args.perfetto, &args.html) {
         (Some(path), _) => perfetto(args, table, sources, path)?,
@@ -104,7 +117,10 @@ fn show(args: &TraceArgs, table: &Arc<Table>) -> Result<(), ShowError> {
             problems
         }
     };
-    match problems.into_iter().next() {
+    let cut_by_us = |problem: &RecordingError| {
+        stop.load(Ordering::Relaxed) && matches!(problem, RecordingError::CutOff { .. })
+    };
+    match problems.into_iter().find(|(_, problem)| !cut_by_us(problem)) {
         Some(problem) => Err(problem.into()),
         None => Ok(()),
     }
@@ -138,7 +154,7 @@ fn perfetto(
         }
         names.extend(sources.finish().0.iter().filter(|call| filter.picks(*call)).map(name));
         picked = Some(names);
-        sources = Sources::open(&args.files, false, table, args.android)?;
+        sources = Sources::open(&args.files, None, table, args.android)?;
     }
     let picks =
         |call: &Call| picked.as_ref().is_none_or(|names| names.contains(&(call.machine, call.record.id)));

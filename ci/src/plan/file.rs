@@ -58,6 +58,8 @@ pub struct RunEntry {
     pub fail_flaky: Option<bool>,
     /// What executes the guests. Default: auto.
     pub engine: Option<Engine>,
+    /// Added to the seed of every guest; the K-th repetition of a run adds K-1 more. Default: 0.
+    pub seed: Option<u64>,
     /// Only tests that this selects: a name glob or a filter expression.
     pub filter: Option<String>,
 }
@@ -100,9 +102,21 @@ pub struct GuestEntry {
     pub trace: Option<Keep>,
     /// When the guest's console is kept. Default: always.
     pub console: Option<Keep>,
+    /// Whether it boots, or goes on from a snapshot of the booted image. Default: snapshot.
+    pub start: Option<Start>,
     /// How many guests of this kind may run at once. Default: no limit but `jobs`.
     #[schemars(range(min = 1, max = 1024))]
     pub instances: Option<u32>,
+}
+
+/// `start`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// From a snapshot of the booted image, made on first use and kept in the cache. A guest on KVM boots.
+    Snapshot,
+    /// From power-on: where the boot itself is what is tested.
+    Boot,
 }
 
 /// `clock`.
@@ -192,6 +206,8 @@ pub struct TestEntry {
     /// How often it is tried again when it failed. Default: that of the run.
     #[schemars(range(min = 0, max = 100))]
     pub retries: Option<u32>,
+    /// Seed of its guests, instead of their own.
+    pub seed: Option<u64>,
     /// Run it as this many tests, `name#1of4` and so on; the program is told its share as googletest
     /// and Bazel have it (GTEST_TOTAL_SHARDS, TEST_TOTAL_SHARDS and their indexes). Default: 1.
     #[schemars(range(min = 1, max = 1024))]

@@ -11,7 +11,7 @@ use regex::{Regex, RegexBuilder};
 use super::error::{PlanError, Text, did_you_mean};
 use super::file::{
     BinderDriver, Clock, ExpectEntry, GuestEntry, Isolation, Keep, Parser, PlanFile, PushEntry, RoleEntry,
-    RunEntry, TestEntry,
+    RunEntry, Start, TestEntry,
 };
 use super::value::{Memory, OneOrMany, Time};
 use super::{
@@ -96,6 +96,7 @@ fn laid_over(under: RunEntry, over: &RunEntry) -> RunEntry {
         fail_fast: over.fail_fast.or(under.fail_fast),
         fail_flaky: over.fail_flaky.or(under.fail_flaky),
         engine: over.engine.or(under.engine),
+        seed: over.seed.or(under.seed),
         filter: over.filter.clone().or(under.filter),
     }
 }
@@ -121,6 +122,7 @@ fn settings(text: &Text<'_>, run: RunEntry) -> Result<Settings, PlanError> {
         fail_fast: run.fail_fast.unwrap_or(false),
         fail_flaky: run.fail_flaky.unwrap_or(false),
         engine: run.engine.unwrap_or_default(),
+        seed: run.seed.unwrap_or(0),
         filter: run.filter,
     })
 }
@@ -177,6 +179,7 @@ impl At<'_> {
             append: entry.append,
             trace: entry.trace.unwrap_or(Keep::OnFailure),
             console: entry.console.unwrap_or(Keep::Always),
+            start: entry.start.unwrap_or(Start::Snapshot),
             instances: entry.instances,
         })
     }
@@ -220,6 +223,9 @@ impl At<'_> {
                 self.wrong(of("a test with roles gets guests of its own; isolation cannot be shared"))
             );
         }
+        if isolation == Isolation::Shared && entry.seed.is_some() {
+            return Err(self.wrong(of("a shared guest has a seed of its own; the test cannot have one")));
+        }
         let mut tests = Vec::new();
         for (name, roles) in variants {
             for index in 1..=shards {
@@ -234,6 +240,8 @@ impl At<'_> {
                     roles: roles.clone(),
                     timeout: entry.timeout.unwrap_or(defaults.timeout),
                     retries,
+                    seed: entry.seed,
+                    round: 0,
                     tags: entry.tags.clone(),
                     requires: entry.requires.clone(),
                     isolation,

@@ -102,7 +102,7 @@ impl Replay {
                 Ok(())
             }
             Record::Step(step) => self.step(step),
-            Record::Name(_) | Record::HostTime { .. } | Record::Lost { .. } => Ok(()),
+            Record::Name(_) | Record::HostTime { .. } | Record::Lost { .. } | Record::Known(_) => Ok(()),
         }
     }
 

@@ -203,6 +203,26 @@ impl Domain {
         self.guests.keys().copied()
     }
 
+    /// How many bytes of each payload trace events carry from now on.
+    pub fn trace_payloads(&mut self, bytes: u32) {
+        self.limits.trace_payload = bytes;
+    }
+
+    /// The files that a guest has open: each with the opener and the name of its context.
+    pub fn open_files(&self, guest: GuestId) -> impl Iterator<Item = (ProcId, Pid, &[u8])> {
+        let procs = self.procs.iter().filter(move |(_, proc)| proc.guest == guest);
+        procs.filter_map(|(id, proc)| {
+            let context = self.contexts.get(&proc.context)?;
+            Some((id, proc.pid, context.name.as_slice()))
+        })
+    }
+
+    /// The nodes that are context managers.
+    pub fn managers(&self) -> impl Iterator<Item = DebugId> {
+        let managers = self.contexts.values().filter_map(|context| context.manager);
+        managers.filter_map(|node| Some(self.nodes.get(node)?.debug_id))
+    }
+
     /// What it was made with.
     pub fn limits(&self) -> &Limits {
         &self.limits

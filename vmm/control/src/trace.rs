@@ -2,10 +2,14 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::client::ClientError;
 use crate::running::{Event, Running};
+
+/// How often it is looked whether to go on.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Reads what a file of the recording would hold, from now on: a header, then records. It ends with
 /// the run.
@@ -15,6 +19,7 @@ pub struct Following {
     at: usize,
     ended: bool,
     dropped: Dropped,
+    stop: Arc<AtomicBool>,
 }
 
 /// How many records a follower has lost. Clones show the same.
@@ -30,7 +35,19 @@ impl Dropped {
 
 impl Following {
     pub(crate) fn new(running: Running) -> Following {
-        Following { running, bytes: Vec::new(), at: 0, ended: false, dropped: Dropped::default() }
+        Following {
+            running,
+            bytes: Vec::new(),
+            at: 0,
+            ended: false,
+            dropped: Dropped::default(),
+            stop: Arc::default(),
+        }
+    }
+
+    /// Ends the reading soon after `stop` is set.
+    pub fn until(self, stop: Arc<AtomicBool>) -> Following {
+        Following { stop, ..self }
     }
 
     /// Tells, also after the reader was given away, what was lost because it was too slow.
@@ -42,11 +59,15 @@ impl Following {
 impl Read for Following {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while self.at == self.bytes.len() && !self.ended {
-            match self.running.next(None) {
+            if self.stop.load(Ordering::Relaxed) {
+                self.ended = true;
+                break;
+            }
+            match self.running.next(Some(LOOK)) {
                 Ok(Event::Output(_, bytes)) => (self.bytes, self.at) = (bytes, 0),
                 Ok(Event::Dropped(records)) => drop(self.dropped.0.fetch_add(records, Ordering::Relaxed)),
                 Ok(Event::Done) | Err(ClientError::Gone) => self.ended = true,
-                Ok(_) => {}
+                Ok(_) | Err(ClientError::TimedOut(_)) => {}
                 Err(error) => return Err(io::Error::other(error)),
             }
         }

@@ -299,6 +299,9 @@ pub struct Status {
     pub pid: u32,
     /// Image, if one was booted.
     pub image: Option<String>,
+    /// It was not booted, but goes on from a snapshot.
+    #[serde(default)]
+    pub restored: bool,
     /// `soft` or `kvm`.
     pub engine: String,
     /// `virtual` or `host`.
@@ -336,6 +339,9 @@ pub struct Metrics {
     pub objects: serde_json::Value,
     /// Clients that are connected to the control socket.
     pub clients: u32,
+    /// Those of them that follow the recording of binder.
+    #[serde(default)]
+    pub followers: u32,
     /// Commands that run.
     pub commands: u32,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
-use binder_trace::recording::{self, GuestName, Writer};
+use binder_trace::recording::{self, DEFAULT_PAYLOAD, GuestName, Writer, encode_header, encode_record};
 use devices::virtio::binder::{BinderDevice, Counters, SharedDomain, Timing};
 use machine::Machine;
 
@@ -13,9 +13,13 @@ use super::source::Source;
 use super::verdict::{machine_failure, trace_failure};
 use crate::args::{BinderArg, BinderDeviceArg, LsmArg, ProfileArg, RunArgs, TraceTarget};
 use crate::exit::Failure;
+use crate::serve::peer::Peer;
 
 /// The one guest of a run.
 const GUEST: GuestId = GuestId(0);
+
+/// Bytes that a follower gets of what was before, at most; its window has room for them.
+const MAX_BEGIN: usize = 1 << 20;
 
 /// The guest's binder world, as seen from outside. Clones show the same.
 #[derive(Clone)]
@@ -48,6 +52,29 @@ impl Binder {
     }
 }
 
+impl Binder {
+    /// Adds a follower, which first gets what a recording that begins now has to know. False: the
+    /// guest's own kernel has the driver.
+    pub fn follow(&self, peer: &Arc<Peer>, request: u32) -> bool {
+        let Some(domain) = &self.domain else { return false };
+        // Held, so that nothing happens between what is known and what is followed.
+        domain.with(|domain| {
+            if domain.limits().trace_payload < self.header.payload {
+                domain.trace_payloads(self.header.payload);
+            }
+            let mut begin = encode_header(&self.header);
+            for record in self.recording.known(GUEST, domain) {
+                begin.extend(encode_record(&record));
+                if begin.len() > MAX_BEGIN {
+                    break;
+                }
+            }
+            self.recording.followers().attach(peer.clone(), request, &begin);
+        });
+        true
+    }
+}
+
 /// What a recording says of the run.
 fn header(args: &RunArgs, target: &TraceTarget, source: &Source, engine: String) -> recording::Header {
     recording::Header {
@@ -72,8 +99,8 @@ fn android_version(image: &str) -> Option<u32> {
 
 /// Puts the binder device on the machine, unless the guest's kernel has the driver.
 pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Result<Binder, Failure> {
-    // Followers get what the device makes anyway, without the extras of a file.
-    let payload = args.trace.as_ref().map_or(0, |target| target.payload);
+    // Followers get what a file gets, if there is one, without its extras.
+    let payload = args.trace.as_ref().map_or(DEFAULT_PAYLOAD, |target| target.payload);
     let plain = TraceTarget { path: PathBuf::new(), payload, host_times: false, replay: false };
     let follower = header(args, &plain, source, machine.engine().to_string());
     let writer = match &args.trace {

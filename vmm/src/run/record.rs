@@ -1,5 +1,6 @@
 //! Where the binder device's trace events go: a file, a tally for the summary, both, or nowhere.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
 use std::thread;
@@ -7,9 +8,9 @@ use std::time::Duration;
 
 use binder::replay::Step;
 use binder::trace::TraceEvent;
-use binder::{GuestId, Pid, Tid};
+use binder::{Domain, GuestId, Pid, Tid};
 use binder_trace::Stamped;
-use binder_trace::recording::{HostClock, Record, RecordingError, ThreadName, Writer, encode_record};
+use binder_trace::recording::{HostClock, Known, Record, RecordingError, ThreadName, Writer, encode_record};
 use binder_trace::tally::Tally;
 use devices::virtio::binder::Recorder;
 use engine::GuestClock;
@@ -20,6 +21,9 @@ use crate::args::TraceTarget;
 /// How long events stay in our buffer at most, while the guest has no more of them: who follows the
 /// file sees them then.
 const FLUSH: Duration = Duration::from_millis(200);
+
+/// Threads whose names are kept at most; of more, all are forgotten and learnt anew.
+const MAX_NAMES: usize = 16384;
 
 use crate::serve::follow::Followers;
 
@@ -40,6 +44,8 @@ struct Shared {
     /// Guest time of the last event, to give events of one time one host time.
     last: Option<Duration>,
     unflushed: bool,
+    /// What threads are called, for those who begin to follow later.
+    names: BTreeMap<(GuestId, Tid), ThreadName>,
 }
 
 impl Recording {
@@ -52,7 +58,13 @@ impl Recording {
     ) -> Recording {
         let writes = writer.is_some();
         let tally = count.then(Tally::default);
-        let shared = Arc::new(Mutex::new(Shared { writer, tally, last: None, unflushed: false }));
+        let shared = Arc::new(Mutex::new(Shared {
+            writer,
+            tally,
+            last: None,
+            unflushed: false,
+            names: BTreeMap::new(),
+        }));
         if writes {
             let watched = Arc::downgrade(&shared);
             // Without the thread the file is as complete, only later.
@@ -96,6 +108,12 @@ impl Recording {
         }
     }
 
+    /// What a recording that begins now is to know of a guest.
+    pub fn known(&self, guest: GuestId, domain: &Domain) -> Vec<Record> {
+        let names = lock(&self.shared).names.values().cloned().map(Record::Name).collect::<Vec<_>>();
+        names.into_iter().chain(facts(guest, domain)).collect()
+    }
+
     /// Passes a record on to those who follow.
     fn follow(&self, record: &Record) {
         if self.followers.any() {
@@ -120,6 +138,17 @@ impl Shared {
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// The open files of a guest and its context managers.
+fn facts(guest: GuestId, domain: &Domain) -> impl Iterator<Item = Record> {
+    let files = domain.open_files(guest).map(move |(proc, pid, context)| Known::File {
+        guest,
+        proc,
+        pid,
+        context: context.to_vec(),
+    });
+    files.chain(domain.managers().map(move |node| Known::Manager { guest, node })).map(Record::Known)
 }
 
 /// Keeps the file up to date, until the recording is gone.
@@ -175,9 +204,20 @@ impl Recorder for Recording {
 
     fn name(&mut self, guest: GuestId, pid: Pid, tid: Tid, name: [u8; 16]) {
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
-        let record = Record::Name(ThreadName { guest, pid, tid, name: name[..length].to_vec() });
-        self.write(&record);
+        let name = ThreadName { guest, pid, tid, name: name[..length].to_vec() };
+        let mut shared = lock(&self.shared);
+        if shared.names.len() >= MAX_NAMES {
+            shared.names.clear();
+        }
+        shared.names.insert((guest, tid), name.clone());
+        let record = Record::Name(name);
+        shared.write(&record);
+        drop(shared);
         self.follow(&record);
+    }
+
+    fn goes_on(&mut self, guest: GuestId, domain: &Domain) {
+        facts(guest, domain).for_each(|record| self.write(&record));
     }
 
     fn replays(&self) -> bool {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use agent_protocol::window::WindowError;
 use agent_protocol::{ExecRequest, LinkError, WindowSize};
-use binder_trace::recording::encode_header;
 use control::PROTOCOL;
 use control::frame::{FrameError, Messages};
 use control::wire::{ErrorCode, Greeting, Reply, Request, Stream, ToServer};
@@ -214,9 +213,7 @@ impl Connection {
             return self.peer.fail(id, ErrorCode::Unsupported, text);
         }
         self.begin(id, Active::Trace, |connection| {
-            let header = encode_header(&connection.guest.binder.header);
-            let followers = connection.guest.binder.recording.followers();
-            followers.attach(connection.peer.clone(), id, &header);
+            connection.guest.binder.follow(&connection.peer, id);
         });
     }
 

@@ -1,12 +1,13 @@
 //! Clients that follow the recording of a running guest.
 //!
-//! A follower gets whole records, as a file would hold them. One that is too slow loses some, counted;
-//! the guest never waits for it.
+//! A follower gets whole records, as a file would hold them. One that is too slow loses some; a record
+//! in their place says how many. The guest never waits for it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent_protocol::window::{SendWindow, WindowError};
+use binder_trace::recording::{Record, encode_record};
 use control::wire::{Reply, Stream};
 
 use super::peer::Peer;
@@ -30,6 +31,11 @@ impl Followers {
     /// Whether anybody follows.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
+    }
+
+    /// How many follow.
+    pub fn count(&self) -> usize {
+        self.lock().len()
     }
 
     /// Adds a client, which gets `header` first.
@@ -95,7 +101,10 @@ impl Follower {
     }
 
     fn tell_dropped(&mut self) {
-        if self.dropped > 0 {
+        let lost = encode_record(&Record::Lost { events: self.dropped });
+        if self.dropped > 0 && lost.len() <= self.window.room() {
+            self.window.spend(lost.len());
+            self.peer.data(self.request, Stream::Trace, &lost);
             let records = std::mem::take(&mut self.dropped);
             self.peer.reply(self.request, Reply::Dropped { records });
         }
@@ -141,7 +150,8 @@ mod tests {
         }
         writer.join().unwrap();
         // The header leaves room for three records of a MiB and a bit.
-        assert_eq!((bytes.len(), dropped, done), (6 + (3 << 20) + 4, 3, true));
-        assert!(bytes.ends_with(b"last"));
+        let end = [encode_record(&Record::Lost { events: 3 }), b"last".to_vec()].concat();
+        assert_eq!((bytes.len(), dropped, done), (6 + (3 << 20) + end.len(), 3, true));
+        assert!(bytes.ends_with(&end));
     }
 }

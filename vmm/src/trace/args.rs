@@ -9,7 +9,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 #[command(after_long_help = fields_help())]
 pub struct TraceArgs {
-    /// Recordings, as `bindervm run --trace` wrote them; several are shown in order of time.
+    /// Recordings, as `bindervm run --trace` wrote them; several are shown in order of time. With
+    /// --follow also names of running guests.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// One line a call, not one an event: who called whom, what, the result, and the guest time it took.
@@ -40,7 +41,8 @@ pub struct TraceArgs {
     /// as the lines of `bindervm trace FILE`; needs a recording with `replay`.
     #[arg(long, value_name = "EVENT", group = "form", conflicts_with_all = ["filter", "calls"])]
     pub at: Option<u64>,
-    /// Go on with what is recorded from now on, until interrupted.
+    /// Go on with what is recorded from now on, until interrupted. A FILE may be a guest that runs (its
+    /// name, or the path of its control socket): what it does from now on is shown, until it ends.
     #[arg(long, conflicts_with_all = ["check", "at", "perfetto", "html", "counts"])]
     pub follow: bool,
     /// Only what this expression picks, for example 'iface=~IPackage && dur>2ms || result!=ok'

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use binder_trace::aidl::Table;
@@ -12,6 +13,7 @@ use binder_trace::model::{Call, Model};
 use binder_trace::recording::{Header, HostClock, Reader, Record, RecordingError};
 
 use super::follow::Growing;
+use super::live;
 
 /// Bytes of a recording, wherever they come from.
 type Input = Box<dyn Read + Send>;
@@ -37,11 +39,11 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Opens recordings. Their guests are numbered in this order, from 1. `follow`: their ends are
-    /// waited at.
+    /// Opens recordings. Their guests are numbered in this order, from 1. `follow`: they may be guests
+    /// that run, and the ends of files are waited at, until it is set.
     pub fn open(
         paths: &[PathBuf],
-        follow: bool,
+        follow: Option<&Arc<AtomicBool>>,
         table: &Arc<Table>,
         android: Option<u32>,
     ) -> Result<Sources, (PathBuf, RecordingError)> {
@@ -152,12 +154,20 @@ impl Sources {
     }
 }
 
-fn open(path: &Path, follow: bool) -> Result<Reader<Input>, RecordingError> {
+fn open(path: &Path, follow: Option<&Arc<AtomicBool>>) -> Result<Reader<Input>, RecordingError> {
     let failed = |source| RecordingError::Open { path: path.to_owned(), source };
-    let input: Input = if follow {
-        Box::new(BufReader::new(Growing::open(path).map_err(failed)?))
-    } else {
-        Box::new(BufReader::with_capacity(1 << 16, File::open(path).map_err(failed)?))
+    let Some(stop) = follow else {
+        let file = File::open(path).map_err(failed)?;
+        return Reader::new(Box::new(BufReader::with_capacity(1 << 16, file)));
+    };
+    let input: Input = match live::find(path) {
+        Some(live) => Box::new(BufReader::new(live.map_err(failed)?.until(stop.clone()))),
+        None => {
+            if !path.exists() {
+                eprintln!("bindervm: {0} is no guest that runs; waiting for a file {0}", path.display());
+            }
+            Box::new(BufReader::new(Growing::open(path, stop.clone()).map_err(failed)?))
+        }
     };
     Reader::new(input)
 }

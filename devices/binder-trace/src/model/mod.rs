@@ -77,6 +77,7 @@ impl Model {
             Record::Name(name) => self.names.thread_named(name),
             Record::HostTime { boottime } => self.host = Some(*boottime),
             Record::Lost { events } => self.lost += events,
+            Record::Known(known) => self.names.known(known),
             Record::Step(_) => {}
         }
         None

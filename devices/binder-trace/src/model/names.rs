@@ -7,7 +7,7 @@ use binder::trace::TraceEvent;
 use binder::{DebugId, GuestId, Pid, ProcId, Tid};
 
 use crate::parcel::printable;
-use crate::recording::ThreadName;
+use crate::recording::{Known, ThreadName};
 
 /// Names of one recording.
 #[derive(Debug, Default)]
@@ -33,6 +33,18 @@ impl Names {
             self.processes.entry((name.guest, name.pid)).or_insert_with(|| text.clone());
         }
         self.threads.insert((name.guest, name.tid), (name.pid, text));
+    }
+
+    /// Takes a fact from before the recording.
+    pub fn known(&mut self, known: &Known) {
+        match known {
+            Known::File { guest, proc, pid, context } => {
+                self.procs.insert((*guest, *proc), (printable(context).into(), *pid));
+            }
+            Known::Manager { guest, node } => {
+                self.managers.insert((*guest, *node), ());
+            }
+        }
     }
 
     /// Learns what an event tells.

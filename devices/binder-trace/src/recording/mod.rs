@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use binder::replay::Step;
-use binder::{GuestId, Pid, Tid};
+use binder::{DebugId, GuestId, Pid, ProcId, Tid};
 use serde::{Deserialize, Serialize};
 
 use crate::Stamped;
@@ -122,6 +122,31 @@ pub enum Record {
     },
     /// What went into the domain or came out of it.
     Step(Step),
+    /// What was so when the recording began: of a guest that went on from a snapshot, or that runs.
+    Known(Known),
+}
+
+/// A fact from before the recording.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Known {
+    /// A file was open.
+    File {
+        /// Of which guest.
+        guest: GuestId,
+        /// Which.
+        proc: ProcId,
+        /// Its opener.
+        pid: Pid,
+        /// Name of its context.
+        context: Vec<u8>,
+    },
+    /// A node was context manager.
+    Manager {
+        /// In whose world.
+        guest: GuestId,
+        /// Which.
+        node: DebugId,
+    },
 }
 
 /// What a thread of a guest calls itself.

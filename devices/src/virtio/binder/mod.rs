@@ -16,7 +16,7 @@ use std::time::Duration;
 use binder::errno::Errno;
 use binder::ids::{GuestId, Pfn, Pid, Tid};
 use binder::limits::{Limits, LsmMode, Profile};
-use binder::message::{Answer, Header, MAX_INSTALL_FILES, Message};
+use binder::message::{Answer, Body, Header, MAX_INSTALL_FILES, Message};
 use binder::replay::{RecordedPages, Step};
 use binder::trace::{TraceEvent, TraceSink};
 use binder::{Census, Domain, GuestPages};
@@ -53,8 +53,11 @@ pub trait Recorder: Send {
     fn enabled(&self) -> bool;
     /// Takes one event of `guest`.
     fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent);
-    /// Takes the name of a thread, which is new or has changed. 16 bytes, padded with NUL.
+    /// Takes the name of a thread, which is new or has changed. 16 bytes, padded with NUL. Of one that
+    /// opens a device also where nothing is [`enabled`](Self::enabled): a recording may begin later.
     fn name(&mut self, _guest: GuestId, _pid: Pid, _tid: Tid, _name: [u8; 16]) {}
+    /// The domain has been put in the place of the one before: the guest goes on from a snapshot.
+    fn goes_on(&mut self, _guest: GuestId, _domain: &Domain) {}
     /// True: [`step`](Self::step) wants all that goes into the domain and comes out of it.
     fn replays(&self) -> bool {
         false
@@ -421,7 +424,7 @@ impl World {
             drop(shared);
             return Ok(self.protocol_error());
         };
-        if self.recorder.enabled() {
+        if self.recorder.enabled() || matches!(message.body, Body::Open(_)) {
             self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
         let mut sink = Stamped { at: self.recorder.now(), guest, recorder: self.recorder.as_mut() };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use binder::Domain;
 use binder::ids::{GuestId, Pid, ProcId, Tid};
 use binder::message::{Body, Message};
+use serde::{Deserialize, Serialize};
 
 use super::{Recorder, wire};
 
@@ -12,12 +13,19 @@ use super::{Recorder, wire};
 const MAX_NAMES: usize = 65536;
 
 /// What was told.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Names {
     told: BTreeMap<Tid, (Pid, [u8; 16])>,
 }
 
 impl Names {
+    /// Tells all of them, to a recorder that was not there when they were new.
+    pub(super) fn tell(&self, recorder: &mut dyn Recorder, guest: GuestId) {
+        for (tid, (pid, name)) in &self.told {
+            recorder.name(guest, *pid, *tid, *name);
+        }
+    }
+
     /// Looks at who sent `message`, whose header on the wire is `header`.
     pub(super) fn note(
         &mut self,

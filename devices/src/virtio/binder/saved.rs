@@ -10,6 +10,7 @@ use binder::{Domain, Limits};
 use serde::{Deserialize, Serialize};
 
 use super::late::Late;
+use super::names::Names;
 use super::{BinderDevice, Counters, config};
 use crate::virtio::{NotRestored, NotSaved};
 
@@ -21,6 +22,7 @@ pub struct SavedBinder {
     /// The plan of a device that answers late.
     late: Option<Late>,
     domain: Domain,
+    names: Names,
 }
 
 impl BinderDevice {
@@ -35,12 +37,13 @@ impl BinderDevice {
             counters: *self.world.counters.lock().unwrap_or_else(PoisonError::into_inner),
             late: self.late.as_ref().map(|(late, _)| late.clone()),
             domain: shared.domain.clone(),
+            names: self.world.names.clone(),
         })
     }
 
     /// Takes the world and its limits over; `self` may have been made with others.
     pub(super) fn take_saved(&mut self, saved: SavedBinder) -> Result<(), NotRestored> {
-        let SavedBinder { epoch, counters, late, domain } = saved;
+        let SavedBinder { epoch, counters, late, mut domain, names } = saved;
         domain.check(&Limits::default()).map_err(|error| NotRestored(error.to_string()))?;
         if !domain.guests().eq([self.world.guest]) {
             return Err(NotRestored::new("its binder world is not of one guest"));
@@ -59,6 +62,13 @@ impl BinderDevice {
         }
         self.world.config = config(domain.limits(), domain.profile(), epoch);
         *self.world.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
+        // What is recorded is this run's choice, not the saved one's.
+        let world = &mut self.world;
+        let own = world.domain.lock_anyway().domain.limits().trace_payload;
+        domain.trace_payloads(own);
+        names.tell(world.recorder.as_mut(), world.guest);
+        world.names = names;
+        world.recorder.goes_on(world.guest, &domain);
         if self.world.replay_begun {
             self.world.recorder.step(Step::Start(Box::new(domain.clone())));
         }

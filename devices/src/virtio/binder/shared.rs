@@ -65,6 +65,11 @@ impl SharedDomain {
         shared.reset(guest, sink)
     }
 
+    /// Looks at the world, or sets it up, while nothing happens in it.
+    pub fn with<T>(&self, f: impl FnOnce(&mut Domain) -> T) -> T {
+        f(&mut self.lock_anyway().domain)
+    }
+
     /// Counts a guest's objects.
     pub fn census(&self, guest: GuestId) -> Census {
         self.lock_anyway().domain.census(guest)
