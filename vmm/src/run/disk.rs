@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use devices::virtio::block::{Block, Disk, FileDisk, MemoryOverlay, OpenDiskError, OverlayFile};
+use devices::virtio::block::{Block, Disk, FileDisk, OpenDiskError, Overlay};
 use machine::Machine;
 
 use super::verdict::machine_failure;
@@ -69,8 +69,8 @@ fn open(disk: &DiskArg, limit: usize) -> Result<Box<dyn Disk>, OpenDiskError> {
     let base = FileDisk::open(&disk.path, disk.writes != Writes::Through)?;
     Ok(match &disk.writes {
         Writes::Through | Writes::Refused => Box::new(base),
-        Writes::Memory => Box::new(MemoryOverlay::new(base, limit)),
-        Writes::Overlay(path) => Box::new(OverlayFile::open(base, path)?),
+        Writes::Memory => Box::new(Overlay::in_memory(base, limit)),
+        Writes::Overlay(path) => Box::new(Overlay::in_file(base, path)?),
     })
 }
 

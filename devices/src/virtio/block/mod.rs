@@ -24,7 +24,7 @@ mod tests;
 
 pub use disk::{Disk, SECTOR};
 pub use file::{FileDisk, OpenDiskError};
-pub use overlay::{MemoryOverlay, OverlayFile};
+pub use overlay::Overlay;
 
 /// The block device's id.
 pub const DEVICE_ID: u32 = 2;

@@ -39,22 +39,28 @@ fn base_cluster(base: &mut FileDisk, cluster: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What a guest writes is kept in the host's memory, up to a limit, and forgotten.
-pub struct MemoryOverlay {
+/// A disk whose `base` is never written: what the guest writes goes to `upper`.
+pub struct Overlay<U> {
     base: FileDisk,
-    clusters: BTreeMap<u64, Box<[u8]>>,
-    /// Most clusters that are kept; a write past it is an I/O error.
-    limit: usize,
+    upper: U,
 }
 
-impl MemoryOverlay {
-    /// An overlay on `base` that holds `limit` bytes at most.
-    pub fn new(base: FileDisk, limit: usize) -> Self {
-        MemoryOverlay { base, clusters: BTreeMap::new(), limit: limit / CLUSTER }
-    }
+/// Where the clusters that were written are.
+pub trait Upper: Send {
+    /// Reads from a cluster, from byte `offset` of it on. False: it is not there.
+    fn read(&self, cluster: u64, offset: usize, bytes: &mut [u8]) -> io::Result<bool>;
+
+    /// Writes into a cluster. False: it is not there.
+    fn write(&mut self, cluster: u64, offset: usize, bytes: &[u8]) -> io::Result<bool>;
+
+    /// Puts a whole cluster there that was not.
+    fn add(&mut self, cluster: u64, contents: Vec<u8>) -> io::Result<()>;
+
+    /// Returns when everything written is where it is kept.
+    fn flush(&mut self) -> io::Result<()>;
 }
 
-impl Disk for MemoryOverlay {
+impl<U: Upper> Disk for Overlay<U> {
     fn sectors(&self) -> u64 {
         self.base.sectors()
     }
@@ -65,11 +71,9 @@ impl Disk for MemoryOverlay {
 
     fn read(&mut self, sector: u64, bytes: &mut [u8]) -> io::Result<()> {
         for (cluster, offset, range) in pieces(sector, bytes.len()) {
-            let first = cluster * CLUSTER_SECTORS + (offset / SECTOR) as u64;
             let bytes = &mut bytes[range];
-            match self.clusters.get(&cluster) {
-                Some(upper) => bytes.copy_from_slice(&upper[offset..offset + bytes.len()]),
-                None => self.base.read(first, bytes)?,
+            if !self.upper.read(cluster, offset, bytes)? {
+                self.base.read(cluster * CLUSTER_SECTORS + (offset / SECTOR) as u64, bytes)?;
             }
         }
         Ok(())
@@ -78,15 +82,54 @@ impl Disk for MemoryOverlay {
     fn write(&mut self, sector: u64, bytes: &[u8]) -> io::Result<()> {
         for (cluster, offset, range) in pieces(sector, bytes.len()) {
             let bytes = &bytes[range];
-            if !self.clusters.contains_key(&cluster) {
-                if self.clusters.len() == self.limit {
-                    return Err(io::ErrorKind::StorageFull.into());
-                }
-                self.clusters.insert(cluster, base_cluster(&mut self.base, cluster)?.into());
+            if !self.upper.write(cluster, offset, bytes)? {
+                let mut contents = base_cluster(&mut self.base, cluster)?;
+                contents[offset..offset + bytes.len()].copy_from_slice(bytes);
+                self.upper.add(cluster, contents)?;
             }
-            let upper = self.clusters.get_mut(&cluster).expect("it was just made");
-            upper[offset..offset + bytes.len()].copy_from_slice(bytes);
         }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.upper.flush()
+    }
+}
+
+/// In the host's memory, up to a limit, and forgotten.
+pub struct InMemory {
+    clusters: BTreeMap<u64, Vec<u8>>,
+    /// Most clusters that are kept; a write past it is an I/O error.
+    limit: usize,
+}
+
+impl Overlay<InMemory> {
+    /// An overlay on `base` that holds `limit` bytes at most.
+    pub fn in_memory(base: FileDisk, limit: usize) -> Self {
+        Overlay { base, upper: InMemory { clusters: BTreeMap::new(), limit: limit / CLUSTER } }
+    }
+}
+
+impl Upper for InMemory {
+    fn read(&self, cluster: u64, offset: usize, bytes: &mut [u8]) -> io::Result<bool> {
+        let Some(contents) = self.clusters.get(&cluster) else { return Ok(false) };
+        bytes.copy_from_slice(&contents[offset..offset + bytes.len()]);
+        Ok(true)
+    }
+
+    fn write(&mut self, cluster: u64, offset: usize, bytes: &[u8]) -> io::Result<bool> {
+        let is_full = self.clusters.len() >= self.limit;
+        match self.clusters.get_mut(&cluster) {
+            Some(contents) => contents[offset..offset + bytes.len()].copy_from_slice(bytes),
+            // Before the base is read for nothing.
+            None if is_full => return Err(io::ErrorKind::StorageFull.into()),
+            None => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn add(&mut self, cluster: u64, contents: Vec<u8>) -> io::Result<()> {
+        self.clusters.insert(cluster, contents);
         Ok(())
     }
 
@@ -100,19 +143,18 @@ const MAGIC: [u8; 8] = *b"bvovrly\x01";
 /// Header: magic, then the base's sectors. The bitmap follows at once.
 const HEADER: u64 = 16;
 
-/// What a guest writes is kept in a file of its own, and found again there by the next run:
+/// In a file of its own, to be found again there by the next run:
 /// header, one bit for each cluster that is there, and, from the next multiple of [`CLUSTER`] on, a
 /// place for every cluster. It is sparse: it takes as much of the host's disk as was written.
-pub struct OverlayFile {
-    base: FileDisk,
+pub struct InFile {
     file: File,
     present: Vec<u8>,
     data: u64,
 }
 
-impl OverlayFile {
+impl Overlay<InFile> {
     /// Opens the overlay at `path`, or makes it, for a disk on top of `base`.
-    pub fn open(base: FileDisk, path: &Path) -> Result<OverlayFile, OpenDiskError> {
+    pub fn in_file(base: FileDisk, path: &Path) -> Result<Self, OpenDiskError> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(OpenDiskError::Open)?;
@@ -144,9 +186,11 @@ impl OverlayFile {
                 return Err(OpenDiskError::NotAnOverlay("it is too short"));
             }
         }
-        Ok(OverlayFile { base, file, present, data })
+        Ok(Overlay { base, upper: InFile { file, present, data } })
     }
+}
 
+impl InFile {
     fn has(&self, cluster: u64) -> bool {
         self.present[cluster as usize / 8] & 1 << (cluster % 8) != 0
     }
@@ -154,52 +198,31 @@ impl OverlayFile {
     fn place(&self, cluster: u64, offset: usize) -> u64 {
         self.data + cluster * CLUSTER as u64 + offset as u64
     }
+}
+
+impl Upper for InFile {
+    fn read(&self, cluster: u64, offset: usize, bytes: &mut [u8]) -> io::Result<bool> {
+        if !self.has(cluster) {
+            return Ok(false);
+        }
+        self.file.read_exact_at(bytes, self.place(cluster, offset)).map(|()| true)
+    }
+
+    fn write(&mut self, cluster: u64, offset: usize, bytes: &[u8]) -> io::Result<bool> {
+        if !self.has(cluster) {
+            return Ok(false);
+        }
+        self.file.write_all_at(bytes, self.place(cluster, offset)).map(|()| true)
+    }
 
     /// The data first and the bit that names it second, so that a run that is cut short leaves
     /// clusters that are whole or not there.
-    fn add(&mut self, cluster: u64, contents: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(contents, self.place(cluster, 0))?;
+    fn add(&mut self, cluster: u64, contents: Vec<u8>) -> io::Result<()> {
+        self.file.write_all_at(&contents, self.place(cluster, 0))?;
         let byte = cluster as usize / 8;
         let bits = self.present[byte] | 1 << (cluster % 8);
         self.file.write_all_at(&[bits], HEADER + byte as u64)?;
         self.present[byte] = bits;
-        Ok(())
-    }
-}
-
-impl Disk for OverlayFile {
-    fn sectors(&self) -> u64 {
-        self.base.sectors()
-    }
-
-    fn read_only(&self) -> bool {
-        false
-    }
-
-    fn read(&mut self, sector: u64, bytes: &mut [u8]) -> io::Result<()> {
-        for (cluster, offset, range) in pieces(sector, bytes.len()) {
-            let first = cluster * CLUSTER_SECTORS + (offset / SECTOR) as u64;
-            let bytes = &mut bytes[range];
-            if self.has(cluster) {
-                self.file.read_exact_at(bytes, self.place(cluster, offset))?;
-            } else {
-                self.base.read(first, bytes)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write(&mut self, sector: u64, bytes: &[u8]) -> io::Result<()> {
-        for (cluster, offset, range) in pieces(sector, bytes.len()) {
-            let bytes = &bytes[range];
-            if self.has(cluster) {
-                self.file.write_all_at(bytes, self.place(cluster, offset))?;
-            } else {
-                let mut contents = base_cluster(&mut self.base, cluster)?;
-                contents[offset..offset + bytes.len()].copy_from_slice(bytes);
-                self.add(cluster, &contents)?;
-            }
-        }
         Ok(())
     }
 

@@ -164,14 +164,14 @@ fn check_overlaid(guest: &mut Guest) {
 fn an_overlay_in_memory_leaves_the_base_alone() {
     let folder = Folder::new();
     let before = fs::read(folder.path("base")).unwrap();
-    check_overlay(&mut Guest::of(MemoryOverlay::new(folder.base(true), 1 << 20)));
+    check_overlay(&mut Guest::of(Overlay::in_memory(folder.base(true), 1 << 20)));
     assert_eq!(fs::read(folder.path("base")).unwrap(), before);
 }
 
 #[test]
 fn an_overlay_in_memory_is_bounded() {
     let folder = Folder::new();
-    let mut guest = Guest::of(MemoryOverlay::new(folder.base(true), 64 << 10));
+    let mut guest = Guest::of(Overlay::in_memory(folder.base(true), 64 << 10));
     assert_eq!(guest.write(0, &[1; SECTOR]), Status::Ok as u8);
     assert_eq!(guest.write(127, &[1; SECTOR]), Status::Ok as u8);
     assert_eq!(guest.write(128, &[1; SECTOR]), Status::IoError as u8);
@@ -181,7 +181,7 @@ fn an_overlay_in_memory_is_bounded() {
 #[test]
 fn an_overlay_file_keeps_what_was_written() {
     let folder = Folder::new();
-    let overlay = || OverlayFile::open(folder.base(true), &folder.path("overlay")).unwrap();
+    let overlay = || Overlay::in_file(folder.base(true), &folder.path("overlay")).unwrap();
     check_overlay(&mut Guest::of(overlay()));
     check_overlaid(&mut Guest::of(overlay()));
 }
@@ -190,12 +190,12 @@ fn an_overlay_file_keeps_what_was_written() {
 fn what_is_no_overlay_for_this_disk_is_refused_and_kept() {
     let folder = Folder::new();
     let path = folder.path("overlay");
-    drop(OverlayFile::open(folder.base(true), &path).unwrap());
+    drop(Overlay::in_file(folder.base(true), &path).unwrap());
     fs::write(folder.path("base"), [0; 2 * SECTOR]).unwrap();
     for contents in [fs::read(&path).unwrap(), b"precious".to_vec(), vec![7; 4096], b"bvovrly\x02".repeat(4)]
     {
         fs::write(&path, &contents).unwrap();
-        let refused = OverlayFile::open(folder.base(true), &path);
+        let refused = Overlay::in_file(folder.base(true), &path);
         assert!(matches!(refused, Err(OpenDiskError::NotAnOverlay(_))));
         assert_eq!(fs::read(&path).unwrap(), contents);
     }
