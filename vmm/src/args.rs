@@ -9,6 +9,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::run::disk::DiskArg;
 use crate::run::share::ShareArg;
+use crate::run::vsock::VsockArg;
 use crate::trace::args::TraceArgs;
 
 /// Boots Android/Linux guests whose binder driver lives on the host.
@@ -120,7 +121,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "fast"])]
     pub snapshot_to: Option<PathBuf>,
     /// Go on from a snapshot of the booted image, which is made on first use and kept in the cache.
-    #[arg(long, requires = "image", conflicts_with_all = ["disk", "share"])]
+    #[arg(long, requires = "image", conflicts_with_all = ["disk", "share", "vsock"])]
     pub fast: bool,
     /// Boot this kernel (ELF vmlinux or bzImage) instead of an image.
     #[arg(long, value_name = "FILE")]
@@ -138,6 +139,10 @@ pub struct RunArgs {
     /// Mount a folder of the host in the guest; with `,ro` the guest cannot change it.
     #[arg(long, value_name = "FOLDER=PATH[,ro]", value_parser = crate::run::share::parse)]
     pub share: Vec<ShareArg>,
+    /// Give the guest sockets to the host: a client of PATH writes `CONNECT PORT` and is joined to that port
+    /// of the guest; what the guest connects to on CID 2, port P, is the socket PATH_P.
+    #[arg(long, value_name = "cid=N,path=PATH", value_parser = crate::run::vsock::parse)]
+    pub vsock: Option<VsockArg>,
     /// What executes the guest.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,

@@ -51,6 +51,7 @@ mod session;
 pub mod share;
 mod source;
 mod verdict;
+pub mod vsock;
 
 pub use self::binder::Binder;
 pub use self::session::Session;
@@ -173,6 +174,7 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     let binder = add_binder(args, &source, &mut machine)?;
     disk::add(args, &mut machine)?;
     share::add(args, &mut machine)?;
+    vsock::add(args, &mut machine, &activity)?;
     // A pipe may have nobody who reads it.
     if args.trace.as_ref().is_some_and(|target| target.path.is_file()) {
         let _ = trace_file.set(binder.recording.clone());

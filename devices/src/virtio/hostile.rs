@@ -2,6 +2,8 @@
 //! a reset makes them work again.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use ::binder::{Domain, GuestId, Limits, Profile, TraceEvent};
@@ -13,6 +15,7 @@ use super::binder::{BinderDevice, Recorder, SharedDomain, Timing};
 use super::block::{Block, Disk, SECTOR};
 use super::console::{Console, F_MULTIPORT, StreamPort};
 use super::rng::{Rng, SeededEntropy};
+use super::vsock::{Vsock, VsockHost};
 use super::{DeviceError, VirtioDevice};
 use crate::input::InputQueue;
 use crate::testing::{Driver, WRITE};
@@ -119,6 +122,21 @@ pub fn subjects() -> Vec<Subject> {
             },
         },
         Subject {
+            device: Box::new(Vsock::new(3, &socket_path(), Arc::new(Nobody)).expect("a socket in /tmp")),
+            features: 0,
+            works: |driver| {
+                // Bytes from CID 3 to CID 2 of a stream that is not there: a reset is the answer.
+                driver.ram.write_slice(&[0; 44], GuestAddress(0x8000)).expect("RAM");
+                for (at, byte) in [(0, 3), (8, 2), (28, 1), (30, 5)] {
+                    driver.ram.write_slice(&[byte], GuestAddress(0x8000 + at)).expect("RAM");
+                }
+                driver.add(0, &[(0x9000, 4096, WRITE)]);
+                driver.add(1, &[(0x8000, 44, 0)]);
+                driver.kick(1);
+                driver.used(0).len() == 1
+            },
+        },
+        Subject {
             device: Box::new(BinderDevice::new(
                 domain,
                 GuestId(0),
@@ -155,6 +173,22 @@ pub fn survive(steps: &[Step]) {
         driver.restart(features);
         assert!(works(&mut driver), "a device that was reset does not work");
     }
+}
+
+/// A place for a socket that no other device has.
+fn socket_path() -> std::path::PathBuf {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    std::env::temp_dir().join(format!("bindervm-hostile-{}-{number}.sock", std::process::id()))
+}
+
+/// A host that does nothing unless the test does it.
+struct Nobody;
+
+impl VsockHost for Nobody {
+    fn wake(&self) {}
+
+    fn streams(&self, _open: usize) {}
 }
 
 /// A trace that nobody reads.

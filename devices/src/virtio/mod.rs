@@ -24,6 +24,7 @@ mod ring;
 pub mod rng;
 pub mod saved;
 pub mod share;
+pub mod vsock;
 
 pub use ring::{ChainReader, ChainWriter, Ring};
 pub use saved::{NotRestored, NotSaved, SavedDevice, SavedQueue, SavedTransport};

@@ -74,12 +74,14 @@ fn take_one(port: u32) -> io::Result<OwnedFd> {
     Ok(accept(&listener)?)
 }
 
-/// Copies both ways, each until its end; the other side's end is the last.
+/// Copies both ways, each until its end.
 fn join(stream: OwnedFd) -> io::Result<()> {
-    let mut incoming = File::from(stream.try_clone()?);
-    thread::spawn(move || {
-        let _ = io::copy(&mut io::stdin(), &mut File::from(rustix::io::dup(&stream)?));
-        io::Result::Ok(shutdown(&stream, Shutdown::Write)?)
+    let (mut incoming, mut outgoing) = (File::from(stream.try_clone()?), File::from(stream));
+    let sender = thread::spawn(move || {
+        io::copy(&mut io::stdin(), &mut outgoing)?;
+        io::Result::Ok(shutdown(&outgoing, Shutdown::Write)?)
     });
-    io::copy(&mut incoming, &mut io::stdout()).map(drop)
+    io::copy(&mut incoming, &mut io::stdout())?;
+    // It does not panic.
+    sender.join().unwrap_or(Ok(()))
 }

@@ -192,6 +192,7 @@ pub struct Activity(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     busy: AtomicBool,
+    working: AtomicUsize,
     listening: AtomicUsize,
 }
 
@@ -212,7 +213,8 @@ pub enum Pace {
 impl Activity {
     /// Busy.
     pub fn new() -> Activity {
-        Activity(Arc::new(Shared { busy: AtomicBool::new(true), listening: AtomicUsize::new(0) }))
+        let (busy, working, listening) = (true.into(), 0.into(), 0.into());
+        Activity(Arc::new(Shared { busy, working, listening }))
     }
 
     /// Says whether the guest has something to do.
@@ -222,7 +224,13 @@ impl Activity {
 
     /// Whether the guest has something to do.
     pub fn is_busy(&self) -> bool {
-        self.0.busy.load(Ordering::SeqCst)
+        self.0.busy.load(Ordering::SeqCst) || self.0.working.load(Ordering::SeqCst) > 0
+    }
+
+    /// The guest has something to do until the result is dropped, whatever is said of it meanwhile.
+    pub fn work(&self) -> Working {
+        self.0.working.fetch_add(1, Ordering::SeqCst);
+        Working(self.clone())
     }
 
     /// A command has its stdin open to the outside until the result is dropped; [wake](Handle::wake)
@@ -246,6 +254,16 @@ impl Activity {
 impl Default for Activity {
     fn default() -> Self {
         Activity::new()
+    }
+}
+
+/// See [`Activity::work`].
+#[derive(Debug)]
+pub struct Working(Activity);
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.0.working.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -327,6 +345,10 @@ pub(crate) mod tests {
         drop(one);
         assert_eq!(activity.pace(), Pace::Host);
         device.set_busy(false);
+        assert_eq!(activity.pace(), Pace::Still);
+        let work = device.work();
+        assert_eq!(activity.pace(), Pace::Host);
+        drop(work);
         assert_eq!(activity.pace(), Pace::Still);
         drop(other);
         device.set_busy(true);

@@ -51,7 +51,7 @@ pub use console::{ConsoleLog, Panic};
 pub use engine::{Choice, ClockMode, EngineError, Execution, GuestClock, Kind, MAX_CPUS, choose};
 pub use error::MachineError;
 pub use gauges::{Gauges, Reading};
-pub use inbox::{Activity, Handle, Listening, Pace, SnapshotRequest};
+pub use inbox::{Activity, Handle, Listening, Pace, SnapshotRequest, Working};
 pub use machine::{Machine, MachineConfig, Running, SerialConsole, Start};
 pub use outcome::{End, ExitCounts, Outcome, RunStats};
 pub use snapshot::{FORMAT, Header, Labels, Snapshot, SnapshotError};

@@ -155,6 +155,7 @@ impl Source {
         let mut load = vec!["bindervm.load=panic"];
         load.extend((!args.disk.is_empty()).then_some("disk"));
         load.extend((!args.share.is_empty()).then_some("share"));
+        load.extend(args.vsock.is_some().then_some("vsock"));
         let load = self.has_agent().then(|| load.join(","));
         let share = super::share::command_line(args).filter(|_| self.has_agent());
         let parts = [Some(own), binder, load.as_deref(), share.as_deref(), args.append.as_deref()];
