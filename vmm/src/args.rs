@@ -460,6 +460,12 @@ pub enum BinderDeviceArg {
     Inline,
     /// Answers later, from another thread, with interrupts.
     Late,
+    /// Inline, with queues of four entries.
+    Tight,
+    /// Late, with queues of four entries.
+    TightLate,
+    /// Inline, and fails for good after 2000 messages.
+    Failing,
 }
 
 /// Arguments of `bindervm doctor`.

@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-use crate::channel::{self, Channel, FORK, LEAVE, MEMORY_FILE, NoAnswer, SPAWN, TOUCH};
+use crate::channel::{self, Channel, FORK, LEAVE, MEMORY_FILE, NoAnswer, RUN, SPAWN, TOUCH};
 use crate::object::Object;
 use crate::transcript;
 use crate::uapi::ioctl;
@@ -119,6 +119,11 @@ impl<'w> Actor<'w> {
         areas.push((name, start, length));
     }
 
+    /// Gives a part of the memory a name of its own in the transcript.
+    pub fn call_area(&self, name: &str, start: u64, length: u64) {
+        self.world.processes.borrow_mut()[self.process].areas.insert(0, (name.into(), start, length));
+    }
+
     /// The process id.
     pub fn pid(&self) -> i32 {
         self.world.processes.borrow()[self.process].pid
@@ -170,6 +175,14 @@ impl<'w> Actor<'w> {
         Ok(result)
     }
 
+    /// The same for a call whose result is an address that the caller chose.
+    pub fn sys_at(&self, label: &str, number: i64, arguments: &[u64]) -> Result<i64> {
+        let result = self.ask(number, arguments)?;
+        let shown = if result < 0 { transcript::result(result) } else { "mapped".into() };
+        self.say(&format!("{label} -> {shown}"));
+        Ok(result)
+    }
+
     /// Writes bytes into the process's memory; false if the address is not accessible.
     pub fn poke(&self, address: u64, bytes: &[u8]) -> Result<bool> {
         if let Err(error) = self.world.memory.write_all_at(bytes, 0) {
@@ -218,6 +231,14 @@ impl<'w> Actor<'w> {
             Err(Stop::Died(how)) => self.say(&format!("load {name} -> killed ({how})")),
             Err(other) => return Err(other),
         }
+        Ok(())
+    }
+
+    /// Runs the function that was delivered, many times, and prints its result.
+    pub fn run(&self, address: u64, times: u64) -> Result {
+        let name = self.world.names(self.process).address(address);
+        let result = self.ask(RUN, &[address, times])?;
+        self.say(&format!("run {name} -> {result}"));
         Ok(())
     }
 

@@ -28,6 +28,8 @@ pub const FORK: i64 = -2;
 pub const TOUCH: i64 = -3;
 /// End this thread without telling the binder driver.
 pub const LEAVE: i64 = -4;
+/// Call the function at the address in the first argument as often as the second one says; its last result.
+pub const RUN: i64 = -5;
 
 /// A system call, or one of the negative numbers above.
 #[repr(C)]
@@ -59,6 +61,13 @@ fn system_call(number: i64, a: [u64; 6]) -> i64 {
     if result == -1 { last_errno() } else { result }
 }
 
+/// Calls machine code, `times` times; the last result.
+fn run(address: u64, times: u64) -> i64 {
+    // SAFETY: as with TOUCH; a case that names anything but a function without arguments kills its own process.
+    let function: extern "C" fn() -> u32 = unsafe { std::mem::transmute(address as usize) };
+    (0..times).fold(0, |_, _| function().into())
+}
+
 /// Reads requests from `channel` and answers them until the other end closes.
 fn serve(channel: RawFd) {
     loop {
@@ -71,7 +80,7 @@ fn serve(channel: RawFd) {
         if got != REQUEST_SIZE as isize {
             return;
         }
-        let [first, ..] = request.arguments;
+        let [first, second, ..] = request.arguments;
         let answer: i64 = match request.number {
             SPAWN => {
                 let channel = CHANNEL_BASE + first as RawFd;
@@ -84,6 +93,7 @@ fn serve(channel: RawFd) {
             // SAFETY: not safe at all, and meant so: a bad address kills this process, which the case wants to see.
             TOUCH => unsafe { std::ptr::read_volatile(first as *const u8) }.into(),
             LEAVE => 0,
+            RUN => run(first, second),
             number => system_call(number, request.arguments),
         };
         // SAFETY: the buffer is a local of eight bytes.

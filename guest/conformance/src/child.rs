@@ -35,6 +35,11 @@ impl Child {
         }
     }
 
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
     /// Sends SIGKILL.
     pub fn kill(&self) {
         if self.status.is_none() {

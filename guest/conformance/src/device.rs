@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::uapi::ioctl;
 
@@ -78,6 +78,26 @@ impl Device {
         } else {
             Err(io::Error::last_os_error())
         }
+    }
+
+    /// BINDER_VERSION: a message that changes nothing.
+    pub fn version(&self) -> io::Result<i32> {
+        let mut version = 0;
+        // SAFETY: the argument is a local of the size that the ioctl writes.
+        match unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::VERSION as _, &raw mut version) } {
+            0 => Ok(version),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Closes a duplicate of the descriptor, at which every waiting thread returns (B028).
+    pub fn flush(&self) -> io::Result<()> {
+        self.fd.try_clone().map(drop)
+    }
+
+    /// The descriptor's number.
+    pub fn number(&self) -> RawFd {
+        self.fd.as_raw_fd()
     }
 
     /// A delivered buffer, copied out of the mapping; `None` if it is not inside it.

@@ -14,6 +14,7 @@ mod child;
 mod count;
 mod device;
 mod object;
+mod race;
 mod stream;
 mod stress;
 mod transcript;
@@ -27,10 +28,16 @@ const USAGE: &str = "\
 usage: conformance list                           the cases and what each covers of BINDER.md
        conformance run [CASE...]                  play cases (all by default), transcript on stdout
        conformance run binderfs                   play those that need binderfs, which the default leaves out
+       conformance run race                       play those that need huge pages, secret memory and /dev/mem
        conformance selinux                        load the policy of the image `selinux`, play the cases about it
        conformance count                          a fixed workload; the commands each process wrote and read
        conformance canary TOKEN                   calls that carry TOKEN, a batch for each line on stdin
-       conformance stress SECONDS|ITERATIONSx     many threads at once, self-checking: `10` or `500x`
+       conformance stress SECONDS|ITERATIONSx [reclaim]
+                                                  many threads at once, self-checking: `10` or `500x`; with
+                                                  `reclaim` while the kernel takes idle pages back
+       conformance race wakes|waiter|unbind|failure|talk
+                                                  many sleepers, few events; a preempted sender; the device goes,
+                                                  and comes back
        conformance bench ITERATIONS [SIZE]        round trips with SIZE bytes each way (4 by default)";
 
 fn main() -> ExitCode {
@@ -45,7 +52,13 @@ fn main() -> ExitCode {
         ["canary", token] => canary::run(token),
         ["selinux"] => cases::run_selinux(),
         ["count"] => count::run(),
-        ["stress", limit] => stress::run(limit),
+        ["stress", limit] => stress::run(limit, false),
+        ["stress", limit, "reclaim"] => stress::run(limit, true),
+        ["race", "wakes"] => race::wakes(60, 20),
+        ["race", "waiter"] => race::waiter(1000),
+        ["race", "unbind"] => race::lost(race::Loss::Unbind),
+        ["race", "failure"] => race::lost(race::Loss::Failure),
+        ["race", "talk"] => race::talk(),
         ["bench", iterations] => bench::run(iterations, "4"),
         ["bench", iterations, size] => bench::run(iterations, size),
         _ => {

@@ -388,8 +388,18 @@ fn threads(count: usize, body: impl Fn(usize) -> io::Result<()> + Sync) -> io::R
     })
 }
 
-/// Runs the workload and prints a summary; an error if anything was lost or wrong.
-pub fn run(limit: &str) -> io::Result<()> {
+/// Makes the kernel reclaim what it can, over and over, until killed.
+fn reclaim() -> io::Result<()> {
+    loop {
+        std::fs::write("/proc/sys/vm/drop_caches", "2")?;
+        // Not the whole CPU, or nobody fills what could be taken.
+        std::thread::sleep(Duration::from_micros(300));
+    }
+}
+
+/// Runs the workload and prints a summary; an error if anything was lost or wrong. With `reclaim` the kernel takes idle
+/// pages back all the time.
+pub fn run(limit: &str, reclaiming: bool) -> io::Result<()> {
     let limit = Limit::parse(limit)?;
     let totals = Totals::shared()?;
     let ready = Signal::new()?;
@@ -402,6 +412,7 @@ pub fn run(limit: &str) -> io::Result<()> {
         threads(SERVER_THREADS, |_| server.run())
     })?;
     ready.wait()?;
+    let reclaimer = if reclaiming { Some(Child::fork(reclaim)?) } else { None };
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
         clients.push(Child::fork(|| {
@@ -429,6 +440,9 @@ pub fn run(limit: &str) -> io::Result<()> {
         std::thread::sleep(Duration::from_millis(10));
     }
     server.kill();
+    if reclaimer.is_some_and(|mut reclaimer| reclaimer.ended()) {
+        totals.error("the reclaimer failed");
+    }
     summary(totals, start.elapsed(), settled())
 }
 

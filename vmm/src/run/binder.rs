@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
 use binder_trace::recording::{self, DEFAULT_PAYLOAD, GuestName, Writer, encode_header, encode_record};
-use devices::virtio::binder::{BinderDevice, Counters, SharedDomain, Timing};
+use devices::virtio::binder::{BinderDevice, Counters, SharedDomain, Timing, Trouble};
 use machine::Machine;
 
 use super::record::{Recording, host_clock};
@@ -131,13 +131,18 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
     let limits = Limits { lsm, trace_payload, ..Limits::default() };
     let domain = SharedDomain::new(Domain::new(limits.clone(), profile));
     let timing = match args.binder_device {
-        BinderDeviceArg::Inline => Timing::Inline,
-        BinderDeviceArg::Late => {
+        BinderDeviceArg::Inline | BinderDeviceArg::Tight | BinderDeviceArg::Failing => Timing::Inline,
+        BinderDeviceArg::Late | BinderDeviceArg::TightLate => {
             let handle = machine.handle();
             Timing::Late { seed: args.seed, waker: Box::new(move || handle.wake()) }
         }
     };
-    let device = BinderDevice::new(domain.clone(), GUEST, &limits, timing, Box::new(recording.clone()));
+    let trouble = Trouble {
+        tight: matches!(args.binder_device, BinderDeviceArg::Tight | BinderDeviceArg::TightLate),
+        fails_after: (args.binder_device == BinderDeviceArg::Failing).then_some(2000),
+    };
+    let device =
+        BinderDevice::new(domain.clone(), GUEST, &limits, timing, Box::new(recording.clone())).with(trouble);
     let counters = device.counters();
     machine.add_virtio(Box::new(device)).map_err(machine_failure)?;
     Ok(Binder { header: follower, recording, counters, domain: Some(domain) })

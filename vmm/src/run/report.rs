@@ -81,8 +81,13 @@ impl Report {
         }
         let counters = &self.counters;
         eprintln!(
-            "  binder device {} doorbells, {} messages, {} events, {} interrupts, {} malformed",
-            counters.doorbells, counters.messages, counters.events, counters.interrupts, counters.malformed
+            "  binder device {} doorbells, {} messages, {} events, {} interrupts, {} pages trimmed, {} malformed",
+            counters.doorbells,
+            counters.messages,
+            counters.events,
+            counters.interrupts,
+            counters.trimmed_pages,
+            counters.malformed
         );
         let accesses = &stats.accesses;
         eprintln!(

@@ -82,6 +82,15 @@ pub enum Timing {
     },
 }
 
+/// What is out of the ordinary about a device, for tests of the shim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trouble {
+    /// Queues of four entries: the shim waits for room, and events wait for buffers.
+    pub tight: bool,
+    /// The device fails for good, once, when it has answered so many messages.
+    pub fails_after: Option<u64>,
+}
+
 /// What the device saw since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
@@ -95,6 +104,8 @@ pub struct Counters {
     pub events: u64,
     /// Interrupts raised.
     pub interrupts: u64,
+    /// Pages of mappings that the guest got back before their process ended: by TRIM, under memory pressure or by age.
+    pub trimmed_pages: u64,
     /// Objects of the guest that still existed when it last reset the device: none, if all its
     /// processes had ended before.
     pub left: Census,
@@ -104,6 +115,7 @@ pub struct Counters {
 pub struct BinderDevice {
     world: World,
     late: Option<(Late, Waker)>,
+    trouble: Trouble,
     active: Option<Active>,
 }
 
@@ -172,7 +184,12 @@ impl BinderDevice {
             replay_begun: false,
             counters: Arc::default(),
         };
-        BinderDevice { world, late, active: None }
+        BinderDevice { world, late, trouble: Trouble::default(), active: None }
+    }
+
+    /// The same device with a trouble of its own.
+    pub fn with(self, trouble: Trouble) -> BinderDevice {
+        BinderDevice { trouble, ..self }
     }
 
     /// The counters, to be read while the device is in use.
@@ -210,7 +227,7 @@ impl VirtioDevice for BinderDevice {
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
-        &[wire::QUEUE_SIZE, wire::QUEUE_SIZE]
+        if self.trouble.tight { &[4, 4] } else { &[wire::QUEUE_SIZE, wire::QUEUE_SIZE] }
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
@@ -244,6 +261,10 @@ impl VirtioDevice for BinderDevice {
 
     fn notify(&mut self, _queue: u16) -> Result<(), DeviceError> {
         self.world.count(|counters| counters.doorbells += 1);
+        if self.trouble.fails_after.is_some_and(|most| self.world.messages() >= most) {
+            self.trouble.fails_after = None;
+            return Err(DeviceError::Host("it was to fail now".to_owned()));
+        }
         match &mut self.late {
             Some((late, waker)) => {
                 late.ring();
@@ -434,7 +455,10 @@ impl World {
             domain.handle(guests, guest, message, &mut sink)
         };
         drop(shared);
-        self.count(|counters| counters.messages += 1);
+        self.count(|counters| {
+            counters.messages += 1;
+            counters.trimmed_pages += answer.slots.len() as u64;
+        });
         Ok(self.encode(&answer))
     }
 
@@ -465,6 +489,10 @@ impl World {
     fn interrupt(&self, interrupt: &Interrupt) {
         self.count(|counters| counters.interrupts += 1);
         interrupt.used_ring();
+    }
+
+    fn messages(&self) -> u64 {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).messages
     }
 
     fn count(&self, f: impl FnOnce(&mut Counters)) {

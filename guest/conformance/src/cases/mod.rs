@@ -19,6 +19,7 @@ mod offsets;
 mod oneway;
 mod poll;
 mod quirks;
+mod races;
 mod registration;
 mod scatter;
 mod security;
@@ -43,9 +44,12 @@ pub struct Case {
     pub play: fn(&World) -> Result,
 }
 
-/// What `run` without names does not play: not every kernel has a binderfs.
-fn is_extra(case: &Case) -> bool {
-    case.name.starts_with("binderfs-")
+/// Groups that `run` plays only by their name, which begins their cases' names: not every kernel has what they need.
+const EXTRAS: [&str; 2] = ["binderfs", "race"];
+
+/// Whether the case belongs to the group.
+fn is_of(group: &str, case: &Case) -> bool {
+    case.name.strip_prefix(group).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// Every case, in the order in which they are played.
@@ -74,6 +78,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         logs::CASES,
         quirks::CASES,
         binderfs::CASES,
+        races::CASES,
     ];
     topics.into_iter().flatten()
 }
@@ -89,16 +94,16 @@ pub fn run_selinux() -> std::io::Result<()> {
     play(security::CASES)
 }
 
-/// Plays the named cases, those of binderfs (`binderfs`), or all others; an error if one did not come to its end.
+/// Plays the named cases, those of a group that is named (`binderfs`, `race`), or, without names, all others; an error
+/// if one did not come to its end.
 pub fn run(names: &[&str]) -> std::io::Result<()> {
-    let known = |name: &str| name == "binderfs" || all().any(|case| case.name == name);
+    let known = |name: &str| EXTRAS.contains(&name) || all().any(|case| case.name == name);
     if let Some(unknown) = names.iter().find(|name| !known(name)) {
         return Err(std::io::Error::other(format!("no case is called {unknown}; try `conformance list`")));
     }
     play(all().filter(|case| match names {
-        [] => !is_extra(case),
-        ["binderfs"] => is_extra(case),
-        names => names.contains(&case.name),
+        [] => !EXTRAS.iter().any(|group| is_of(group, case)),
+        names => names.iter().any(|name| *name == case.name || EXTRAS.contains(name) && is_of(name, case)),
     }))
 }
 
