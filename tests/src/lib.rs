@@ -7,6 +7,7 @@
 //! `BINDERVM_TEST_CPUS=4` gives every guest so many CPUs, and
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
+mod memory;
 pub mod serving;
 pub mod transcript;
 
@@ -35,6 +36,7 @@ pub struct Guest {
     folder: tempfile::TempDir,
     stdin: Vec<u8>,
     limit: Duration,
+    watched: bool,
 }
 
 /// A finished run.
@@ -47,6 +49,8 @@ pub struct Ended {
     pub stderr: String,
     /// The file of `--status`.
     pub status: serde_json::Value,
+    /// Resident memory of `bindervm` in KiB, twice a second, with [`Guest::watching_memory`].
+    pub resident: Vec<u64>,
     folder: tempfile::TempDir,
 }
 
@@ -75,7 +79,7 @@ impl Guest {
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);
         }
-        Guest { command, argv: Vec::new(), folder, stdin: Vec::new(), limit: LIMIT }
+        Guest { command, argv: Vec::new(), folder, stdin: Vec::new(), limit: LIMIT, watched: false }
     }
 
     /// Adds options.
@@ -100,6 +104,12 @@ impl Guest {
     /// Ends the run after this time, as `--timeout` has it.
     pub fn within(mut self, limit: Duration) -> Guest {
         self.limit = limit;
+        self
+    }
+
+    /// Notes how much memory `bindervm` has.
+    pub fn watching_memory(mut self) -> Guest {
+        self.watched = true;
         self
     }
 
@@ -128,13 +138,18 @@ impl Guest {
         let mut stdin = tempfile::tempfile_in(self.folder.path()).expect("a temporary file");
         stdin.write_all(&self.stdin).expect("stdin is written");
         std::io::Seek::rewind(&mut stdin).expect("a file rewinds");
-        let output = self.command.stdin(Stdio::from(stdin)).output().expect("bindervm starts");
+        self.command.stdin(Stdio::from(stdin)).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = self.command.spawn().expect("bindervm starts");
+        let watch = self.watched.then(|| memory::Watch::of(child.id()));
+        let output = child.wait_with_output().expect("bindervm ends");
+        let resident = watch.map(memory::Watch::end).unwrap_or_default();
         let status = std::fs::read(self.folder.path().join("status.json")).unwrap_or_default();
         Ended {
             code: output.status.code().unwrap_or(-1),
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
             status: serde_json::from_slice(&status).unwrap_or_default(),
+            resident,
             folder: self.folder,
         }
     }

@@ -35,16 +35,21 @@ impl Child {
         }
     }
 
-    /// Its number.
+    /// Its process id.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
     /// Sends SIGKILL.
     pub fn kill(&self) {
+        self.signal(libc::SIGKILL);
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, number: libc::c_int) {
         if self.status.is_none() {
             // SAFETY: our child, not yet waited for.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            unsafe { libc::kill(self.pid, number) };
         }
     }
 
@@ -73,6 +78,35 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
         self.wait();
+    }
+}
+
+/// Runs `body` on several threads; the first failure is told.
+pub fn threads(count: usize, body: impl Fn(usize) -> io::Result<()> + Sync) -> io::Result<()> {
+    std::thread::scope(|scope| {
+        let body = &body;
+        let handles: Vec<_> = (0..count).map(|index| scope.spawn(move || body(index))).collect();
+        handles
+            .into_iter()
+            .try_for_each(|handle| handle.join().unwrap_or_else(|_| Err(io::Error::other("a panic"))))
+    })
+}
+
+/// A value in memory that children forked later share.
+///
+/// # Safety
+///
+/// A `T` of zeroes must be valid, and one that several processes use at once.
+pub unsafe fn shared<T: Sync>() -> io::Result<&'static T> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh zeroed mapping, never unmapped, large enough; what is in it, the caller answers for.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), size_of::<T>(), protection, flags, -1, 0);
+        match start {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            start => Ok(&*start.cast::<T>()),
+        }
     }
 }
 

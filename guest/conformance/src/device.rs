@@ -4,7 +4,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use crate::uapi::ioctl;
+use crate::uapi::{flat, ioctl};
 
 /// An open and mapped device; shared by the threads of a process.
 #[derive(Debug)]
@@ -45,6 +45,28 @@ impl Device {
         }
     }
 
+    /// Becomes the context manager of a node that takes file descriptors.
+    pub fn become_manager_with_fds(&self) -> io::Result<()> {
+        let mut object = [0u64; 3];
+        object[0] = u64::from(flat::ACCEPTS_FDS) << 32;
+        // SAFETY: the argument is a flat_binder_object, which lives through the call.
+        let result =
+            unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::SET_CONTEXT_MGR_EXT as _, object.as_ptr()) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Freezes or thaws a process; false where it was busy for longer than the timeout.
+    pub fn freeze(&self, pid: i32, freeze: bool, timeout_ms: u32) -> io::Result<bool> {
+        let words = [pid as u32, u32::from(freeze), timeout_ms];
+        // SAFETY: the argument is a binder_freeze_info, which lives through the call.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::FREEZE as _, words.as_ptr()) };
+        match io::Error::last_os_error() {
+            _ if result == 0 => Ok(true),
+            busy if busy.raw_os_error() == Some(libc::EAGAIN) => Ok(false),
+            error => Err(error),
+        }
+    }
+
     /// Becomes the context manager; retries for a while if another is still going away.
     pub fn become_manager(&self) -> io::Result<()> {
         for _ in 0..200 {
@@ -62,6 +84,7 @@ impl Device {
     }
 
     /// Writes commands and reads into `read`, unless that is empty: (bytes of commands done, bytes read).
+    /// A signal ends the wait with nothing read.
     pub fn write_read(&self, write: &[u8], read: &mut [u8]) -> io::Result<(usize, usize)> {
         let mut argument = WriteRead {
             write_size: write.len() as u64,
@@ -73,10 +96,13 @@ impl Device {
         };
         // SAFETY: both buffers live through the call, and the commands' own pointers are the caller's live arenas.
         let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::WRITE_READ as _, &raw mut argument) };
-        if result == 0 {
-            Ok((argument.write_consumed as usize, argument.read_consumed as usize))
-        } else {
-            Err(io::Error::last_os_error())
+        match io::Error::last_os_error() {
+            _ if result == 0 => Ok((argument.write_consumed as usize, argument.read_consumed as usize)),
+            // What was written is done, and told (B077).
+            signal if signal.kind() == io::ErrorKind::Interrupted => {
+                Ok((argument.write_consumed as usize, 0))
+            }
+            error => Err(error),
         }
     }
 

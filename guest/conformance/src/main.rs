@@ -3,7 +3,7 @@
 //! `conformance run` plays *cases*: short scripts in which processes and threads make binder calls in a fixed order,
 //! each hand-off explicit ([`world`]). Every call becomes one normalised line ([`transcript`]). The same binary runs
 //! on the in-kernel driver, which is the oracle, and on the host's driver; equal transcripts mean equal behaviour.
-//! The other modes serve the tests of the trace (`count`), of robustness (`stress`) and of speed (`bench`).
+//! The other modes serve the tests of the trace (`count`), of robustness (`stress`, `soak`) and of speed (`bench`).
 
 mod actor;
 mod bench;
@@ -15,8 +15,10 @@ mod count;
 mod device;
 mod object;
 mod race;
+mod soak;
 mod stream;
 mod stress;
+mod talk;
 mod transcript;
 mod uapi;
 mod world;
@@ -38,6 +40,7 @@ usage: conformance list                           the cases and what each covers
        conformance race wakes|waiter|unbind|failure|talk
                                                   many sleepers, few events; a preempted sender; the device goes,
                                                   and comes back
+       conformance soak TRANSACTIONS [SEED]       with kills, signals, freezes, files and want of space (seed 1)
        conformance bench ITERATIONS [SIZE]        round trips with SIZE bytes each way (4 by default)";
 
 fn main() -> ExitCode {
@@ -59,6 +62,8 @@ fn main() -> ExitCode {
         ["race", "unbind"] => race::lost(race::Loss::Unbind),
         ["race", "failure"] => race::lost(race::Loss::Failure),
         ["race", "talk"] => race::talk(),
+        ["soak", transactions] => soak::run(transactions, "1"),
+        ["soak", transactions, seed] => soak::run(transactions, seed),
         ["bench", iterations] => bench::run(iterations, "4"),
         ["bench", iterations, size] => bench::run(iterations, size),
         _ => {

@@ -10,14 +10,12 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use crate::bench::{carrying, delivery, encode};
-use crate::child::{Child, Signal};
+use crate::bench::carrying;
+use crate::child::{self, Child, Signal, threads};
 use crate::device::Device;
 use crate::object::Object;
-use crate::stream::{
-    self, Command, Delivery, Return, acquire, acquire_done, call, dead_done, enter_looper, free,
-    increfs_done, release, reply, unwatch, watch,
-};
+use crate::stream::{Delivery, Return, acquire, call, dead_done, free, release, unwatch, watch};
+use crate::talk::{CALL_BACK, Talk};
 use crate::uapi::br;
 
 const SERVER_THREADS: usize = 4;
@@ -30,7 +28,6 @@ const ECHO: u32 = 1;
 const EVENT: u32 = 2;
 const CALL_ME_BACK: u32 = 3;
 const REGISTER: u32 = 4;
-const CALL_BACK: u32 = 5;
 
 /// What all processes count together.
 #[derive(Debug, Default)]
@@ -50,16 +47,8 @@ struct Totals {
 impl Totals {
     /// Totals in memory that forked children share.
     fn shared() -> io::Result<&'static Self> {
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-        // SAFETY: a fresh zeroed mapping, never unmapped, large enough; zeroes are valid atomics.
-        unsafe {
-            let start = libc::mmap(std::ptr::null_mut(), size_of::<Self>(), protection, flags, -1, 0);
-            match start {
-                libc::MAP_FAILED => Err(io::Error::last_os_error()),
-                start => Ok(&*start.cast::<Self>()),
-            }
-        }
+        // SAFETY: zeroes are valid atomics.
+        unsafe { child::shared() }
     }
 
     fn error(&self, what: &str) {
@@ -73,111 +62,10 @@ fn add(counter: &AtomicU64, amount: u64) {
 }
 
 /// `size` bytes that follow from a seed.
-fn payload(seed: u64, size: usize) -> Vec<u8> {
+pub fn payload(seed: u64, size: usize) -> Vec<u8> {
     (0..size as u64)
         .map(|i| (seed ^ seed >> 7).wrapping_add(i.wrapping_mul(31)).wrapping_add(i >> 12) as u8)
         .collect()
-}
-
-/// A thread's conversation with the driver: commands collect until the next exchange.
-struct Talk<'a> {
-    device: &'a Device,
-    totals: &'static Totals,
-    pending: Vec<u8>,
-}
-
-impl<'a> Talk<'a> {
-    fn new(device: &'a Device, totals: &'static Totals) -> Self {
-        Self { device, totals, pending: encode(&[enter_looper()]) }
-    }
-
-    fn say(&mut self, command: Command) {
-        self.pending.extend(encode(&[command]));
-    }
-
-    /// One BINDER_WRITE_READ; reference counting is answered here.
-    fn exchange(&mut self) -> io::Result<Vec<Return>> {
-        let mut read = [0; 512];
-        let (written, filled) = self.device.write_read(&self.pending, &mut read)?;
-        self.pending.drain(..written);
-        let items = stream::decode(&read[..filled]);
-        for item in &items {
-            match item {
-                Return::Words(br::INCREFS, ids) => self.say(increfs_done(ids[0], ids[1])),
-                Return::Words(br::ACQUIRE, ids) => self.say(acquire_done(ids[0], ids[1])),
-                _ => {}
-            }
-        }
-        Ok(items)
-    }
-
-    /// Makes a synchronous call; calls back are answered meanwhile. `None` if it failed.
-    fn call(&mut self, command: Command) -> io::Result<Option<Delivery>> {
-        self.say(command);
-        loop {
-            let items = self.exchange()?;
-            match delivery(&items) {
-                Some(found) if found.word == br::REPLY => return Ok(Some(found)),
-                Some(request) => self.answer_call_back(request)?,
-                None if items.iter().any(|item| matches!(item.word(), br::FAILED_REPLY | br::DEAD_REPLY)) => {
-                    return Ok(None);
-                }
-                None => {}
-            }
-        }
-    }
-
-    /// Sends a oneway; false if it was refused.
-    fn send(&mut self, command: Command) -> io::Result<bool> {
-        self.say(command);
-        loop {
-            let items = self.exchange()?;
-            let words: Vec<u32> = items.iter().map(Return::word).collect();
-            if words.contains(&br::TRANSACTION_COMPLETE) {
-                return Ok(true);
-            }
-            if words.contains(&br::FAILED_REPLY) || words.contains(&br::DEAD_REPLY) {
-                return Ok(false);
-            }
-        }
-    }
-
-    fn data(&self, delivery: &Delivery) -> Vec<u8> {
-        self.device.copy(delivery.buffer, delivery.data_size).unwrap_or_else(|| {
-            self.totals.error("a buffer outside the mapping");
-            vec![]
-        })
-    }
-
-    /// Replies with bytes; they are needed only until the exchange has copied them.
-    fn reply(&mut self, buffer: u64, bytes: &[u8]) -> io::Result<()> {
-        self.say(free(buffer));
-        self.say(carrying(reply(), bytes).into());
-        let items = self.exchange_until(br::TRANSACTION_COMPLETE)?;
-        if items.iter().any(|item| item.word() == br::FAILED_REPLY) {
-            self.totals.error("a reply was refused");
-        }
-        Ok(())
-    }
-
-    /// Exchanges until an item of this kind came; nothing else can come that would need an answer.
-    fn exchange_until(&mut self, word: u32) -> io::Result<Vec<Return>> {
-        loop {
-            let items = self.exchange()?;
-            if items.iter().any(|item| item.word() == word) {
-                return Ok(items);
-            }
-        }
-    }
-
-    fn answer_call_back(&mut self, request: Delivery) -> io::Result<()> {
-        if request.code != CALL_BACK {
-            self.totals.error("an unexpected call");
-        }
-        let mut bytes = self.data(&request);
-        bytes.reverse();
-        self.reply(request.buffer, &bytes)
-    }
 }
 
 /// The server's pool.
@@ -190,7 +78,7 @@ struct Server {
 
 impl Server {
     fn run(&self) -> io::Result<()> {
-        let mut talk = Talk::new(&self.device, self.totals);
+        let mut talk = Talk::new(&self.device);
         loop {
             let items = talk.exchange()?;
             for item in &items {
@@ -209,14 +97,14 @@ impl Server {
     }
 
     fn serve(&self, talk: &mut Talk<'_>, request: Delivery) -> io::Result<()> {
-        let data = talk.data(&request);
+        let data = talk.data(&request)?;
         match request.code {
             ECHO => {
                 let seed = u64::from(request.flags >> 8);
                 if data != payload(seed, data.len()) {
                     self.totals.error("a call's data is wrong");
                 }
-                talk.reply(request.buffer, &payload(seed + 1, data.len()))
+                self.reply(talk, request.buffer, &payload(seed + 1, data.len()))
             }
             EVENT => {
                 self.note_event(&data);
@@ -229,7 +117,7 @@ impl Server {
                     Some(Object::Handle { handle, .. }) => {
                         match talk.call(carrying(call(handle, CALL_BACK), &bytes).into())? {
                             Some(answer) => {
-                                let mut got = talk.data(&answer);
+                                let mut got = talk.data(&answer)?;
                                 got.reverse();
                                 if got != bytes {
                                     self.totals.error("a call back's answer is wrong");
@@ -241,20 +129,27 @@ impl Server {
                     }
                     _ => self.totals.error("no handle to call back"),
                 }
-                talk.reply(request.buffer, &[])
+                self.reply(talk, request.buffer, &[])
             }
             REGISTER => {
                 if let Some(Object::Handle { handle, .. }) = Object::decode(&data) {
                     talk.say(acquire(handle));
                     talk.say(watch(handle, handle.into()));
                 }
-                talk.reply(request.buffer, &[])
+                self.reply(talk, request.buffer, &[])
             }
             _ => {
                 self.totals.error("an unknown request");
                 Ok(())
             }
         }
+    }
+
+    fn reply(&self, talk: &mut Talk<'_>, buffer: u64, bytes: &[u8]) -> io::Result<()> {
+        if !talk.reply(buffer, bytes)? {
+            self.totals.error("a reply was refused");
+        }
+        Ok(())
     }
 
     fn note_event(&self, data: &[u8]) {
@@ -304,7 +199,7 @@ impl Limit {
 }
 
 fn client(device: &Device, totals: &'static Totals, index: usize, limit: Limit) -> io::Result<()> {
-    let mut talk = Talk::new(device, totals);
+    let mut talk = Talk::new(device);
     let mut random = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(index as u64 + 1);
     let mut sequence = 0;
     let start = Instant::now();
@@ -315,7 +210,7 @@ fn client(device: &Device, totals: &'static Totals, index: usize, limit: Limit) 
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let size = [0, 4, 8, 60, 300, 4096, 20_000, 150_000][(random >> 33) as usize % 8];
         match (random >> 40) % 8 {
-            0..4 => echo(&mut talk, random >> 48 & 0xffff, size)?,
+            0..4 => echo(&mut talk, totals, random >> 48 & 0xffff, size)?,
             4..7 => {
                 sequence += 1;
                 let head = [(index as u64).to_le_bytes(), u64::to_le_bytes(sequence)].concat();
@@ -339,32 +234,32 @@ fn client(device: &Device, totals: &'static Totals, index: usize, limit: Limit) 
         }
     }
     // The last commands are done, and the thread leaves nothing behind.
-    device.write_read(&talk.pending, &mut [])?;
+    talk.finish()?;
     Ok(())
 }
 
-fn echo(talk: &mut Talk<'_>, seed: u64, size: usize) -> io::Result<()> {
+fn echo(talk: &mut Talk<'_>, totals: &Totals, seed: u64, size: usize) -> io::Result<()> {
     let bytes = payload(seed, size);
     // The driver passes unknown flag bits on: the seed travels in them.
     let flags = (seed as u32) << 8;
     match talk.call(carrying(call(0, ECHO).flags(flags), &bytes).into())? {
         Some(answer) => {
-            if talk.data(&answer) != payload(seed + 1, size) {
-                talk.totals.error("a reply's data is wrong");
+            if talk.data(&answer)? != payload(seed + 1, size) {
+                totals.error("a reply's data is wrong");
             }
             talk.say(free(answer.buffer));
         }
-        None => talk.totals.error("a call failed"),
+        None => totals.error("a call failed"),
     }
-    add(&talk.totals.calls, 1);
-    add(&talk.totals.bytes, 2 * size as u64);
+    add(&totals.calls, 1);
+    add(&totals.bytes, 2 * size as u64);
     Ok(())
 }
 
 /// Registers a node and waits to be killed.
 fn mortal(ready: &Signal, totals: &'static Totals) -> io::Result<()> {
     let device = Device::open("binder", 64 << 10)?;
-    let mut talk = Talk::new(&device, totals);
+    let mut talk = Talk::new(&device);
     let node = Object::binder(0x10, 0x20).encode();
     let offsets = 0u64.to_le_bytes();
     let with_node = carrying(call(0, REGISTER), &node).offsets_at(offsets.as_ptr() as u64, 8);
@@ -376,16 +271,6 @@ fn mortal(ready: &Signal, totals: &'static Totals) -> io::Result<()> {
     loop {
         talk.exchange()?;
     }
-}
-
-fn threads(count: usize, body: impl Fn(usize) -> io::Result<()> + Sync) -> io::Result<()> {
-    std::thread::scope(|scope| {
-        let body = &body;
-        let handles: Vec<_> = (0..count).map(|index| scope.spawn(move || body(index))).collect();
-        handles
-            .into_iter()
-            .try_for_each(|handle| handle.join().unwrap_or_else(|_| Err(io::Error::other("a panic"))))
-    })
 }
 
 /// Makes the kernel reclaim what it can, over and over, until killed.

@@ -23,8 +23,7 @@ use world::{GUEST, Rams, World};
 fn messages(input: &[u8]) -> Vec<Message> {
     let Some((choice, mut rest)) = input.split_first() else { return Vec::new() };
     if choice & 1 == 0 {
-        let messages = proptest::collection::vec(hostile::message(), 0..60);
-        return generated::generated(messages, rest).unwrap_or_default();
+        return generated::list(hostile::message(), rest, 60);
     }
     let mut messages = Vec::new();
     while let Ok((message, left)) = postcard::take_from_bytes(rest) {

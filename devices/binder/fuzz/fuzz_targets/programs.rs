@@ -5,7 +5,6 @@
 #![allow(dead_code, unused_imports)]
 
 use libfuzzer_sys::fuzz_target;
-use proptest::prelude::*;
 
 mod generated;
 #[path = "../../tests/behaviour/hostile.rs"]
@@ -18,9 +17,7 @@ mod trio;
 mod world;
 
 fuzz_target!(|input: &[u8]| {
-    let acts = proptest::collection::vec(hostile::act(), 0..40);
-    let Some((acts, lazy, full)) = generated::generated((acts, any::<bool>(), any::<bool>()), input) else {
-        return;
-    };
-    hostile::acted(acts, lazy, full).finish();
+    let Some((choices, rest)) = input.split_first() else { return };
+    let acts = generated::list(hostile::act(), rest, 40);
+    hostile::acted(acts, choices & 1 != 0, choices & 2 != 0).finish();
 });

@@ -38,8 +38,7 @@ fuzz_target!(|input: &[u8]| {
     if domain.check(&Limits::default()).is_err() {
         return;
     }
-    let messages = proptest::collection::vec(hostile::message(), 0..30);
-    for message in generated::generated(messages, rest).unwrap_or_default() {
+    for message in generated::list(hostile::message(), rest, 30) {
         domain.handle(&Rams(&w.ram), GUEST, message, &mut NoTrace);
         while domain.has_events(GUEST) && domain.next_event(GUEST).is_some() {}
     }
