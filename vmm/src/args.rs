@@ -10,6 +10,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use crate::run::disk::DiskArg;
 use crate::run::share::ShareArg;
 use crate::run::vsock::VsockArg;
+use crate::serve::events::EventsTarget;
 use crate::trace::args::TraceArgs;
 
 /// Boots Android/Linux guests whose binder driver lives on the host.
@@ -36,6 +37,8 @@ pub enum Command {
     Push(PushArgs),
     /// Copy a file or folder out of a running guest.
     Pull(PullArgs),
+    /// Print what happened in a running guest's run, as JSON lines.
+    Events(EventsArgs),
     /// Attach to the serial console of a running guest. Ctrl-] detaches.
     Console(ConsoleArgs),
     /// Switch guests off.
@@ -177,6 +180,10 @@ pub struct RunArgs {
     /// (256 otherwise), `host-times` adds the host's clock, `replay` adds what `trace --check` needs.
     #[arg(long, value_parser = parse_trace_target, value_name = "FILE[,payload=N][,host-times][,replay]")]
     pub trace: Option<TraceTarget>,
+    /// Write what happens to this file, or to descriptor N with `fd:N`: a JSON object a line. `metrics=TIME`
+    /// adds the counters so often, in guest time.
+    #[arg(long, value_parser = parse_events_target, value_name = "FILE[,metrics=TIME]")]
+    pub events: Option<EventsTarget>,
     /// Guest clock: `virtual` repeats exactly, `host` follows the wall clock.
     /// [default: virtual with COMMAND, host on a terminal]
     #[arg(long, value_enum)]
@@ -307,6 +314,17 @@ pub struct PullArgs {
     /// Give up after this time.
     #[arg(long, value_parser = parse_duration, value_name = "TIME", default_value = "10m")]
     pub timeout: Duration,
+}
+
+/// Arguments of `bindervm events`.
+#[derive(Debug, Args)]
+pub struct EventsArgs {
+    /// Which guest.
+    #[command(flatten)]
+    pub guest: GuestArg,
+    /// Go on until its run is over.
+    #[arg(short, long)]
+    pub follow: bool,
 }
 
 /// Arguments of `bindervm console`.
@@ -529,6 +547,15 @@ fn parse_trace_target(text: &str) -> Result<TraceTarget, String> {
     }
     target.path = PathBuf::from(path);
     Ok(target)
+}
+
+/// A file name, then how often the counters are to be there.
+fn parse_events_target(text: &str) -> Result<EventsTarget, String> {
+    let (to, metrics) = match text.rsplit_once(",metrics=") {
+        Some((to, time)) => (to, Some(parse_duration(time)?)),
+        None => (text, None),
+    };
+    Ok(EventsTarget { to: to.parse()?, metrics })
 }
 
 /// Bytes with an optional K, M or G suffix.

@@ -1,13 +1,13 @@
 //! `bindervm ps`, `stop` and `wait`: the guests that run, from outside.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use control::wire::Status;
 use control::{Client, ClientError, place};
 
-use crate::args::{PsArgs, StopArgs, WaitArgs};
+use crate::args::{EventsArgs, PsArgs, StopArgs, WaitArgs};
 use crate::exit::{Code, Failure};
 use crate::output;
 
@@ -141,6 +141,32 @@ pub fn wait(args: &WaitArgs) -> Result<u8, Failure> {
     match client.wait(args.timeout) {
         Ok((_, exit_code)) => Ok(exit_code),
         Err(error) => Err(failed("the end of the run is not known", error)),
+    }
+}
+
+/// Prints the events of a guest's run.
+pub fn events(args: &EventsArgs) -> Result<(), Failure> {
+    let client = connect(&args.guest.guest)?;
+    let following = client.events(args.follow).map_err(|error| failed("cannot read the events", error))?;
+    let dropped = following.dropped();
+    // A line at a time: who reads them waits for each.
+    let mut lines = BufReader::new(following);
+    let mut line = Vec::new();
+    let mut out = io::stdout().lock();
+    loop {
+        line.clear();
+        let read = lines.read_until(b'\n', &mut line);
+        let read = read.map_err(|e| Failure::because(Code::GuestLost, "cannot read the events", e))?;
+        if read == 0 {
+            break;
+        }
+        if let Err(error) = out.write_all(&line).and_then(|()| out.flush()) {
+            return output::judge(Err(error));
+        }
+    }
+    match dropped.count() {
+        0 => Ok(()),
+        lost => Err(Failure::new(Code::Internal, format!("{lost} events were lost: read them faster"))),
     }
 }
 

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Shell(args) => return exit(attach::shell(args)),
         Command::Push(args) => copy::push(args),
         Command::Pull(args) => copy::pull(args),
+        Command::Events(args) => guests::events(args),
         Command::Console(args) => attach::console(args),
         Command::Stop(args) => guests::stop(args),
         Command::Wait(args) => return exit(guests::wait(args)),

@@ -15,7 +15,7 @@ const BASH_GUESTS: &str = r#"
 _bindervm_guests() {
     local cur=${COMP_WORDS[COMP_CWORD]}
     case "${COMP_WORDS[1]}" in
-        exec|shell|console|stop|wait|push|pull)
+        exec|shell|console|events|snapshot|stop|wait|push|pull)
             if [[ $cur != -* ]]; then
                 COMPREPLY+=($(compgen -W "$(bindervm ps --names 2>/dev/null)" -- "$cur"))
             fi ;;
@@ -27,7 +27,7 @@ complete -F _bindervm_all -o nosort -o bashdefault -o default bindervm
 
 /// The same for fish.
 const FISH_GUESTS: &str = r#"
-complete -c bindervm -n "__fish_seen_subcommand_from exec shell console stop wait push pull" -f -a "(bindervm ps --names 2>/dev/null)"
+complete -c bindervm -n "__fish_seen_subcommand_from exec shell console events snapshot stop wait push pull" -f -a "(bindervm ps --names 2>/dev/null)"
 "#;
 
 /// Prints the completion script of `shell`.

@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use agent_protocol::{AgentLink, ExecRequest, WindowSize};
+use control::events::Event;
 use control::place::{self, Bound};
 use devices::input::InputQueue;
 use devices::virtio::console::{Console, StreamPort};
@@ -29,6 +30,7 @@ use crate::exit::{Code, Failure, Status};
 use crate::last;
 use crate::serve::commands::Commands;
 use crate::serve::console::ConsoleTap;
+use crate::serve::events::Events;
 use crate::serve::saver::Saver;
 use crate::serve::watchers::Watchers;
 use crate::serve::{Clients, Guest, Server};
@@ -73,9 +75,16 @@ pub fn run(args: &RunArgs) -> u8 {
         eprintln!("bindervm: cannot write the status file {}: {error}", path.display());
         return Code::Usage as u8;
     }
+    let events = match Events::new(Instant::now(), args.events.as_ref()) {
+        Ok(events) => events,
+        Err(error) => {
+            eprintln!("bindervm: cannot write the file of --events: {error}");
+            return Code::Usage as u8;
+        }
+    };
     let mut report = Report::default();
     let mut server = None;
-    let status = match execute(args, &mut report, &mut server) {
+    let status = match execute(args, &mut report, &mut server, &events) {
         Ok(status) => status,
         Err(failure) => {
             terminal::restore();
@@ -97,13 +106,19 @@ pub fn run(args: &RunArgs) -> u8 {
         eprintln!("bindervm: the seed was {}; to repeat: {}", args.seed, last::command_line());
     }
     report.last_run(exit_code).keep();
+    events.end(exit_code, report.json(&status));
     if let Some(server) = server {
         server.finish(report.json(&status), exit_code);
     }
     exit_code
 }
 
-fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> Result<Status, Failure> {
+fn execute(
+    args: &RunArgs,
+    report: &mut Report,
+    server: &mut Option<Server>,
+    events: &Events,
+) -> Result<Status, Failure> {
     let began = Instant::now();
     let fast = if args.fast { fast::prepare(args)? } else { None };
     let args = fast.as_ref().map_or(args, |fast| &fast.args);
@@ -157,6 +172,7 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     };
     let mut machine = Machine::new(config).map_err(machine_failure)?;
     report.engine = Some(machine.engine());
+    events.begin(&machine, source.start_event(args, machine.engine(), clock));
 
     let mut entropy: Box<dyn Entropy> = match clock {
         ClockMode::Virtual if source.restores().is_some() => Box::new(restore::entropy(args.seed)),
@@ -172,6 +188,9 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     };
     machine.add_virtio(Box::new(Rng::new(entropy))).map_err(machine_failure)?;
     let binder = add_binder(args, &source, &mut machine)?;
+    if let Some(every) = args.events.as_ref().and_then(|target| target.metrics) {
+        machine.observe(events.metrics(every, &machine, binder.clone()));
+    }
     disk::add(args, &mut machine)?;
     share::add(args, &mut machine)?;
     vsock::add(args, &mut machine, &activity)?;
@@ -198,6 +217,7 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
             has_command,
             commands: commands.clone(),
             watchers: watchers.clone(),
+            events: events.clone(),
         }))
     });
     if let Some(link) = &link {
@@ -210,6 +230,7 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
         resume.tell(link)?;
         session.set_ready(ready_at(began, machine.clock().now()));
         watchers.ready();
+        events.tell(Event::AgentReady);
         // What is asked of the agent now is there from the first moment on.
         activity.set_busy(has_command);
         machine.handle().wake();
@@ -226,9 +247,10 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
         has_command,
         commands,
         watchers,
+        events: events.clone(),
         console: tap,
         link: link.clone(),
-        saver: Saver::new(machine.handle(), source.labels(args)),
+        saver: Saver::new(machine.handle(), source.labels(args), events.clone()),
         handle: machine.handle(),
         clock: machine.clock(),
         gauges: machine.gauges(),
@@ -282,8 +304,10 @@ fn execute(args: &RunArgs, report: &mut Report, server: &mut Option<Server>) -> 
     }
     let outcome = outcome.map_err(machine_failure)?;
     let tally = binder.recording.finish().map_err(trace_failure)?;
+    events.outcome(&outcome);
     report.fill(&outcome, binder.counters(), tally, session.ready());
     if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
+        events.saved(path, saved.as_ref().err());
         saved.map_err(|error| snapshot::not_made(path, error))?;
         return Ok(if has_command { Status::Exited { code: 0 } } else { Status::Saved });
     }

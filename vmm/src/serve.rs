@@ -22,6 +22,7 @@ use serde_json::json;
 use self::commands::Commands;
 use self::connection::Connection;
 use self::console::ConsoleTap;
+use self::events::Events;
 use self::peer::Peer;
 use self::saver::Saver;
 use self::watchers::Watchers;
@@ -30,6 +31,7 @@ use crate::run::{Binder, Session};
 pub mod commands;
 mod connection;
 pub mod console;
+pub mod events;
 mod exec;
 pub mod follow;
 pub mod peer;
@@ -66,6 +68,8 @@ pub struct Guest {
     pub commands: Commands,
     /// Who waits for what.
     pub watchers: Watchers,
+    /// What happens.
+    pub events: Events,
     /// The serial port.
     pub console: ConsoleTap,
     /// The agent, if the guest has ours.

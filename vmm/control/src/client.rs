@@ -256,6 +256,11 @@ impl Client {
         Ok(Following::new(Running::new(self.call(Request::Trace)?)))
     }
 
+    /// The run's events so far as lines of JSON ([`crate::events`]); with `follow` until the run is over.
+    pub fn events(&self, follow: bool) -> Result<Following, ClientError> {
+        Ok(Following::new(Running::new(self.call(Request::Events { follow })?)))
+    }
+
     /// Saves the guest to the file `path` of the host.
     pub fn snapshot(&self, path: &Path, limit: Duration) -> Result<(), ClientError> {
         let path = path.to_string_lossy().into_owned();

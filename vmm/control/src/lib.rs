@@ -21,6 +21,7 @@
 //! does not run.
 
 mod client;
+pub mod events;
 mod files;
 pub mod frame;
 pub mod place;

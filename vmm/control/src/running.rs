@@ -50,7 +50,7 @@ pub struct Running {
 
 impl Running {
     pub(crate) fn new(call: Call) -> Running {
-        let streams = [Stream::Stdout, Stream::Stderr, Stream::Console, Stream::Trace];
+        let streams = [Stream::Stdout, Stream::Stderr, Stream::Console, Stream::Trace, Stream::Events];
         let windows = streams.map(|stream| (stream, ReceiveWindow::of(stream.window()))).to_vec();
         Running { call, windows, ended: false }
     }

@@ -74,6 +74,12 @@ pub enum Request {
     /// A recording of binder from now on, as `data` with a header first. What a slow client misses
     /// is told by `dropped`.
     Trace,
+    /// The run's events ([`crate::events`]) as lines, the latest first, as `data`. Ends with `done`.
+    Events {
+        /// Whether it ends with the run, and not with what has happened already.
+        #[serde(default)]
+        follow: bool,
+    },
     /// Saves the guest to a file; it goes on. Answered by `done` when the file is whole.
     Snapshot {
         /// An absolute path on the host.
@@ -173,7 +179,7 @@ impl Reply {
 }
 
 /// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Exited {
     /// By itself, with this code.
@@ -236,6 +242,8 @@ pub enum Stream {
     Console,
     /// Of a recording.
     Trace,
+    /// Of events.
+    Events,
 }
 
 impl Stream {
@@ -244,7 +252,7 @@ impl Stream {
         match self {
             Stream::Stdin | Stream::Stdout | Stream::Stderr | Stream::Console => 256 << 10,
             // Room for a burst: what does not fit is lost.
-            Stream::Trace => 4 << 20,
+            Stream::Trace | Stream::Events => 4 << 20,
         }
     }
 }

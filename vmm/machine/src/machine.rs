@@ -101,6 +101,7 @@ pub struct Machine {
     serial_input: InputQueue,
     exits: ExitCounts,
     gauges: Gauges,
+    observer: Option<Box<dyn FnMut() + Send>>,
     memory: MemorySize,
     /// Saved virtio devices that were not added yet.
     to_restore: VecDeque<SavedTransport>,
@@ -198,6 +199,7 @@ impl Machine {
             serial_input,
             exits: ExitCounts::default(),
             gauges: Gauges::default(),
+            observer: None,
             memory: size,
             to_restore,
         })
@@ -235,6 +237,12 @@ impl Machine {
     /// Shows from other threads how far the machine is.
     pub fn gauges(&self) -> Gauges {
         self.gauges.clone()
+    }
+
+    /// Calls `observer` whenever the engine returned, on the CPU's thread: at moments of guest time, at
+    /// least once a slice.
+    pub fn observe(&mut self, observer: Box<dyn FnMut() + Send>) {
+        self.observer = Some(observer);
     }
 
     /// Controls the machine from other threads.
@@ -293,6 +301,9 @@ impl Machine {
             }
             let exit = self.engine.run(&mut self.board);
             self.gauges.show(self.engine.instructions(), self.exits, self.board.counts());
+            if let Some(observer) = &mut self.observer {
+                observer();
+            }
             match exit {
                 Exit::Idle { until } => {
                     self.exits.idle += 1;

@@ -15,6 +15,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::session::{CommandEnd, ReadyAt, Session};
 use crate::serve::commands::Commands;
+use crate::serve::events::Events;
 use crate::serve::watchers::Watchers;
 use crate::terminal;
 
@@ -41,10 +42,13 @@ pub struct Listener {
     pub commands: Commands,
     /// Clients that wait for the guest.
     pub watchers: Watchers,
+    /// Who looks on.
+    pub events: Events,
 }
 
 impl AgentEvents for Listener {
     fn event(&mut self, link: &AgentLink, event: AgentEvent<'_>) {
+        self.events.heard(&event);
         match event {
             AgentEvent::Ready => {
                 self.session.set_ready(ready_at(self.began, self.clock.now()));

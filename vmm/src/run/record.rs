@@ -76,7 +76,7 @@ impl Recording {
             enabled: writes || count,
             host_times: writes && target.is_some_and(|target| target.host_times),
             replay: writes && target.is_some_and(|target| target.replay),
-            followers: Followers::default(),
+            followers: Followers::of(control::wire::Stream::Trace),
         }
     }
 

@@ -5,8 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use control::events::Start;
 use images::{Cache, Digest, Image};
-use machine::{Labels, Snapshot, Start};
+use machine::{ClockMode, Kind, Labels, Snapshot};
 
 use crate::args::{BinderArg, RunArgs};
 use crate::exit::{Code, Failure};
@@ -95,14 +96,14 @@ impl Source {
     }
 
     /// How the machine begins.
-    pub fn start(&self, args: &RunArgs) -> Start {
+    pub fn start(&self, args: &RunArgs) -> machine::Start {
         match &self.origin {
-            Origin::Boot { kernel, initrd, command_line } => Start::Boot {
+            Origin::Boot { kernel, initrd, command_line } => machine::Start::Boot {
                 kernel: kernel.clone(),
                 initrd: initrd.clone(),
                 cmdline: self.command_line(args, command_line),
             },
-            Origin::Restore(snapshot) => Start::Restore(snapshot.clone()),
+            Origin::Restore(snapshot) => machine::Start::Restore(snapshot.clone()),
         }
     }
 
@@ -137,6 +138,25 @@ impl Source {
         let command = args.command.join(" ").chars().take(200).collect::<String>();
         put(labels::COMMAND, Some(command).filter(|command| !command.is_empty()));
         labels
+    }
+
+    /// What is told of the guest when it begins.
+    pub fn start_event(&self, args: &RunArgs, engine: Kind, clock: ClockMode) -> Start {
+        let clock = match clock {
+            ClockMode::Virtual => "virtual",
+            ClockMode::Host => "host",
+        };
+        let (memory, cpus) = self.size(args);
+        Start {
+            guest: args.guest_name(),
+            pid: std::process::id(),
+            image: self.image_name.clone(),
+            engine: engine.to_string(),
+            clock: clock.to_owned(),
+            memory,
+            cpus,
+            restored: self.restores().is_some(),
+        }
     }
 
     /// Images have our agent inside; anything else is on its own.

@@ -62,11 +62,12 @@ impl Connection {
         for active in self.peer.close().into_values() {
             match active {
                 Active::Exec(exec) => exec.hang_up(),
-                Active::Console | Active::Trace | Active::Snapshot | Active::Waiting => {}
+                Active::Console | Active::Trace | Active::Events | Active::Snapshot | Active::Waiting => {}
             }
         }
         self.guest.console.detach(&self.peer, None);
         self.guest.binder.recording.followers().detach(&self.peer, None);
+        self.guest.events.followers().detach(&self.peer, None);
         self.guest.watchers.forget(&self.peer, None);
     }
 
@@ -95,6 +96,9 @@ impl Connection {
                 self.begin(id, Active::Console, |c| c.guest.console.attach(c.peer.clone(), id))
             }
             Request::Trace => self.trace(id),
+            Request::Events { follow } => self.begin(id, Active::Events, |connection| {
+                connection.guest.events.follow(connection.peer.clone(), id, follow);
+            }),
             Request::Snapshot { path } => self.snapshot(id, &path),
             Request::Stop { grace_ms } => {
                 self.guest.stop(Duration::from_millis(grace_ms));
@@ -165,9 +169,16 @@ impl Connection {
                 self.guest.binder.recording.followers().detach(&self.peer, Some(id));
                 self.peer.reply(id, Reply::Done);
             }
+            (Active::Events, Request::Credit { stream: Stream::Events, bytes }) => {
+                self.guest.events.followers().credit(&self.peer, id, bytes).map_err(overrun)?;
+            }
+            (Active::Events, Request::Cancel) => {
+                self.guest.events.followers().detach(&self.peer, Some(id));
+                self.peer.reply(id, Reply::Done);
+            }
             // Its end is told when it comes.
             (Active::Snapshot, Request::Cancel) => {}
-            (Active::Console | Active::Trace | Active::Snapshot | Active::Waiting, _) => {
+            (_, _) => {
                 return Err(no_such_stream());
             }
         }

@@ -1,4 +1,4 @@
-//! Clients that follow the recording of a running guest.
+//! Clients that follow the recording, or the events, of a running guest.
 //!
 //! A follower gets whole records, as a file would hold them. One that is too slow loses some; a record
 //! in their place says how many. The guest never waits for it.
@@ -13,8 +13,10 @@ use control::wire::{Reply, Stream};
 use super::peer::Peer;
 
 /// Who follows. Clones share it: the recorder, on the vCPU's thread, feeds whom clients add.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Followers {
+    /// What they follow.
+    stream: Stream,
     list: Arc<Mutex<Vec<Follower>>>,
     /// Whether there are any, for those who would have to make a record first.
     any: Arc<AtomicBool>,
@@ -23,11 +25,17 @@ pub struct Followers {
 struct Follower {
     peer: Arc<Peer>,
     request: u32,
+    stream: Stream,
     window: SendWindow,
     dropped: u64,
 }
 
 impl Followers {
+    /// Nobody yet.
+    pub fn of(stream: Stream) -> Followers {
+        Followers { stream, list: Arc::default(), any: Arc::default() }
+    }
+
     /// Whether anybody follows.
     pub fn any(&self) -> bool {
         self.any.load(Ordering::Relaxed)
@@ -41,10 +49,11 @@ impl Followers {
     /// Adds a client, which gets `header` first.
     pub fn attach(&self, peer: Arc<Peer>, request: u32, header: &[u8]) {
         let mut list = self.lock();
-        let mut window = SendWindow::of(Stream::Trace.window());
+        let stream = self.stream;
+        let mut window = SendWindow::of(stream.window());
         window.spend(header.len());
-        peer.data(request, Stream::Trace, header);
-        list.push(Follower { peer, request, window, dropped: 0 });
+        peer.data(request, stream, header);
+        list.push(Follower { peer, request, stream, window, dropped: 0 });
         self.any.store(true, Ordering::Relaxed);
     }
 
@@ -96,15 +105,18 @@ impl Follower {
             self.dropped += 1;
         } else {
             self.window.spend(record.len());
-            self.peer.data(self.request, Stream::Trace, record);
+            self.peer.data(self.request, self.stream, record);
         }
     }
 
     fn tell_dropped(&mut self) {
-        let lost = encode_record(&Record::Lost { events: self.dropped });
+        let lost = match self.stream {
+            Stream::Trace => encode_record(&Record::Lost { events: self.dropped }),
+            _ => Vec::new(),
+        };
         if self.dropped > 0 && lost.len() <= self.window.room() {
             self.window.spend(lost.len());
-            self.peer.data(self.request, Stream::Trace, &lost);
+            self.peer.data(self.request, self.stream, &lost);
             let records = std::mem::take(&mut self.dropped);
             self.peer.reply(self.request, Reply::Dropped { records });
         }
@@ -123,7 +135,7 @@ mod tests {
     fn a_slow_follower_loses_whole_records_and_is_told_how_many() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let peer = Peer::new(ours);
-        let followers = Followers::default();
+        let followers = Followers::of(Stream::Trace);
         assert!(!followers.any());
         followers.attach(peer.clone(), 1, b"header");
         assert!(followers.any());

@@ -57,6 +57,8 @@ pub enum Active {
     Console,
     /// A recording.
     Trace,
+    /// Events.
+    Events,
     /// A snapshot. It is whole or not there, so it is not given up either.
     Snapshot,
     /// One that waits for something to be told.

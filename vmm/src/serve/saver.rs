@@ -8,6 +8,7 @@ use std::thread;
 use control::wire::{ErrorCode, Reply};
 use machine::{Handle, Labels, SnapshotError, SnapshotRequest};
 
+use super::events::Events;
 use super::peer::Peer;
 use crate::snapshot;
 
@@ -16,14 +17,15 @@ use crate::snapshot;
 pub struct Saver {
     handle: Handle,
     labels: Labels,
+    events: Events,
     /// A snapshot is under way.
     busy: Arc<AtomicBool>,
 }
 
 impl Saver {
-    /// Saves the guest behind `handle`, with `labels` in the header.
-    pub fn new(handle: Handle, labels: Labels) -> Saver {
-        Saver { handle, labels, busy: Arc::default() }
+    /// Saves the guest behind `handle`, with `labels` in the header, and tells `events`.
+    pub fn new(handle: Handle, labels: Labels, events: Events) -> Saver {
+        Saver { handle, labels, events, busy: Arc::default() }
     }
 
     /// Saves the guest to `path` and tells `peer`, from a thread of its own: the guest is saved when it is
@@ -34,10 +36,11 @@ impl Saver {
         }
         let labels = self.labels.clone();
         let answer = self.handle.snapshot(SnapshotRequest { path: path.clone(), labels, stop: false });
-        let (told, busy) = (peer.clone(), self.busy.clone());
+        let (told, busy, events) = (peer.clone(), self.busy.clone(), self.events.clone());
         let wait = move || {
             let saved = answer.recv().unwrap_or(Err(SnapshotError::Ended));
             busy.store(false, Ordering::SeqCst);
+            events.saved(&path, saved.as_ref().err());
             match saved {
                 Ok(_) => told.reply(request, Reply::Done),
                 Err(error) => {
