@@ -224,6 +224,12 @@ pub struct RunArgs {
     /// End with the process that started this one, which is this.
     #[arg(long, value_name = "PID", hide = true)]
     pub die_with: Option<u32>,
+    /// Let gdb debug the guest: a port of this host ("1234") or the path of a UNIX socket.
+    #[arg(long, value_name = "[HOST:]PORT|PATH")]
+    pub gdb: Option<gdb::Address>,
+    /// Execute nothing before the first debugger says so.
+    #[arg(long, requires = "gdb")]
+    pub gdb_wait: bool,
     /// Print a summary of the run on stderr: transactions, bytes, exits, time.
     #[arg(long)]
     pub summary: bool,

@@ -40,6 +40,7 @@ use crate::terminal::{self, RawMode};
 mod binder;
 mod confine;
 mod console;
+mod debugger;
 mod detach;
 pub mod disk;
 mod fast;
@@ -169,6 +170,7 @@ fn execute(
         serial,
         log: log.clone(),
         activity: activity.clone(),
+        debugger: debugger::listen(args)?,
     };
     let mut machine = Machine::new(config).map_err(machine_failure)?;
     report.engine = Some(machine.engine());
@@ -291,6 +293,8 @@ fn execute(
     };
 
     let boot_watch = match &link {
+        // A debugger takes its time.
+        Some(_) if args.gdb.is_some() => None,
         Some(_) => Some(watch_boot(machine.handle(), session.clone(), args.boot_timeout)?),
         None => None,
     };

@@ -38,6 +38,7 @@ pub use clock::GuestClock;
 pub use config::{Config, EngineError};
 pub use remote::{IrqSender, Kicker};
 pub use saved::{EngineState, NotRestored, NotSaved};
+pub use softcpu::debugger::{DebugRegisters, MAX_POINTS, Point, Stop, Waits, Watch};
 pub use softcpu::{Bus, ClockMode, EntryState, Execution, MAX_CPUS, Stats};
 
 /// Interrupt lines of the IOAPIC, on either engine: global system interrupts 0..24.
@@ -56,6 +57,8 @@ pub enum Exit {
     Slice,
     /// [`Kicker::kick`] was called.
     Stopped,
+    /// What the debugger waits for ([`Engine::debug`]) was met by this CPU.
+    Debug(u8, Stop),
     /// A fault while delivering a double fault, which resets a PC. The text names cause and RIP.
     TripleFault(String),
     /// `hlt` with interrupts disabled: nothing can wake this CPU. KVM notices it when kicked.
@@ -126,6 +129,39 @@ impl Engine {
         match &mut self.0 {
             Inner::Soft(soft) => soft.run(bus),
             Inner::Kvm(kvm) => kvm.run(bus),
+        }
+    }
+
+    /// From now on [`run`](Self::run) returns for what a debugger waits for. Fails where the host's KVM
+    /// cannot do that.
+    pub fn debug(&mut self, waits: Waits) -> Result<(), EngineError> {
+        match &mut self.0 {
+            Inner::Soft(soft) => soft.debug(waits),
+            Inner::Kvm(kvm) => kvm.debug(waits),
+        }
+    }
+
+    /// The registers of a CPU, between two calls of [`run`](Self::run).
+    pub fn debug_registers(&self, cpu: u8) -> Result<DebugRegisters, EngineError> {
+        match &self.0 {
+            Inner::Soft(soft) => Ok(soft.debug_registers(cpu)),
+            Inner::Kvm(kvm) => kvm.debug_registers(cpu),
+        }
+    }
+
+    /// Changes what a debugger may change of them.
+    pub fn set_debug_registers(&mut self, cpu: u8, new: &DebugRegisters) -> Result<(), EngineError> {
+        match &mut self.0 {
+            Inner::Soft(soft) => soft.set_debug_registers(cpu, new),
+            Inner::Kvm(kvm) => kvm.set_debug_registers(cpu, new),
+        }
+    }
+
+    /// How many CPUs there are.
+    pub fn cpus(&self) -> u8 {
+        match &self.0 {
+            Inner::Soft(soft) => soft.cpus(),
+            Inner::Kvm(kvm) => kvm.cpus(),
         }
     }
 

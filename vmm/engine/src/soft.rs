@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_ram::GuestRam;
+use softcpu::debugger::{DebugRegisters, Waits};
 use softcpu::{Bus, EntryState, Stats, Vm, VmState};
 
 use crate::clock::GuestClock;
@@ -47,7 +48,26 @@ impl SoftEngine {
             softcpu::Exit::Stopped => Exit::Stopped,
             softcpu::Exit::TripleFault(cause) => Exit::TripleFault(cause),
             softcpu::Exit::DeadHalt => Exit::DeadHalt,
+            softcpu::Exit::Debug(cpu, stop) => Exit::Debug(cpu, stop),
         }
+    }
+
+    pub(crate) fn debug(&mut self, waits: Waits) -> Result<(), EngineError> {
+        self.vm.debug(waits);
+        Ok(())
+    }
+
+    pub(crate) fn debug_registers(&self, cpu: u8) -> DebugRegisters {
+        self.vm.debug_registers(cpu)
+    }
+
+    pub(crate) fn set_debug_registers(&mut self, cpu: u8, new: &DebugRegisters) -> Result<(), EngineError> {
+        self.vm.set_debug_registers(cpu, new);
+        Ok(())
+    }
+
+    pub(crate) fn cpus(&self) -> u8 {
+        self.vm.cpu_numbers().1
     }
 
     pub(crate) fn skip_to(&mut self, until: Duration) {

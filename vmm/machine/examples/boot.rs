@@ -52,6 +52,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         },
         log: log.clone(),
         activity: Activity::new(),
+        debugger: None,
     })?;
     let virtio_console = StreamPort::new(log.tee(Box::new(std::io::stdout())), InputQueue::new());
     let unused_port = StreamPort::new(Box::new(std::io::sink()), InputQueue::new());

@@ -17,6 +17,7 @@ use devices::serial::SerialPort;
 use devices::virtio::mmio::MmioTransport;
 use devices::virtio::{SavedTransport, VirtioDevice};
 use engine::{ClockMode, Engine, EntryState, Execution, Exit, GuestClock, IrqSender, Kicker, Kind};
+use gdb::Turn;
 use guest_ram::GuestRam;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -35,6 +36,9 @@ use crate::snapshot::{self, Facts, Header, Labels, MachineState, Snapshot, Snaps
 /// Guest time from the panic device's news to the end of the run: the kernel tells the device before
 /// it has flushed what it prints of the panic.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// While a guest waits for its first debugger, how often it is looked at whether its run is to end.
+const LOOK_FOR_DEBUGGER: Duration = Duration::from_millis(50);
 
 /// What a guest is made from. [`Machine::new`] checks it.
 pub struct MachineConfig {
@@ -62,6 +66,8 @@ pub struct MachineConfig {
     pub log: ConsoleLog,
     /// Whether the guest has something to do; see [`Activity`].
     pub activity: Activity,
+    /// Where debuggers may come in. While one is there, nothing is saved.
+    pub debugger: Option<gdb::Server>,
 }
 
 /// How a guest begins.
@@ -105,6 +111,8 @@ pub struct Machine {
     memory: MemorySize,
     /// Saved virtio devices that were not added yet.
     to_restore: VecDeque<SavedTransport>,
+    /// A debugger has hold of the guest, and may have put breakpoints into its memory.
+    debugged: bool,
 }
 
 impl Machine {
@@ -202,6 +210,7 @@ impl Machine {
             observer: None,
             memory: size,
             to_restore,
+            debugged: false,
         })
     }
 
@@ -267,6 +276,15 @@ impl Machine {
         let heartbeat = (self.engine.kind() == Kind::Kvm).then(|| self.engine.kicker());
         let _events = EventThread::start(self.handle(), self.config.timeout, source, heartbeat)?;
 
+        if let Some(server) = &mut self.config.debugger {
+            let (handle, kicker) = (Handle::new(self.inbox.clone()), self.engine.kicker());
+            let wake = move || {
+                handle.wake();
+                kicker.kick();
+            };
+            server.start(Box::new(wake)).map_err(|source| MachineError::Thread { source })?;
+        }
+
         let (wall, cpu) = (Instant::now(), thread_cpu_time());
         let end = self.execute();
         Ok(Outcome {
@@ -295,38 +313,67 @@ impl Machine {
     }
 
     fn execute(&mut self) -> End {
+        let debuggers = self.config.debugger.take();
+        let mut awaited = debuggers.as_ref().is_some_and(gdb::Server::waits);
         loop {
             if let Some(end) = self.ended() {
                 return end;
             }
-            let exit = self.engine.run(&mut self.board);
-            self.gauges.show(self.engine.instructions(), self.exits, self.board.counts());
-            if let Some(observer) = &mut self.observer {
-                observer();
-            }
-            match exit {
-                Exit::Idle { until } => {
-                    self.exits.idle += 1;
-                    self.idle(until);
+            if let Some(server) = &debuggers {
+                let limit = if awaited { LOOK_FOR_DEBUGGER } else { Duration::ZERO };
+                match server.debugger(limit) {
+                    Some(debugger) => {
+                        (awaited, self.debugged) = (false, true);
+                        let end = gdb::attend(debugger, self);
+                        self.debugged = false;
+                        if let Some(end) = end {
+                            return end;
+                        }
+                        continue;
+                    }
+                    None if awaited => continue,
+                    None => {}
                 }
-                Exit::Slice => {
-                    self.exits.slice += 1;
+            }
+            if let Turn::Ended(end) = self.go_on() {
+                return end;
+            }
+        }
+    }
+
+    /// Lets the engine run, and deals with why it returned.
+    fn go_on(&mut self) -> Turn<End> {
+        let exit = self.engine.run(&mut self.board);
+        self.gauges.show(self.engine.instructions(), self.exits, self.board.counts());
+        if let Some(observer) = &mut self.observer {
+            observer();
+        }
+        match exit {
+            Exit::Idle { until } => {
+                self.exits.idle += 1;
+                self.idle(until);
+            }
+            Exit::Slice => {
+                self.exits.slice += 1;
+                self.take_snapshot();
+                self.take_input();
+            }
+            Exit::Stopped => {
+                self.exits.stopped += 1;
+                // With a virtual clock a kick comes at no defined moment of guest time.
+                if !self.is_virtual() {
                     self.take_snapshot();
                     self.take_input();
                 }
-                Exit::Stopped => {
-                    self.exits.stopped += 1;
-                    // With a virtual clock a kick comes at no defined moment of guest time.
-                    if !self.is_virtual() {
-                        self.take_snapshot();
-                        self.take_input();
-                    }
-                }
-                Exit::TripleFault(reason) => return self.after_panic().unwrap_or(End::TripleFault(reason)),
-                Exit::DeadHalt => return self.after_panic().unwrap_or(End::Halted),
-                Exit::Failed(reason) => return End::EngineFailed(reason),
             }
+            Exit::Debug(cpu, stop) => return Turn::Stopped(cpu, stop),
+            Exit::TripleFault(reason) => {
+                return Turn::Ended(self.after_panic().unwrap_or(End::TripleFault(reason)));
+            }
+            Exit::DeadHalt => return Turn::Ended(self.after_panic().unwrap_or(End::Halted)),
+            Exit::Failed(reason) => return Turn::Ended(End::EngineFailed(reason)),
         }
+        Turn::Goes
     }
 
     /// Whether the run is over by something other than the CPU.
@@ -362,6 +409,9 @@ impl Machine {
     /// Takes the snapshot that somebody asked for. The CPU is between two instructions, and no device is in
     /// the middle of anything.
     fn take_snapshot(&mut self) {
+        if self.debugged {
+            return;
+        }
         let Some(Wish { request, reply }) = self.inbox.take_snapshot() else { return };
         let SnapshotRequest { path, labels, stop } = request;
         let result = self.save(&path, labels);
@@ -425,6 +475,33 @@ impl Machine {
                 self.inbox.wait(until.map(|due| due.saturating_sub(self.engine.now())));
             }
         }
+    }
+}
+
+impl gdb::Guest for Machine {
+    type End = End;
+
+    fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    fn advance(&mut self) -> Turn<End> {
+        match self.ended() {
+            Some(end) => Turn::Ended(end),
+            None => self.go_on(),
+        }
+    }
+
+    fn ended(&mut self) -> Option<End> {
+        Machine::ended(self)
+    }
+
+    fn killed(&self) -> End {
+        End::Stopped
     }
 }
 

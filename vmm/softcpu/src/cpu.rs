@@ -7,6 +7,7 @@ use crate::apic::Ticks;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::code::{self, BlockId, CodeCache};
+use crate::debugger::Debugger;
 use crate::exception::Exception;
 use crate::flags::Flags;
 use crate::jit::{self, Jit};
@@ -58,6 +59,8 @@ pub enum Cause {
     /// The instruction overwrites the block it is in, or reaches a device: it has to be run in a
     /// block of its own, where time is exact and what the device does is seen right behind it.
     Alone,
+    /// The debugger waits for it; see [`crate::debugger`].
+    Debugger,
 }
 
 /// One CPU, with everything its instructions reach directly.
@@ -102,6 +105,7 @@ pub struct Cpu {
     pub watching: bool,
     /// Breakpoints on data that the instruction touched, as bits of DR6.
     pub data_hits: u64,
+    pub debugger: Debugger,
     pub segments: Segments,
     pub msr: Msrs,
     pub vector: VectorState,
@@ -153,6 +157,7 @@ impl Cpu {
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             watching: false,
             data_hits: 0,
+            debugger: Debugger::default(),
             segments: Segments::default(),
             msr: Msrs::new(),
             vector: VectorState::default(),

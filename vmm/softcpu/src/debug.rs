@@ -39,10 +39,15 @@ impl Cpu {
     /// DR7 or the addresses changed.
     pub fn breakpoints_changed(&mut self) {
         let watched = self.watching;
-        self.watching = self.dr[7] & ENABLES != 0;
+        self.watching = self.has_breakpoints();
         if self.watching || watched {
             self.flush_tlb();
         }
+    }
+
+    /// The guest or the debugger waits for an address.
+    pub fn has_breakpoints(&self) -> bool {
+        self.dr[7] & ENABLES != 0 || !self.debugger.waits.points.is_empty()
     }
 
     /// The breakpoints on the instruction at RIP, as bits of DR6. RF holds them back for one
@@ -61,7 +66,10 @@ impl Cpu {
     /// Whether accesses to the page at a linear address must not be missed.
     pub fn is_watched_page(&self, address: u64) -> bool {
         let data = |at: &Breakpoint| at.kind != ON_EXECUTION && (at.address ^ address) & !(PAGE - 1) == 0;
-        self.watching && self.breakpoints().any(|at| data(&at))
+        let debugger = &self.debugger.waits.points;
+        self.watching
+            && (self.breakpoints().any(|at| data(&at))
+                || debugger.iter().any(|point| (point.address ^ address) & !(PAGE - 1) == 0))
     }
 
     /// The instruction reads or writes data.
@@ -75,5 +83,6 @@ impl Cpu {
         };
         let bits = self.breakpoints().filter(hit).fold(0, |bits, at| bits | at.bit);
         self.data_hits |= bits;
+        self.stop_behind_access(address, len, write);
     }
 }

@@ -76,7 +76,7 @@ impl Cpu {
             // The stack is what interrupt delivery reaches with a program's address.
             Cause::NonCanonical => Exception::StackFault(0),
             // No block is being executed that could overwrite itself.
-            Cause::Alone => Exception::GeneralProtection(0),
+            Cause::Alone | Cause::Debugger => Exception::GeneralProtection(0),
         }
     }
 

@@ -53,6 +53,7 @@ mod code;
 mod cpu;
 mod cpuid;
 mod debug;
+pub mod debugger;
 mod decode;
 mod decode_flow;
 mod decode_legacy;

@@ -247,6 +247,10 @@ impl Cpu {
     /// overwrites its own block.
     pub fn single_step(&mut self) -> Flow {
         if self.watching {
+            if self.stop_at_point() {
+                self.abort = Cause::Debugger;
+                return Flow::Abort;
+            }
             let bits = self.instruction_breakpoints();
             if bits != 0 {
                 return self.debug_exception(bits);

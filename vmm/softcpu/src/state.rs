@@ -133,7 +133,7 @@ impl Cpu {
         self.block = code::NONE;
         (self.cr0, self.cr2, self.cr3, self.cr4) = (state.cr0, state.cr2, state.cr3, state.cr4);
         self.dr = state.dr;
-        self.watching = state.dr[7] & 0xff != 0;
+        self.watching = self.has_breakpoints();
         for segment in Segment::ALL {
             self.set_segment(segment, state.segments[segment]);
         }

@@ -38,6 +38,11 @@ impl Turns {
         states.map(move |(cpu, parked)| (cpu != executing).then_some(&parked.state))
     }
 
+    /// The state of a CPU that is not executing.
+    pub fn parked_mut(&mut self, cpu: usize) -> Option<&mut CpuState> {
+        self.parked.get_mut(cpu).map(|parked| &mut parked.state)
+    }
+
     /// Goes on after `count` turns with CPUs in these states.
     pub fn restore(&mut self, states: &[CpuState], count: u64) {
         let parked = |state: &CpuState| Parked { state: state.clone(), ..Parked::reset() };

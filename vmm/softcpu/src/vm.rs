@@ -10,6 +10,7 @@ use vm_memory::GuestAddress;
 use crate::board::Activity;
 use crate::code;
 use crate::cpu::{Cause, Cpu};
+use crate::debugger::Stop;
 use crate::flags;
 use crate::interrupt::TripleFault;
 use crate::memory::{PAGE, Ram};
@@ -127,6 +128,8 @@ pub enum Exit {
     DeadHalt,
     /// 10 ms of guest time passed in virtual mode: a moment to hand in host input.
     Slice,
+    /// What the debugger waits for ([`Vm::debug`]) was met by this CPU.
+    Debug(u8, Stop),
 }
 
 /// The registers that the 64-bit boot protocol wants set; the others start as zero.
@@ -249,9 +252,11 @@ impl Vm {
             if due && let Some(exit) = self.events() {
                 return exit;
             }
+            let stepping = self.turn_to_step();
             let cpu = &mut *self.cpu;
             if cpu.interrupt_pending
                 && !cpu.shadow
+                && !stepping
                 && let Err(TripleFault(cause)) = cpu.take_signals()
             {
                 return self.crashed(cause);
@@ -266,24 +271,27 @@ impl Vm {
                 }
             }
             let cpu = &mut *self.cpu;
-            let flow = if cpu.shadow || cpu.alone || cpu.watching || cpu.flags.system & flags::TF != 0 {
-                cpu.single_step()
-            } else {
-                cpu.run_blocks()
-            };
+            let flow =
+                if stepping || cpu.shadow || cpu.alone || cpu.watching || cpu.flags.system & flags::TF != 0 {
+                    cpu.single_step()
+                } else {
+                    cpu.run_blocks()
+                };
             match flow {
                 Flow::Halt => {
                     let interrupts_on = cpu.flags.interrupts();
                     let own = cpu.board.own();
                     (own.activity, own.interrupts_on) = (Activity::Halted, interrupts_on);
                     // Time or other threads may have something already.
-                    if let Some(exit) = self.events() {
+                    if !stepping && let Some(exit) = self.events() {
                         return exit;
                     }
                 }
                 Flow::Abort if self.cpu.abort == Cause::Alone => {
                     self.cpu.alone = true;
+                    continue;
                 }
+                Flow::Abort if self.cpu.abort == Cause::Debugger => {}
                 Flow::Abort => {
                     if let Err(TripleFault(cause)) = self.cpu.abort_delivered() {
                         return self.crashed(cause);
@@ -291,7 +299,24 @@ impl Vm {
                 }
                 Flow::Link0 | Flow::Link1 | Flow::Jump | Flow::Sync => {}
             }
+            if let Some(exit) = self.stopped_for_debugger(stepping) {
+                return exit;
+            }
         }
+    }
+
+    /// True if the debugger waits for an instruction of a CPU that can execute one; it is its turn then.
+    fn turn_to_step(&mut self) -> bool {
+        let Some(step) = self.cpu.debugger.waits.step.map(usize::from) else { return false };
+        if step != self.cpu.board.current() && self.cpu.board.local(step).is_ready() {
+            self.begin_turn(step);
+        }
+        step == self.cpu.board.current() && self.cpu.board.activity() == Activity::Running
+    }
+
+    fn stopped_for_debugger(&mut self, stepped: bool) -> Option<Exit> {
+        let stop = self.cpu.debugger.stop.take().or(stepped.then_some(Stop::Step))?;
+        Some(Exit::Debug(self.cpu.board.current() as u8, stop))
     }
 
     /// Looks at the clock, at what other threads asked for and at what devices wrote.

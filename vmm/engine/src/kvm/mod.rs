@@ -8,6 +8,7 @@
 //! the IOAPIC alone, and guests take their clock from kvmclock and the TSC-deadline timer.
 
 mod cpuid;
+mod debug;
 pub(crate) mod kick;
 mod registers;
 
@@ -23,6 +24,7 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+use softcpu::debugger::Waits;
 use softcpu::{Bus, EntryState};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
@@ -47,6 +49,8 @@ pub(crate) struct KvmEngine {
     started: Instant,
     // The kernel reads and writes it for as long as `vm` lives, so it goes last.
     _ram: Arc<GuestRam>,
+    /// What a debugger waits for.
+    waits: Waits,
 }
 
 impl KvmEngine {
@@ -75,7 +79,7 @@ impl KvmEngine {
                 // A KVM without this register ignores it; the guest asks before it relies on it.
                 let _ = fd.set_msrs(&msr);
             }
-            vcpus.push(Vcpu { fd });
+            vcpus.push(Vcpu { fd, number: cpu as u8 });
         }
 
         kick::install_handler().map_err(refused("install the kick signal"))?;
@@ -85,6 +89,7 @@ impl KvmEngine {
             kick: Arc::new(KickState::default()),
             started: Instant::now(),
             _ram: ram,
+            waits: Waits::default(),
         })
     }
 
@@ -116,19 +121,25 @@ impl KvmEngine {
         let kick = &*self.kick;
         kick.set_leaving(false);
         let bus = Mutex::new(bus);
+        let waits = &self.waits;
+        let vcpus = match waits.step.map(usize::from) {
+            // The others stand still meanwhile.
+            Some(cpu) => self.vcpus.get_mut(cpu..=cpu).expect("one of the CPUs is stepped"),
+            None => &mut self.vcpus[..],
+        };
         let exit = thread::scope(|scope| {
-            let (first, others) = self.vcpus.split_first_mut().expect("a VM has at least one CPU");
+            let (first, others) = vcpus.split_first_mut().expect("a VM has at least one CPU");
             let others: Vec<_> = others
                 .iter_mut()
                 .map(|vcpu| {
                     let thread = thread::Builder::new().name("vcpu".into());
-                    thread.spawn_scoped(scope, || vcpu.run(kick, &bus)).map_err(|error| {
+                    thread.spawn_scoped(scope, || vcpu.run(kick, &bus, waits)).map_err(|error| {
                         kick.set_leaving(true);
                         Exit::Failed(format!("cannot start a thread for a CPU: {error}"))
                     })
                 })
                 .collect();
-            let exit = first.run(kick, &bus);
+            let exit = first.run(kick, &bus, waits);
             let mut exits = vec![exit];
             for other in others {
                 exits.push(match other {
@@ -149,21 +160,22 @@ impl KvmEngine {
 /// One CPU.
 struct Vcpu {
     fd: VcpuFd,
+    number: u8,
 }
 
 impl Vcpu {
     /// Runs until there is something that the engine's caller must see, or (`None`) until another CPU
     /// saw it.
-    fn run(&mut self, kick: &KickState, bus: &Mutex<&mut dyn Bus>) -> Option<Exit> {
+    fn run(&mut self, kick: &KickState, bus: &Mutex<&mut dyn Bus>, waits: &Waits) -> Option<Exit> {
         let _entered = kick.enter(&mut self.fd);
-        let exit = self.run_until_exit(kick, bus);
+        let exit = self.run_until_exit(kick, bus, waits);
         if exit.is_some() {
             kick.set_leaving(true);
         }
         exit
     }
 
-    fn run_until_exit(&mut self, kick: &KickState, bus: &Mutex<&mut dyn Bus>) -> Option<Exit> {
+    fn run_until_exit(&mut self, kick: &KickState, bus: &Mutex<&mut dyn Bus>, waits: &Waits) -> Option<Exit> {
         // A device that panicked on another CPU's thread takes the whole run with it.
         let bus = || bus.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         loop {
@@ -180,6 +192,15 @@ impl Vcpu {
                 Ok(VcpuExit::IoIn(..) | VcpuExit::IoOut(..)) => port_access(&mut self.fd, &mut **bus()),
                 Ok(VcpuExit::MmioRead(address, data)) => bus().mmio_read(GuestAddress(address), data),
                 Ok(VcpuExit::MmioWrite(address, data)) => bus().mmio_write(GuestAddress(address), data),
+                Ok(VcpuExit::Debug(met)) => match debug::stop(waits, &met) {
+                    Some(stop) => return Some(Exit::Debug(self.number, stop)),
+                    None => {
+                        if let Err(error) = debug::hand_in(&self.fd, waits, self.number, &met) {
+                            let what = "cannot give the guest its debug exception";
+                            return Some(Exit::Failed(format!("{what}: {error}")));
+                        }
+                    }
+                },
                 Ok(VcpuExit::Shutdown) => {
                     return Some(Exit::TripleFault(format!("triple fault {}", self.place())));
                 }

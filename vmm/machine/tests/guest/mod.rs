@@ -1,5 +1,8 @@
 //! Guests of a few instructions, as ELF files, and how to run them.
 
+// Each test binary uses its own part of this.
+#![allow(dead_code)]
+
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
@@ -119,6 +122,7 @@ pub fn config(engine: Kind, kernel: &NamedTempFile) -> (MachineConfig, Printed) 
         serial: SerialConsole { output: Box::new(printed.clone()), input: None },
         log: ConsoleLog::new(),
         activity: Activity::new(),
+        debugger: None,
     };
     (config, printed)
 }

@@ -8,7 +8,8 @@ use crate::uop::{Cursor, Flow};
 
 instructions! {
     /// INT3: a trap through vector 3 which is not subject to IOPL.
-    ends fn int3(cpu, _uop) {
+    ends fn int3(cpu, uop) {
+        cpu.stop_at_int3(cpu.rip.wrapping_sub(uop.len.into()))?;
         cpu.interrupt(3, None, Source::Software)?;
     }
 

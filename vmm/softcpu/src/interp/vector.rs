@@ -24,7 +24,7 @@ impl Operand<'_> {
         self.aborted = true;
         match self.cpu.abort {
             Cause::Exception(exception) => exception,
-            Cause::NonCanonical | Cause::Alone => Exception::GeneralProtection(0),
+            Cause::NonCanonical | Cause::Alone | Cause::Debugger => Exception::GeneralProtection(0),
         }
     }
 }
