@@ -7,6 +7,7 @@
 //! `BINDERVM_TEST_CPUS=4` gives every guest so many CPUs, and
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
+pub mod group;
 mod memory;
 pub mod serving;
 pub mod transcript;

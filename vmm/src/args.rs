@@ -27,6 +27,8 @@ pub struct Cli {
 pub enum Command {
     /// Boot an image and run a command in it, with this command's stdin, stdout and exit status.
     Run(Box<RunArgs>),
+    /// Run several guests in this one process, as a file says.
+    Group(crate::group::GroupArgs),
     /// List the running guests.
     Ps(PsArgs),
     /// Run a command in a running guest, with this command's stdin, stdout and exit status.
@@ -530,7 +532,7 @@ pub struct BenchArgs {
 }
 
 /// A file name, then options: only what follows the last commas and reads like an option is one.
-fn parse_trace_target(text: &str) -> Result<TraceTarget, String> {
+pub fn parse_trace_target(text: &str) -> Result<TraceTarget, String> {
     let mut target =
         TraceTarget { path: PathBuf::new(), payload: DEFAULT_PAYLOAD, host_times: false, replay: false };
     let mut path = text;
@@ -607,7 +609,7 @@ fn parse_variable(text: &str) -> Result<(String, String), String> {
 }
 
 /// A guest name is used in file names: letters, digits, `-`, `_` and `.`, not starting with a dot.
-fn parse_name(text: &str) -> Result<String, String> {
+pub fn parse_name(text: &str) -> Result<String, String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(fits) {
         return Err("a name has 1 to 64 letters, digits, '-', '_' or '.', and no dot at its start".to_owned());

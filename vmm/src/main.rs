@@ -14,6 +14,7 @@ mod bench;
 mod copy;
 mod doctor;
 mod exit;
+mod group;
 mod guests;
 mod image;
 mod last;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
     };
     let ended = match &cli.command {
         Command::Run(args) => return ExitCode::from(run::run(args)),
+        Command::Group(args) => return exit(group::run(args)),
         Command::Test(args) => return ExitCode::from(test::run(args)),
         Command::Ps(args) => guests::ps(args),
         Command::Exec(args) => return exit(attach::exec(args)),

@@ -19,11 +19,13 @@ use machine::{
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use self::binder::add_binder;
-use self::input::{Addressee, Target};
+use self::fast::Fast;
+use self::input::{Addressee, Interrupted, Target};
 use self::limit::enforce_timeout;
 use self::listener::{Listener, ready_at};
 use self::report::Report;
 use self::source::Source;
+use self::standing::Voice;
 use self::verdict::{agent_status, bare_status, machine_failure, thread_failure, trace_failure};
 use crate::args::{ClockArg, EngineArg, JitArg, RunArgs};
 use crate::exit::{Code, Failure, Status};
@@ -33,12 +35,12 @@ use crate::serve::console::ConsoleTap;
 use crate::serve::events::Events;
 use crate::serve::saver::Saver;
 use crate::serve::watchers::Watchers;
-use crate::serve::{Clients, Guest, Server};
+use crate::serve::{self, Clients, Server};
 use crate::snapshot;
 use crate::terminal::{self, RawMode};
 
 mod binder;
-mod confine;
+pub mod confine;
 mod console;
 mod debugger;
 mod detach;
@@ -48,16 +50,19 @@ mod input;
 mod limit;
 mod listener;
 mod record;
-mod report;
+pub mod report;
 mod restore;
 mod session;
 pub mod share;
 mod source;
+pub mod standing;
 mod verdict;
 pub mod vsock;
+pub mod world;
 
 pub use self::binder::Binder;
 pub use self::session::Session;
+pub use self::standing::Standing;
 
 /// Runs, tells how it ended, and gives the exit status of the process.
 pub fn run(args: &RunArgs) -> u8 {
@@ -70,41 +75,100 @@ pub fn run(args: &RunArgs) -> u8 {
     if args.detached {
         detach::leave_session();
     }
-    if let Some(path) = &args.status
-        && let Err(error) = Report::prepare(path)
-    {
-        eprintln!("bindervm: cannot write the status file {}: {error}", path.display());
-        return Code::Usage as u8;
+    match Guest::prepare(args, Standing::alone()) {
+        Ok(guest) => match confine::apply(args.sandbox, args.memory) {
+            Ok(()) => guest.run(),
+            Err(failure) => guest.refuse(failure),
+        },
+        Err(code) => code,
     }
-    let events = match Events::new(Instant::now(), args.events.as_ref()) {
-        Ok(events) => events,
-        Err(error) => {
-            eprintln!("bindervm: cannot write the file of --events: {error}");
-            return Code::Usage as u8;
+}
+
+/// A guest that is ready to run, with what is told of it when it has.
+pub struct Guest {
+    args: RunArgs,
+    standing: Standing,
+    report: Report,
+    server: Option<Server>,
+    events: Events,
+    machine: Prepared,
+}
+
+impl Guest {
+    /// Makes a guest ready. One that cannot be is told of, and its exit status given.
+    pub fn prepare(args: &RunArgs, standing: Standing) -> Result<Guest, u8> {
+        if let Some(path) = &args.status
+            && let Err(error) = Report::prepare(path)
+        {
+            standing.voice.say(format_args!("cannot write the status file {}: {error}", path.display()));
+            return Err(Code::Usage as u8);
         }
-    };
-    let mut report = Report::default();
-    let mut server = None;
-    let status = match execute(args, &mut report, &mut server, &events) {
-        Ok(status) => status,
-        Err(failure) => {
-            terminal::restore();
-            eprintln!("bindervm: {}", failure.chain());
-            Status::Failed { reason: failure.code, message: failure.chain() }
+        let events = match Events::new(Instant::now(), args.events.as_ref()) {
+            Ok(events) => events,
+            Err(error) => {
+                standing.voice.say(format_args!("cannot write the file of --events: {error}"));
+                return Err(Code::Usage as u8);
+            }
+        };
+        let mut report = Report::default();
+        let mut server = None;
+        match prepare(args, &standing, &mut report, &mut server, &events) {
+            Ok(machine) => Ok(Guest { args: args.clone(), standing, report, server, events, machine }),
+            Err(failure) => Err(conclude(args, &standing, report, server, &events, Err(failure))),
         }
-    };
+    }
+
+    /// Runs it on this thread, tells how it ended, and gives the exit status.
+    pub fn run(self) -> u8 {
+        let Guest { args, standing, mut report, server, events, machine } = self;
+        let status = machine.run(&mut report, &standing, &events);
+        conclude(&args, &standing, report, server, &events, status)
+    }
+
+    /// Ends it unrun.
+    pub fn refuse(self, failure: Failure) -> u8 {
+        conclude(&self.args, &self.standing, self.report, self.server, &self.events, Err(failure))
+    }
+
+    /// What it was made from.
+    pub fn args(&self) -> &RunArgs {
+        &self.args
+    }
+
+    /// Where its words go.
+    pub fn voice(&self) -> Voice {
+        self.standing.voice.clone()
+    }
+}
+
+/// Tells how a run ended, and gives its exit status.
+pub fn conclude(
+    args: &RunArgs,
+    standing: &Standing,
+    report: Report,
+    server: Option<Server>,
+    events: &Events,
+    status: Result<Status, Failure>,
+) -> u8 {
+    let voice = &standing.voice;
+    voice.finish();
+    let status = status.unwrap_or_else(|failure| {
+        terminal::restore();
+        voice.say(failure.chain());
+        Status::Failed { reason: failure.code, message: failure.chain() }
+    });
     if args.summary {
-        report.print();
+        report.print(voice);
     }
     let mut exit_code = status.exit_code();
     if let Some(path) = &args.status
         && let Err(error) = report.write(&status, path)
     {
-        eprintln!("bindervm: cannot write the status file {}: {error}", path.display());
+        voice.say(format_args!("cannot write the status file {}: {error}", path.display()));
         exit_code = Code::Internal as u8;
     }
     if exit_code != 0 && args.seed != 0 && report.engine == Some(Kind::Soft) {
-        eprintln!("bindervm: the seed was {}; to repeat: {}", args.seed, last::command_line());
+        voice.say(format_args!("the seed was {}; to repeat: {}", args.seed, last::command_line()));
     }
     report.last_run(exit_code).keep();
     events.end(exit_code, report.json(&status));
@@ -114,14 +178,39 @@ pub fn run(args: &RunArgs) -> u8 {
     exit_code
 }
 
-fn execute(
+/// A machine with everything around it.
+struct Prepared {
+    machine: Machine,
+    args: RunArgs,
+    session: Session,
+    interrupted: Arc<Interrupted>,
+    binder: Leaving,
+    link: Option<AgentLink>,
+    raw_mode: Option<RawMode>,
+    has_command: bool,
+    /// The snapshot of `--fast`, while it is in use.
+    _fast: Option<Fast>,
+}
+
+/// A guest that leaves the world that it shares when its machine is gone, however that came about.
+struct Leaving(Binder);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
+}
+
+fn prepare(
     args: &RunArgs,
+    standing: &Standing,
     report: &mut Report,
     server: &mut Option<Server>,
     events: &Events,
-) -> Result<Status, Failure> {
+) -> Result<Prepared, Failure> {
     let began = Instant::now();
-    let fast = if args.fast { fast::prepare(args)? } else { None };
+    let voice = &standing.voice;
+    let fast = if args.fast { fast::prepare(args, voice)? } else { None };
     let args = fast.as_ref().map_or(args, |fast| &fast.args);
     let source = Source::find(args)?;
     // Without a command, `--snapshot-to` saves a guest that is up and does nothing.
@@ -131,25 +220,27 @@ fn execute(
         && !args.serve
         && !only_saved
         && source.has_agent()
+        && standing.is_alone()
         && terminal::is_interactive();
-    let engine = choose_engine(args.engine)?;
+    let engine = choose_engine(args.engine, voice)?;
     let clock = match args.clock {
         // KVM has no other, whatever was asked for: neither its date nor its entropy is made to repeat.
         _ if engine == Kind::Kvm => ClockMode::Host,
         Some(ClockArg::Virtual) => ClockMode::Virtual,
         Some(ClockArg::Host) => ClockMode::Host,
-        None if interactive => ClockMode::Host,
+        // Guests of one world wait for each other.
+        None if interactive || standing.world.is_some() => ClockMode::Host,
         None => ClockMode::Virtual,
     };
     let session = Session::default();
     let trace_file = Arc::new(OnceLock::new());
     if let Some(timeout) = args.timeout {
-        enforce_timeout(args, timeout, session.clone(), trace_file.clone())?;
+        enforce_timeout(args, timeout, session.clone(), trace_file.clone(), standing.clone())?;
     }
 
     let log = ConsoleLog::new();
     let activity = Activity::new();
-    let (serial, tap) = serial_console(args, &source, bound.is_some())?;
+    let (serial, tap) = serial_console(args, &source, bound.is_some(), voice)?;
     let (memory_bytes, cpus) = source.size(args);
     let config = MachineConfig {
         memory_bytes,
@@ -189,7 +280,7 @@ fn execute(
         None => None,
     };
     machine.add_virtio(Box::new(Rng::new(entropy))).map_err(machine_failure)?;
-    let binder = add_binder(args, &source, &mut machine)?;
+    let binder = add_binder(args, &source, &mut machine, standing.world.as_ref())?;
     if let Some(every) = args.events.as_ref().and_then(|target| target.metrics) {
         machine.observe(events.metrics(every, &machine, binder.clone()));
     }
@@ -206,6 +297,7 @@ fn execute(
     let link = source.has_agent().then(|| {
         AgentLink::new(Box::new(Listener {
             session: session.clone(),
+            voice: voice.clone(),
             activity: activity.clone(),
             handle: machine.handle(),
             clock: machine.clock(),
@@ -215,7 +307,7 @@ fn execute(
                 labels: source.labels(args),
                 stop: true,
             }),
-            stdin_file: if interactive || !has_command { None } else { regular_stdin() },
+            stdin_file: if interactive || !has_command { None } else { regular_stdin(standing) },
             has_command,
             commands: commands.clone(),
             watchers: watchers.clone(),
@@ -237,7 +329,7 @@ fn execute(
         activity.set_busy(has_command);
         machine.handle().wake();
     }
-    let guest = Arc::new(Guest {
+    let guest = Arc::new(serve::Guest {
         name: args.guest_name(),
         image: source.image_name.clone(),
         restored: source.restores().is_some(),
@@ -280,7 +372,7 @@ fn execute(
     let interrupted =
         input::watch_signals(machine.handle(), addressee, trace_file).map_err(thread_failure)?;
     if let Some(target) = target
-        && (interactive || regular_stdin().is_none())
+        && (interactive || regular_stdin(standing).is_none())
     {
         input::pump_stdin(target).map_err(thread_failure)?;
     }
@@ -292,32 +384,48 @@ fn execute(
         false => None,
     };
 
-    let boot_watch = match &link {
-        // A debugger takes its time.
-        Some(_) if args.gdb.is_some() => None,
-        Some(_) => Some(watch_boot(machine.handle(), session.clone(), args.boot_timeout)?),
-        None => None,
-    };
-    confine::apply(args.sandbox, args.memory)?;
-    let outcome = machine.run();
-    drop(raw_mode);
-    session.finish();
-    if let Some(watch) = boot_watch {
-        // It cannot panic, and it has nothing to say.
-        let _ = watch.join();
-    }
-    let outcome = outcome.map_err(machine_failure)?;
-    let tally = binder.recording.finish().map_err(trace_failure)?;
-    events.outcome(&outcome);
-    report.fill(&outcome, binder.counters(), tally, session.ready());
-    if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
-        events.saved(path, saved.as_ref().err());
-        saved.map_err(|error| snapshot::not_made(path, error))?;
-        return Ok(if has_command { Status::Exited { code: 0 } } else { Status::Saved });
-    }
-    match link {
-        Some(_) => agent_status(&session, &outcome, &interrupted, args),
-        None => bare_status(&session, &outcome, &interrupted),
+    let args = args.clone();
+    let binder = Leaving(binder);
+    Ok(Prepared { machine, args, session, interrupted, binder, link, raw_mode, has_command, _fast: fast })
+}
+
+impl Prepared {
+    /// Runs it to its end.
+    fn run(self, report: &mut Report, standing: &Standing, events: &Events) -> Result<Status, Failure> {
+        let Prepared { machine, args, session, interrupted, binder, link, raw_mode, has_command, _fast } =
+            self;
+        let voice = &standing.voice;
+        let boot_watch = match &link {
+            // A debugger takes its time.
+            Some(_) if args.gdb.is_some() => None,
+            Some(_) => Some(watch_boot(machine.handle(), session.clone(), args.boot_timeout)?),
+            None => None,
+        };
+        let outcome = machine.run();
+        drop(raw_mode);
+        session.finish();
+        let binder = {
+            let seen = binder.0.clone();
+            drop(binder);
+            seen
+        };
+        if let Some(watch) = boot_watch {
+            // It cannot panic, and it has nothing to say.
+            let _ = watch.join();
+        }
+        let outcome = outcome.map_err(machine_failure)?;
+        let tally = binder.recording.finish().map_err(trace_failure)?;
+        events.outcome(&outcome);
+        report.fill(&outcome, binder.counters(), tally, session.ready());
+        if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
+            events.saved(path, saved.as_ref().err());
+            saved.map_err(|error| snapshot::not_made(path, error))?;
+            return Ok(if has_command { Status::Exited { code: 0 } } else { Status::Saved });
+        }
+        match link {
+            Some(_) => agent_status(&session, &outcome, &interrupted, &args, voice),
+            None => bare_status(&session, &outcome, &interrupted, voice),
+        }
     }
 }
 
@@ -344,7 +452,7 @@ fn watch_boot(handle: Handle, session: Session, limit: Duration) -> Result<JoinH
 }
 
 /// Ends this process when the thread that started it ends, even by a signal that it cannot catch.
-fn die_with(parent: u32) {
+pub fn die_with(parent: u32) {
     use rustix::process::{Signal, getppid, set_parent_process_death_signal};
     // It cannot fail with a signal that exists.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
@@ -355,7 +463,7 @@ fn die_with(parent: u32) {
 }
 
 /// Says in one line which engine runs the guest, where the choice was ours.
-fn choose_engine(asked: EngineArg) -> Result<Kind, Failure> {
+fn choose_engine(asked: EngineArg, voice: &Voice) -> Result<Kind, Failure> {
     let kind = match asked {
         EngineArg::Auto => Kind::Auto,
         EngineArg::Kvm => Kind::Kvm,
@@ -363,7 +471,7 @@ fn choose_engine(asked: EngineArg) -> Result<Kind, Failure> {
     };
     let choice = machine::choose(kind).map_err(|e| Failure::because(Code::BootFailed, "no engine", e))?;
     if kind == Kind::Auto {
-        eprintln!("bindervm: engine {}", choice.reason);
+        voice.say(format_args!("engine {}", choice.reason));
     }
     Ok(choice.kind)
 }
@@ -374,9 +482,11 @@ fn serial_console(
     args: &RunArgs,
     source: &Source,
     has_socket: bool,
+    voice: &Voice,
 ) -> Result<(SerialConsole, ConsoleTap), Failure> {
-    let output = console::output(args, source)?;
+    let output = console::output(args, source, voice)?;
     let (input, typed) = match source.has_agent() || args.serve {
+        false if !voice.is_alone() => (None, None),
         false => (rustix::io::dup(io::stdin()).ok(), None),
         true if has_socket => {
             let pipe = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC);
@@ -404,8 +514,11 @@ fn exec_request(args: &RunArgs, interactive: bool) -> ExecRequest {
     ExecRequest { argv, env, cwd: None, tty, stdin: true }
 }
 
-/// Stdin where it is a regular file or /dev/null: what always has its bytes ready.
-fn regular_stdin() -> Option<Box<dyn io::Read + Send>> {
+/// Stdin where it is a regular file or /dev/null: what always has its bytes ready. In a group there is none.
+fn regular_stdin(standing: &Standing) -> Option<Box<dyn io::Read + Send>> {
+    if !standing.is_alone() {
+        return Some(Box::new(io::empty()));
+    }
     let file = File::from(rustix::io::dup(io::stdin()).ok()?);
     let kind = file.metadata().ok()?.file_type();
     let null = std::fs::metadata("/dev/null").ok()?;

@@ -12,8 +12,8 @@ pub struct GuestClock(Source);
 enum Source {
     /// The software CPU publishes its time.
     Soft(Remote),
-    /// KVM guests run on the host's clock since power-on.
-    Kvm(Instant),
+    /// The host's clock since then: KVM guests run on it.
+    Host(Instant),
 }
 
 impl GuestClock {
@@ -21,15 +21,16 @@ impl GuestClock {
         GuestClock(Source::Soft(remote))
     }
 
-    pub(crate) fn kvm(power_on: Instant) -> GuestClock {
-        GuestClock(Source::Kvm(power_on))
+    /// The host's clock since `began`.
+    pub fn host(began: Instant) -> GuestClock {
+        GuestClock(Source::Host(began))
     }
 
     /// Guest time since power-on.
     pub fn now(&self) -> Duration {
         match &self.0 {
             Source::Soft(remote) => remote.now(),
-            Source::Kvm(power_on) => power_on.elapsed(),
+            Source::Host(began) => began.elapsed(),
         }
     }
 }

@@ -5,17 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
 use binder_trace::recording::{self, DEFAULT_PAYLOAD, GuestName, Writer, encode_header, encode_record};
-use devices::virtio::binder::{BinderDevice, Counters, SharedDomain, Timing, Trouble};
+use devices::virtio::binder::{BinderDevice, Counters, Recorder, SharedDomain, Timing, Trouble};
 use machine::Machine;
 
 use super::record::{Recording, host_clock};
 use super::source::Source;
 use super::verdict::{machine_failure, trace_failure};
+use super::world::{Membership, Recorders};
 use crate::args::{BinderArg, BinderDeviceArg, LsmArg, ProfileArg, RunArgs, TraceTarget};
 use crate::exit::Failure;
 use crate::serve::peer::Peer;
 
-/// The one guest of a run.
+/// A guest that shares its world with nobody.
 const GUEST: GuestId = GuestId(0);
 
 /// Bytes that a follower gets of what was before, at most; its window has room for them.
@@ -30,6 +31,12 @@ pub struct Binder {
     pub recording: Recording,
     counters: Arc<Mutex<Counters>>,
     domain: Option<SharedDomain>,
+    /// Which guest of the domain it is.
+    guest: GuestId,
+    /// It shares the domain with other guests.
+    is_shared: bool,
+    /// Where all of a domain that it shares is recorded.
+    of_world: Option<Recording>,
 }
 
 impl Binder {
@@ -48,7 +55,19 @@ impl Binder {
     /// The guest's objects in the core now; `None` where its own kernel has the driver.
     pub fn objects(&self) -> Option<Census> {
         let domain = self.domain.as_ref()?;
-        Some(domain.census(GUEST))
+        Some(domain.census(self.guest))
+    }
+}
+
+impl Binder {
+    /// The machine is gone: where other guests share the world, they are told of every process's death.
+    pub fn leave(&self) {
+        let Some(domain) = self.domain.as_ref().filter(|_| self.is_shared) else { return };
+        let mut recorders = Recorders::new(self.recording.clone(), self.of_world.clone());
+        let left = domain.leave(self.guest, &mut recorders);
+        if left != Census::default() {
+            self.counters.lock().unwrap_or_else(PoisonError::into_inner).left = left;
+        }
     }
 }
 
@@ -63,7 +82,7 @@ impl Binder {
                 domain.trace_payloads(self.header.payload);
             }
             let mut begin = encode_header(&self.header);
-            for record in self.recording.known(GUEST, domain) {
+            for record in self.recording.known(self.guest, domain) {
                 begin.extend(encode_record(&record));
                 if begin.len() > MAX_BEGIN {
                     break;
@@ -76,10 +95,17 @@ impl Binder {
 }
 
 /// What a recording says of the run.
-fn header(args: &RunArgs, target: &TraceTarget, source: &Source, engine: String) -> recording::Header {
+fn header(
+    args: &RunArgs,
+    target: &TraceTarget,
+    source: &Source,
+    engine: String,
+    world: Option<&Membership>,
+) -> recording::Header {
+    let alone = || vec![GuestName { id: GUEST, name: args.guest_name() }];
     recording::Header {
         version: recording::VERSION,
-        guests: vec![GuestName { id: GUEST, name: args.guest_name() }],
+        guests: world.map_or_else(alone, |member| member.world.guests().to_vec()),
         image: source.image_name.clone(),
         engine,
         command: args.command.clone(),
@@ -98,22 +124,39 @@ fn android_version(image: &str) -> Option<u32> {
 }
 
 /// Puts the binder device on the machine, unless the guest's kernel has the driver.
-pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Result<Binder, Failure> {
+/// Where it shares a world it is `world`'s.
+pub fn add_binder(
+    args: &RunArgs,
+    source: &Source,
+    machine: &mut Machine,
+    world: Option<&Membership>,
+) -> Result<Binder, Failure> {
     // Followers get what a file gets, if there is one, without its extras.
     let payload = args.trace.as_ref().map_or(DEFAULT_PAYLOAD, |target| target.payload);
     let plain = TraceTarget { path: PathBuf::new(), payload, host_times: false, replay: false };
-    let follower = header(args, &plain, source, machine.engine().to_string());
+    let follower = header(args, &plain, source, machine.engine().to_string(), world);
     let writer = match &args.trace {
         None => None,
         Some(target) => {
-            let header = header(args, target, source, machine.engine().to_string());
+            let header = header(args, target, source, machine.engine().to_string(), world);
             Some(Writer::create(&target.path, &header).map_err(trace_failure)?)
         }
     };
     let recording =
         Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary || args.status.is_some());
+    let guest = world.map_or(GUEST, |member| member.guest);
+    let is_shared = world.is_some();
     if source.binder(args) == BinderArg::Kernel {
-        return Ok(Binder { header: follower, recording, counters: Arc::default(), domain: None });
+        let counters = Arc::default();
+        return Ok(Binder {
+            header: follower,
+            recording,
+            counters,
+            domain: None,
+            guest,
+            is_shared,
+            of_world: None,
+        });
     }
     let profile = match args.binder_profile {
         ProfileArg::Linux6_1 => Profile::Linux6_1,
@@ -129,7 +172,18 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
         (Some(LsmArg::Off), _) | (None, images::LsmMode::Off) => LsmMode::Off,
     };
     let limits = Limits { lsm, trace_payload, ..Limits::default() };
-    let domain = SharedDomain::new(Domain::new(limits.clone(), profile));
+    let (domain, of_world) = match world {
+        None => (SharedDomain::new(Domain::new(limits.clone(), profile)), None),
+        Some(member) => member.world.domain(&limits, profile, follower.clone())?,
+    };
+    if is_shared {
+        let handle = machine.handle();
+        domain.join(guest, Box::new(move || handle.wake()));
+    }
+    let recorder: Box<dyn Recorder> = match is_shared {
+        false => Box::new(recording.clone()),
+        true => Box::new(Recorders::new(recording.clone(), of_world.clone())),
+    };
     let timing = match args.binder_device {
         BinderDeviceArg::Inline | BinderDeviceArg::Tight | BinderDeviceArg::Failing => Timing::Inline,
         BinderDeviceArg::Late | BinderDeviceArg::TightLate => {
@@ -141,9 +195,8 @@ pub fn add_binder(args: &RunArgs, source: &Source, machine: &mut Machine) -> Res
         tight: matches!(args.binder_device, BinderDeviceArg::Tight | BinderDeviceArg::TightLate),
         fails_after: (args.binder_device == BinderDeviceArg::Failing).then_some(2000),
     };
-    let device =
-        BinderDevice::new(domain.clone(), GUEST, &limits, timing, Box::new(recording.clone())).with(trouble);
+    let device = BinderDevice::new(domain.clone(), guest, &limits, timing, recorder).with(trouble);
     let counters = device.counters();
     machine.add_virtio(Box::new(device)).map_err(machine_failure)?;
-    Ok(Binder { header: follower, recording, counters, domain: Some(domain) })
+    Ok(Binder { header: follower, recording, counters, domain: Some(domain), guest, is_shared, of_world })
 }

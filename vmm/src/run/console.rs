@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use ci::capture::{Bounds, Capture};
 
 use super::source::Source;
+use super::standing::Voice;
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure};
 
@@ -12,10 +13,10 @@ use crate::exit::{Code, Failure};
 const LOG: Bounds = Bounds { head: 8 << 20, tail: 1 << 20 };
 
 /// What the console's output goes to. Without an agent it is all that the guest has.
-pub fn output(args: &RunArgs, source: &Source) -> Result<Box<dyn Write + Send>, Failure> {
+pub fn output(args: &RunArgs, source: &Source, voice: &Voice) -> Result<Box<dyn Write + Send>, Failure> {
     let shown: Box<dyn Write + Send> = match (source.has_agent(), args.console) {
-        (false, _) => Box::new(io::stdout()),
-        (true, true) => Box::new(io::stderr()),
+        (false, _) if voice.is_alone() => Box::new(io::stdout()),
+        (false, _) | (true, true) => voice.console(),
         (true, false) => Box::new(io::sink()),
     };
     let Some(path) = &args.console_log else { return Ok(shown) };

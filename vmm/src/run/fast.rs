@@ -19,6 +19,7 @@ use machine::{FORMAT, Kind};
 use rustix::fs::{FlockOperation, flock};
 
 use super::source::Source;
+use super::standing::Voice;
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure};
 
@@ -38,9 +39,9 @@ pub struct Fast {
 }
 
 /// What is run instead of booting. `None`: there is no such thing, and the image is to be booted.
-pub fn prepare(args: &RunArgs) -> Result<Option<Fast>, Failure> {
-    if super::choose_engine(args.engine)? == Kind::Kvm {
-        eprintln!("bindervm: --fast: a guest on KVM cannot be saved; booting");
+pub fn prepare(args: &RunArgs, voice: &Voice) -> Result<Option<Fast>, Failure> {
+    if super::choose_engine(args.engine, voice)? == Kind::Kvm {
+        voice.say("--fast: a guest on KVM cannot be saved; booting");
         return Ok(None);
     }
     let source = Source::find(args)?;
@@ -59,8 +60,8 @@ pub fn prepare(args: &RunArgs) -> Result<Option<Fast>, Failure> {
         wait(FlockOperation::LockExclusive)?;
         // Somebody else may have made it meanwhile.
         if !path.exists() {
-            if let Made::NotSaved(why) = boot(args, &path)? {
-                eprintln!("bindervm: --fast: {why}; booting");
+            if let Made::NotSaved(why) = boot(args, &path, voice)? {
+                voice.say(format_args!("--fast: {why}; booting"));
                 return Ok(None);
             }
             forget_old(&folder, &name, &path);
@@ -106,9 +107,9 @@ enum Made {
 }
 
 /// Boots the image and saves it when it is up.
-fn boot(args: &RunArgs, path: &Path) -> Result<Made, Failure> {
+fn boot(args: &RunArgs, path: &Path, voice: &Voice) -> Result<Made, Failure> {
     let Some(image) = &args.image else { return Err(Failure::new(Code::Usage, "--fast needs an image")) };
-    eprintln!("bindervm: booting {image} once, for all that go on from there");
+    voice.say(format_args!("booting {image} once, for all that go on from there"));
     let own = std::env::current_exe();
     let own = own.map_err(|e| Failure::because(Code::Internal, "cannot find this program", e))?;
     let mut command = Command::new(own);

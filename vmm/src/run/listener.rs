@@ -2,27 +2,27 @@
 //! clients of the control socket.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use agent_protocol::{
     AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, LostReason, STREAM_CHUNK, Stream,
 };
 use machine::{Activity, Handle, SnapshotRequest};
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::session::{CommandEnd, ReadyAt, Session};
+use super::standing::Voice;
 use crate::serve::commands::Commands;
 use crate::serve::events::Events;
 use crate::serve::watchers::Watchers;
-use crate::terminal;
 
 /// Listens to the agent, on the vCPU's thread.
 pub struct Listener {
     /// What is learnt goes here.
     pub session: Session,
+    /// Where the guest's words and the output of its command go.
+    pub voice: Voice,
     /// Guest time stands still while nothing is busy.
     pub activity: Activity,
     /// Ends the run where the agent cannot be understood.
@@ -86,10 +86,10 @@ impl AgentEvents for Listener {
                     self.command_ended(link, end);
                 }
             },
-            AgentEvent::Log(text) => tell(&plain(text)),
+            AgentEvent::Log(text) => self.tell(&plain(text)),
             AgentEvent::Fatal(text) => {
                 let text = plain(text);
-                tell(&text);
+                self.tell(&text);
                 self.session.note(text);
             }
             AgentEvent::Lost(reason) => {
@@ -114,11 +114,7 @@ impl AgentEvents for Listener {
         }
         // Written through at once; a slow reader holds the guest back. One that went away (a closed
         // pipe) loses the bytes, not the run.
-        let written = match stream {
-            Stream::Stdout => write_all(io::stdout(), bytes),
-            Stream::Stderr => write_all(io::stderr(), bytes),
-        };
-        if let Err(error) = written
+        if let Err(error) = self.voice.output(stream, bytes)
             && error != Errno::PIPE
         {
             self.session.set_unwritten(error);
@@ -127,32 +123,17 @@ impl AgentEvents for Listener {
     }
 }
 
-/// Writes all of `bytes`, and waits for a file that is full and does not block.
-fn write_all(file: impl AsFd, mut bytes: &[u8]) -> rustix::io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::write(&file, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
-                let _ = poll(&mut [PollFd::new(&file, PollFlags::OUT)], None);
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Says what the guest said, maybe while the terminal is raw.
-fn tell(text: &str) {
-    eprint!("bindervm: guest: {text}{}", terminal::newline());
-}
-
 /// Text of the guest without what would control the terminal it is shown on.
 fn plain(text: &str) -> String {
     text.chars().filter(|char| !char.is_control()).collect()
 }
 
 impl Listener {
+    /// Says what the guest said.
+    fn tell(&self, text: &str) {
+        self.voice.say(format_args!("guest: {text}"));
+    }
+
     /// Lets guest time stand still where nobody asked for anything more.
     fn rest(&self) {
         let has_work = self.has_command || self.commands.count() > 0 || self.session.is_stopping();

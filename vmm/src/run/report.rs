@@ -11,6 +11,7 @@ use machine::{Kind, Outcome, RunStats};
 use serde::Serialize;
 
 use super::session::ReadyAt;
+use super::standing::Voice;
 use crate::exit::Status;
 use crate::last::{self, LastRun};
 
@@ -62,49 +63,49 @@ impl Report {
     }
 
     /// Prints the summary on stderr.
-    pub fn print(&self) {
+    pub fn print(&self, voice: &Voice) {
         let Some(stats) = &self.stats else { return };
-        eprintln!("bindervm: summary");
+        voice.say("summary");
         if let Some(ready) = self.ready {
-            eprintln!(
-                "  boot          {} CPU, {} wall, {} guest time to agent ready",
+            voice.more(format_args!(
+                "boot          {} CPU, {} wall, {} guest time to agent ready",
                 seconds(ready.cpu),
                 seconds(ready.wall),
                 seconds(ready.guest)
-            );
+            ));
         }
         if let Some(tally) = &self.tally {
-            eprintln!(
-                "  transactions  {} calls, {} oneways, {} replies, {} failed, {} bytes",
+            voice.more(format_args!(
+                "transactions  {} calls, {} oneways, {} replies, {} failed, {} bytes",
                 tally.calls, tally.oneways, tally.replies, tally.failed, tally.bytes
-            );
+            ));
         }
         let counters = &self.counters;
-        eprintln!(
-            "  binder device {} doorbells, {} messages, {} events, {} interrupts, {} pages trimmed, {} malformed",
+        voice.more(format_args!(
+            "binder device {} doorbells, {} messages, {} events, {} interrupts, {} pages trimmed, {} malformed",
             counters.doorbells,
             counters.messages,
             counters.events,
             counters.interrupts,
             counters.trimmed_pages,
             counters.malformed
-        );
+        ));
         let accesses = &stats.accesses;
-        eprintln!(
-            "  exits         {} MMIO, {} port, {} idle",
+        voice.more(format_args!(
+            "exits         {} MMIO, {} port, {} idle",
             accesses.mmio_reads + accesses.mmio_writes,
             accesses.port_reads + accesses.port_writes,
             stats.exits.idle
-        );
+        ));
         if let Some(instructions) = stats.instructions {
-            eprintln!("  instructions  {instructions}");
+            voice.more(format_args!("instructions  {instructions}"));
         }
-        eprintln!(
-            "  time          {} guest, {} CPU, {} wall",
+        voice.more(format_args!(
+            "time          {} guest, {} CPU, {} wall",
             seconds(stats.guest_time),
             seconds(stats.cpu_time),
             seconds(stats.wall_time)
-        );
+        ));
     }
 
     /// Finds out whether the file of `--status` can be written, before a run that it is to tell of.

@@ -8,6 +8,7 @@ use machine::{End, MachineError, Outcome};
 
 use super::input::Interrupted;
 use super::session::{CommandEnd, Session};
+use super::standing::Voice;
 use crate::args::RunArgs;
 use crate::exit::{Code, Failure, Status};
 
@@ -16,7 +17,9 @@ pub fn bare_status(
     session: &Session,
     outcome: &Outcome,
     interrupted: &Interrupted,
+    voice: &Voice,
 ) -> Result<Status, Failure> {
+    let told = |code, outcome, while_booting| told(code, outcome, while_booting, voice);
     match &outcome.end {
         End::PoweredOff | End::Reset => Ok(Status::PoweredOff),
         End::Panic(_) => Err(told(Code::GuestPanic, outcome, false)),
@@ -37,6 +40,7 @@ pub fn agent_status(
     outcome: &Outcome,
     interrupted: &Interrupted,
     args: &RunArgs,
+    voice: &Voice,
 ) -> Result<Status, Failure> {
     if let (Some(error), None) = (session.unwritten(), interrupted.signal()) {
         return Err(Failure::because(Code::Internal, "cannot write the command's output", error));
@@ -46,10 +50,8 @@ pub fn agent_status(
         Some(CommandEnd::Exited(ExitStatus::Signal(signal))) => return Ok(Status::Signaled { signal }),
         Some(CommandEnd::NotStarted { errno, text }) => {
             // As a shell has it: 127 where there is no such program, 126 where it cannot run.
-            eprintln!(
-                "bindervm: the guest cannot run {}: {text}",
-                args.command.first().map_or("/bin/sh", |c| c)
-            );
+            let program = args.command.first().map_or("/bin/sh", |c| c);
+            voice.say(format_args!("the guest cannot run {program}: {text}"));
             return Ok(Status::Exited { code: if errno == 2 { 127 } else { 126 } });
         }
         None => {}
@@ -75,9 +77,9 @@ pub fn agent_status(
         _ if session.ready().is_none() => Code::BootFailed,
         _ => Code::GuestLost,
     };
-    let failure = told(code, outcome, session.ready().is_none());
+    let failure = told(code, outcome, session.ready().is_none(), voice);
     for note in session.notes() {
-        eprintln!("bindervm: the guest said: {note}");
+        voice.say(format_args!("the guest said: {note}"));
     }
     match (&outcome.end, session.lost()) {
         // What stopped the run.
@@ -87,15 +89,15 @@ pub fn agent_status(
 }
 
 /// A failure with the guest's last words before it.
-fn told(code: Code, outcome: &Outcome, while_booting: bool) -> Failure {
+fn told(code: Code, outcome: &Outcome, while_booting: bool, voice: &Voice) -> Failure {
     if !outcome.console.is_empty() {
-        eprintln!("bindervm: the last lines of the guest's console:");
+        voice.say("the last lines of the guest's console:");
         for line in outcome.console.iter().rev().take(20).rev() {
-            eprintln!("  | {line}");
+            voice.more(format_args!("| {line}"));
         }
     }
     for failure in &outcome.device_failures {
-        eprintln!("bindervm: a device gave up: {failure}");
+        voice.say(format_args!("a device gave up: {failure}"));
     }
     let message = match (&outcome.end, while_booting) {
         (End::Timeout, true) => "the time of --timeout passed before the guest was up".to_owned(),

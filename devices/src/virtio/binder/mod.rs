@@ -253,8 +253,7 @@ impl VirtioDevice for BinderDevice {
             // A driver that does not look at the rings after its kick would never see an answer.
             return Err(ActivateError::Features(guest.features));
         }
-        self.world.domain.lock_anyway().enter(self.world.guest, guest.ram.clone());
-        self.world.begin_replay(&guest.ram);
+        self.world.enter(&guest.ram);
         self.active = Some(Active { ram: guest.ram, requests, events, interrupt: guest.interrupt });
         Ok(())
     }
@@ -333,12 +332,7 @@ impl VirtioDevice for BinderDevice {
             let _ = active.serve(world, wire::QUEUE_SIZE.into());
         }
         self.active = None;
-        if world.replay_begun {
-            world.recorder.step(Step::Reset { guest: world.guest });
-        }
-        let mut sink =
-            Stamped { at: world.recorder.now(), guest: world.guest, recorder: world.recorder.as_mut() };
-        let left = world.domain.lock_anyway().reset(world.guest, &mut sink);
+        let left = world.domain.lock_anyway().reset(world.guest, world.recorder.as_mut(), world.replay_begun);
         world.count(|counters| counters.left = left);
         world.config.epoch = world.config.epoch.get().wrapping_add(1).into();
     }
@@ -414,14 +408,16 @@ impl Active {
 }
 
 impl World {
-    /// Gives the recording, if it is for replay, the domain as it is now and the guest's RAM.
-    fn begin_replay(&mut self, ram: &GuestRam) {
+    /// The driver is ready: its guest's RAM may be used. The recording, if it is for replay, gets that and
+    /// the domain as it is now.
+    fn enter(&mut self, ram: &Arc<GuestRam>) {
+        let mut shared = self.domain.lock_anyway();
+        shared.enter(self.guest, ram.clone());
         if !self.recorder.replays() {
             return;
         }
         if !self.replay_begun {
-            let domain = self.domain.lock_anyway().domain.clone();
-            self.recorder.step(Step::Start(Box::new(domain)));
+            self.recorder.step(Step::Start(Box::new(shared.domain.clone())));
             self.replay_begun = true;
         }
         let page = wire::PAGE as u64;

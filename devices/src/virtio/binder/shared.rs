@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use binder::ids::GuestId;
-use binder::trace::TraceSink;
+use binder::replay::Step;
 use binder::{Census, Domain, GuestRams};
 use guest_ram::GuestRam;
 
-use super::Waker;
+use super::{Recorder, Stamped, Waker};
 use crate::virtio::DeviceError;
 
 /// A binder world that devices of one or more guests share. Clones are the same world.
@@ -59,10 +59,11 @@ impl SharedDomain {
 
     /// Takes a guest out whose machine is gone: its processes die, as far as the other guests can
     /// tell, and its RAM is let go. Gives what it had left.
-    pub fn leave(&self, guest: GuestId, sink: &mut dyn TraceSink) -> Census {
+    pub fn leave(&self, guest: GuestId, recorder: &mut dyn Recorder) -> Census {
         let mut shared = self.lock_anyway();
         shared.guests.wakers.remove(&guest);
-        shared.reset(guest, sink)
+        let replays = recorder.replays();
+        shared.reset(guest, recorder, replays)
     }
 
     /// Looks at the world, or sets it up, while nothing happens in it.
@@ -92,11 +93,14 @@ impl Shared {
         self.guests.rams.insert(guest, ram);
     }
 
-    /// The guest's driver is gone; from here on nobody touches its pages.
-    pub(super) fn reset(&mut self, guest: GuestId, sink: &mut dyn TraceSink) -> Census {
+    /// The guest's driver is gone; from here on nobody touches its pages. Gives what it had left.
+    pub(super) fn reset(&mut self, guest: GuestId, recorder: &mut dyn Recorder, replays: bool) -> Census {
         let left = self.domain.census(guest);
         self.guests.rams.remove(&guest);
-        self.domain.reset(guest, sink);
+        if replays {
+            recorder.step(Step::Reset { guest });
+        }
+        self.domain.reset(guest, &mut Stamped { at: recorder.now(), guest, recorder });
         self.wake_others(guest);
         left
     }

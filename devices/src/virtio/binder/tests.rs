@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use binder::ids::GuestId;
 use binder::trace::TraceEvent;
-use binder::{Domain, Limits, NoTrace, Profile};
+use binder::{Domain, Limits, Profile};
 use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -375,7 +375,7 @@ fn a_guest_of_a_shared_world_reaches_its_own_processes_alone() {
     assert_eq!(domain.census(GuestId(0)).procs, 1);
 
     drop(one);
-    domain.leave(GuestId(0), &mut NoTrace);
+    domain.leave(GuestId(0), &mut Deaf);
     assert_eq!((domain.census(GuestId(0)).procs, domain.census(GuestId(1)).procs), (0, 1));
     post(&mut other, wire::kind::FLUSH, client, 0, &[]);
     assert_eq!(counters.lock().unwrap().malformed, 0);

@@ -110,7 +110,7 @@ impl KvmEngine {
     }
 
     pub(crate) fn clock(&self) -> GuestClock {
-        GuestClock::kvm(self.started)
+        GuestClock::host(self.started)
     }
 
     pub(crate) fn now(&self) -> Duration {

@@ -1,0 +1,164 @@
+//! A binder world that guests of a group share.
+
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use binder::replay::Step;
+use binder::trace::TraceEvent;
+use binder::{Domain, GuestId, Limits, Pid, Profile, Tid};
+use binder_trace::recording::{GuestName, Header, Writer};
+use devices::virtio::binder::{Recorder, SharedDomain};
+use engine::GuestClock;
+
+use super::record::Recording;
+use super::verdict::trace_failure;
+use crate::args::TraceTarget;
+use crate::exit::{Code, Failure};
+
+/// A world before and while its guests run. Clones are the same world.
+#[derive(Clone)]
+pub struct World(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    guests: Vec<GuestName>,
+    trace: Option<TraceTarget>,
+    /// Since when its recording counts.
+    began: Instant,
+    made: Mutex<Option<Made>>,
+}
+
+/// The world as its first guest made it.
+#[derive(Clone)]
+struct Made {
+    domain: SharedDomain,
+    limits: Limits,
+    profile: Profile,
+    recording: Option<Recording>,
+}
+
+/// A guest of a world.
+#[derive(Clone)]
+pub struct Membership {
+    /// The world.
+    pub world: World,
+    /// Which guest.
+    pub guest: GuestId,
+}
+
+impl World {
+    /// A world of these guests. `trace` records all of it.
+    pub fn new(name: &str, guests: Vec<GuestName>, trace: Option<TraceTarget>) -> World {
+        let made = Mutex::default();
+        World(Arc::new(Inner { name: name.to_owned(), guests, trace, began: Instant::now(), made }))
+    }
+
+    /// Everybody in it.
+    pub fn guests(&self) -> &[GuestName] {
+        &self.0.guests
+    }
+
+    /// The domain, which the first guest that asks makes. The others must ask for the same; `header` is how
+    /// a recording begins.
+    pub fn domain(
+        &self,
+        limits: &Limits,
+        profile: Profile,
+        header: Header,
+    ) -> Result<(SharedDomain, Option<Recording>), Failure> {
+        let mut made = self.lock();
+        if let Some(made) = &*made {
+            if (made.limits.lsm, made.profile) != (limits.lsm, profile) {
+                let message = format!(
+                    "the guests of domain {} have one binder driver: give them the same binder-profile and lsm",
+                    self.0.name
+                );
+                return Err(Failure::new(Code::Usage, message));
+            }
+            return Ok((made.domain.clone(), made.recording.clone()));
+        }
+        let mut limits = limits.clone();
+        let recording = match &self.0.trace {
+            None => None,
+            Some(target) => {
+                limits.trace_payload = limits.trace_payload.max(target.payload);
+                let header = Header {
+                    payload: target.payload,
+                    host_clock: target.host_times.then(super::record::host_clock),
+                    replay: target.replay,
+                    ..header
+                };
+                let writer = Writer::create(&target.path, &header).map_err(trace_failure)?;
+                // The guests' clocks have nothing to do with each other.
+                let clock = GuestClock::host(self.0.began);
+                Some(Recording::new(clock, Some(writer), Some(target), false))
+            }
+        };
+        let domain = SharedDomain::new(Domain::new(limits.clone(), profile));
+        *made = Some(Made { domain: domain.clone(), limits, profile, recording: recording.clone() });
+        Ok((domain, recording))
+    }
+
+    /// Writes the rest of the recording.
+    pub fn finish(&self) -> Result<(), Failure> {
+        let recording = self.lock().as_ref().and_then(|made| made.recording.clone());
+        recording.map_or(Ok(()), |recording| recording.finish().map(|_| ()).map_err(trace_failure))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Made>> {
+        // It is written once, in one step.
+        self.0.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A guest's own recording, and that of its world, if there is one, which has a clock of its own.
+pub struct Recorders {
+    own: Recording,
+    world: Option<Recording>,
+    /// The world's time for what follows.
+    at: Cell<Duration>,
+}
+
+impl Recorders {
+    /// Records to both.
+    pub fn new(own: Recording, world: Option<Recording>) -> Recorders {
+        Recorders { own, world, at: Cell::default() }
+    }
+}
+
+impl Recorder for Recorders {
+    fn now(&self) -> Duration {
+        self.at.set(self.world.as_ref().map_or(Duration::ZERO, Recorder::now));
+        self.own.now()
+    }
+
+    fn enabled(&self) -> bool {
+        self.own.enabled() || self.world.as_ref().is_some_and(Recorder::enabled)
+    }
+
+    fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent) {
+        let Some(world) = &mut self.world else { return self.own.record(at, guest, event) };
+        if self.own.enabled() {
+            self.own.record(at, guest, event.clone());
+        }
+        world.record(self.at.get(), guest, event);
+    }
+
+    fn name(&mut self, guest: GuestId, pid: Pid, tid: Tid, name: [u8; 16]) {
+        self.own.name(guest, pid, tid, name);
+        if let Some(world) = &mut self.world {
+            world.name(guest, pid, tid, name);
+        }
+    }
+
+    fn replays(&self) -> bool {
+        self.world.as_ref().is_some_and(Recorder::replays)
+    }
+
+    fn step(&mut self, step: Step) {
+        if let Some(world) = &mut self.world {
+            world.step(step);
+        }
+    }
+}
