@@ -66,10 +66,9 @@ void *vb_begin(struct vb_message *msg, u16 kind, struct vb_proc *proc,
 	header->proc = cpu_to_le32(proc->id);
 	header->tid = cpu_to_le32(tid);
 	header->seq = cpu_to_le64(seq);
-	header->leader_euid = cpu_to_le32(from_kuid(&init_user_ns,
-						    task_euid(proc->tsk)));
-	header->thread_euid = cpu_to_le32(from_kuid(&init_user_ns,
-						    current_euid()));
+	/* As the initial namespace has them, without a look into its map. */
+	header->leader_euid = cpu_to_le32(__kuid_val(task_euid(proc->tsk)));
+	header->thread_euid = cpu_to_le32(__kuid_val(current_euid()));
 	header->policy = cpu_to_le32(current->policy);
 	header->prio = cpu_to_le32(vb_priority());
 	header->time = cpu_to_le32(vb_time());

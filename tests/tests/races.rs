@@ -156,6 +156,46 @@ fn a_real_time_waiter_does_not_wait_for_an_idle_sender() {
     );
 }
 
+/// The statistics' text and the data are judged in the guest, where both drivers can be asked; of the host's driver the
+/// device knows as well how many pages went back.
+#[test]
+fn memory_pressure_gives_idle_pages_back_and_keeps_live_buffers() {
+    for driver in ["host", "kernel"] {
+        let guest = Guest::of("minimal").within(MINUTES).with(["--binder", driver]);
+        let ended = guest.run(["/bin/conformance", "race", "pressure"]).expect(0).leaves_nothing();
+        let ended = ended.prints(&["memory used=13 idle=97 ok"]);
+        let trimmed = ended.status["binder"]["trimmed_pages"].as_u64();
+        assert_eq!(trimmed, Some(if driver == "host" { 97 } else { 0 }), "{ended}");
+    }
+}
+
+#[test]
+fn pages_that_nobody_needs_go_back_by_age() {
+    for (age, code) in [("1", 0), ("0", 1)] {
+        let guest = Guest::of("minimal").within(MINUTES).with(["--clock", "virtual"]);
+        let script = format!("echo {age} > /sys/module/virtio_binder/parameters/age; conformance race age");
+        let ended = guest.shell(&script).expect(code).leaves_nothing();
+        let trimmed = ended.status["binder"]["trimmed_pages"].as_u64();
+        assert!((trimmed >= Some(97)) == (code == 0), "{ended}");
+    }
+}
+
+/// What a call costs in exits: three ioctls are three doorbells, and nobody is interrupted. Counted between a short
+/// and a long run, so that beginnings do not count.
+#[test]
+fn a_call_is_three_doorbells_and_no_interrupt() {
+    for size in ["0", "4", "2048"] {
+        let [short, long] = ["100", "400"].map(|calls| {
+            let guest = Guest::of("minimal").within(MINUTES).with(["--lsm", "cache"]);
+            let ended = guest.run(["/bin/conformance", "bench", calls, size]).expect(0).leaves_nothing();
+            let count = |name: &str| ended.status["binder"][name].as_u64().expect("the status file counts");
+            [count("doorbells"), count("messages"), count("events"), count("interrupts")]
+        });
+        let more = [0, 1, 2, 3].map(|index| long[index] - short[index]);
+        assert_eq!(more, [3 * 300, 3 * 300, 300, 0], "doorbells, messages, events, interrupts; {size} bytes");
+    }
+}
+
 /// `conformance race KIND` loses the device under sleepers in ioctl, poll and epoll and in the middle of a call, all
 /// of which are told; afterwards a new device serves new mounts.
 fn loses_the_device(kind: &str, device: &str) {

@@ -523,6 +523,10 @@ pub struct BenchArgs {
     /// Runs of each contender; the least counts.
     #[arg(long, default_value = "5")]
     pub runs: NonZeroU32,
+    /// Measure binder calls instead: our driver on the host beside the kernel's own. Each run is a pair then, and the
+    /// median counts.
+    #[arg(long, conflicts_with = "qemu")]
+    pub binder: bool,
     /// QEMU's program, if it is not `qemu-system-x86_64`.
     #[arg(long, value_name = "FILE")]
     pub qemu: Option<PathBuf>,

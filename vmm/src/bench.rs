@@ -4,8 +4,9 @@
 //! process a program of ours (`vmm/bench/guest.rs`) that prints a line before and behind each piece
 //! of work and waits for an answer. While it waits the contender's CPU time is read, so what is
 //! measured is CPU time of the contender's process and of nothing else. The runs of the contenders
-//! take turns, and the least of each counts.
+//! take turns, and the least of each counts. What a binder call costs is measured otherwise, in [`binder`].
 
+mod binder;
 mod contender;
 mod report;
 
@@ -41,6 +42,9 @@ pub type Measurements = Vec<(String, Measurement)>;
 
 /// Does what the arguments say.
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    if args.binder {
+        return binder::run(args);
+    }
     if PROGRAM.is_empty() {
         let message =
             "this bindervm was built without the guest program of its benchmarks (x86-64 Linux only)";

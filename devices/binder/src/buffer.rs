@@ -254,10 +254,11 @@ impl Mapping {
         slot.page.replace(page).is_none() && slot.users == 0
     }
 
-    /// Takes the pages of at most `max` slots that no buffer touches.
+    /// Takes the pages of at most `max` slots that no buffer touches, the highest first: buffers are placed
+    /// low, so these will be missed last.
     pub(crate) fn trim(&mut self, max: usize) -> Vec<u32> {
         let mut slots = Vec::new();
-        for (index, slot) in self.slots.iter_mut().enumerate() {
+        for (index, slot) in self.slots.iter_mut().enumerate().rev() {
             if slots.len() == max {
                 break;
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::child::{Child, Signal};
 use crate::device::Device;
 use crate::stream::{self, Arena, Call, Command, Delivery, Return, call, enter_looper, free, pattern, reply};
-use crate::uapi::br;
+use crate::uapi::{br, payload_size};
 
 const MAP_SIZE: usize = 4 << 20;
 const ROOM: usize = 256;
@@ -33,41 +33,69 @@ fn number(text: &str, what: &str) -> io::Result<usize> {
     text.parse().map_err(|_| io::Error::other(format!("{what} must be a number, not {text:?}")))
 }
 
+/// A write stream that frees one buffer and sends one payload. It is made once, so that what is measured is the driver
+/// and not this program.
+struct Turn(Vec<u8>);
+
+impl Turn {
+    /// Where the address of the buffer stands, behind the word of FREE_BUFFER.
+    const FREED: std::ops::Range<usize> = 4..12;
+
+    fn new(send: Call) -> Self {
+        Self(encode(&[free(0), send.into()]))
+    }
+
+    fn freeing(&mut self, buffer: u64) -> &[u8] {
+        self.0[Self::FREED].copy_from_slice(&buffer.to_le_bytes());
+        &self.0
+    }
+
+    /// The same without anything to free.
+    fn first(&self) -> &[u8] {
+        &self.0[Self::FREED.end..]
+    }
+}
+
+/// The buffer and the size of the transaction or reply among the returns, if there is one.
+fn arrival(mut returns: &[u8]) -> io::Result<Option<(u64, u64)>> {
+    /// Where binder_transaction_data has them.
+    const SIZE: usize = 32;
+    const BUFFER: usize = 48;
+    while let Some((word, rest)) = returns.split_first_chunk::<4>() {
+        let word = u32::from_le_bytes(*word);
+        let at = |offset: usize| rest.get(offset..offset + 8).and_then(|bytes| bytes.try_into().ok());
+        match word {
+            br::TRANSACTION | br::REPLY => {
+                return Ok(at(BUFFER).map(u64::from_le_bytes).zip(at(SIZE).map(u64::from_le_bytes)));
+            }
+            br::FAILED_REPLY | br::DEAD_REPLY => return Err(io::Error::other("a call failed")),
+            _ => returns = rest.get(payload_size(word)..).unwrap_or_default(),
+        }
+    }
+    Ok(None)
+}
+
+/// Writes once, then reads until something arrives: its buffer and size.
+fn exchange(device: &Device, mut write: &[u8]) -> io::Result<(u64, u64)> {
+    let mut read = [0; ROOM];
+    loop {
+        let (_, filled) = device.write_read(write, &mut read)?;
+        if let Some(arrived) = arrival(&read[..filled])? {
+            return Ok(arrived);
+        }
+        write = &[];
+    }
+}
+
 /// Answers every call with `payload` until killed.
 fn serve(ready: &Signal, payload: &[u8]) -> io::Result<()> {
     let device = Device::open("binder", MAP_SIZE)?;
     device.become_manager()?;
     ready.give();
-    let mut read = [0; ROOM];
-    let mut write = encode(&[enter_looper()]);
+    let mut turn = Turn::new(carrying(reply(), payload));
+    let (mut buffer, _) = exchange(&device, &encode(&[enter_looper()]))?;
     loop {
-        let (_, filled) = device.write_read(&write, &mut read)?;
-        write = match delivery(&stream::decode(&read[..filled])) {
-            Some(delivery) => encode(&[free(delivery.buffer), carrying(reply(), payload).into()]),
-            None => vec![],
-        };
-    }
-}
-
-/// One call; the reply's buffer.
-fn round_trip(device: &Device, payload: &[u8], last: Option<u64>) -> io::Result<u64> {
-    let mut commands: Vec<Command> = last.map(free).into_iter().collect();
-    commands.push(carrying(call(0, 1), payload).into());
-    let mut write = encode(&commands);
-    let mut read = [0; ROOM];
-    loop {
-        let (_, filled) = device.write_read(&write, &mut read)?;
-        let items = stream::decode(&read[..filled]);
-        if items.iter().any(|item| matches!(item.word(), br::FAILED_REPLY | br::DEAD_REPLY)) {
-            return Err(io::Error::other("a call failed"));
-        }
-        match delivery(&items) {
-            Some(delivery) if delivery.data_size == payload.len() as u64 => return Ok(delivery.buffer),
-            Some(delivery) => {
-                return Err(io::Error::other(format!("a reply of {} bytes", delivery.data_size)));
-            }
-            None => write.clear(),
-        }
+        (buffer, _) = exchange(&device, turn.freeing(buffer))?;
     }
 }
 
@@ -82,10 +110,18 @@ pub fn run(iterations: &str, size: &str) -> io::Result<()> {
     let server = Child::fork(|| serve(&ready, &payload))?;
     ready.wait()?;
     let device = Device::open("binder", MAP_SIZE)?;
+    let mut turn = Turn::new(carrying(call(0, 1), &payload));
     let mut last = None;
     let start = Instant::now();
     for _ in 0..iterations {
-        last = Some(round_trip(&device, &payload, last)?);
+        let (buffer, size) = match last {
+            Some(buffer) => exchange(&device, turn.freeing(buffer))?,
+            None => exchange(&device, turn.first())?,
+        };
+        if size != payload.len() as u64 {
+            return Err(io::Error::other(format!("a reply of {size} bytes")));
+        }
+        last = Some(buffer);
     }
     let seconds = start.elapsed().as_secs_f64();
     server.kill();

@@ -328,3 +328,100 @@ pub fn talk() -> io::Result<()> {
         _ => wrong("the answer is wrong"),
     }
 }
+
+/// Pages of this process's mapping, as the driver's statistics have them: in use, idle, without a page.
+fn own_pages() -> io::Result<[u64; 3]> {
+    let text = std::fs::read_to_string("/sys/kernel/debug/binder/stats")?;
+    // SAFETY: a plain call about this process.
+    let head = format!("proc {}", unsafe { libc::getpid() });
+    let mut lines = text.lines().skip_while(|line| *line != head);
+    let counts = lines.find_map(|line| line.trim_start().strip_prefix("pages: "));
+    let numbers: Vec<u64> =
+        counts.into_iter().flat_map(|it| it.split(':')).filter_map(|it| it.parse().ok()).collect();
+    numbers.try_into().or_else(|_| wrong("the statistics do not tell of our pages"))
+}
+
+/// A process with a live buffer and a large one that was freed: the pages of the latter go back, under pressure or, in
+/// time, by themselves; the former keeps its bytes, and the place serves again.
+pub fn memory(pressed: bool) -> io::Result<()> {
+    const LIVE: usize = 50_000;
+    const LARGE: usize = 400_000;
+    let (ready, trimmed) = (Signal::new()?, Signal::new()?);
+    let mut sender = Child::fork(|| {
+        ready.wait()?;
+        let device = Device::open("binder", MAP_SIZE)?;
+        for (byte, size) in [(0x11, LIVE), (0x22, LARGE), (0x33, LARGE)] {
+            if byte == 0x33 {
+                trimmed.wait()?;
+            }
+            let payload = vec![byte; size];
+            let mut write = encode(&[carrying(call(0, byte.into()), &payload).into()]);
+            let mut read = [0; 256];
+            loop {
+                let (_, filled) = device.write_read(&write, &mut read)?;
+                write.clear();
+                if delivery(&stream::decode(&read[..filled])).is_some() {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    })?;
+    let device = Device::open("binder", 1 << 20)?;
+    device.become_manager()?;
+    ready.give();
+    let mut write = encode(&[enter_looper()]);
+    let next = |write: &mut Vec<u8>| -> io::Result<stream::Delivery> {
+        let mut read = [0; 256];
+        loop {
+            let (_, filled) = device.write_read(write, &mut read)?;
+            write.clear();
+            if let Some(request) = delivery(&stream::decode(&read[..filled])) {
+                return Ok(request);
+            }
+        }
+    };
+    let holds = |request: &stream::Delivery, size: usize| match device.copy(request.buffer, request.data_size)
+    {
+        Some(bytes) if bytes.len() == size && bytes.iter().all(|byte| u32::from(*byte) == request.code) => {
+            Ok(())
+        }
+        _ => wrong(format!("the bytes of call {:#x} are not what was sent", request.code)),
+    };
+    let live = next(&mut write)?;
+    holds(&live, LIVE)?;
+    write = encode(&[reply().into()]);
+    let large = next(&mut write)?;
+    holds(&large, LARGE)?;
+    // Freed, and the caller still waits: nothing moves until the pages are gone.
+    device.write_read(&encode(&[free(large.buffer)]), &mut [])?;
+    let [used, idle, _] = own_pages()?;
+    if idle < (LARGE / 4096) as u64 {
+        return wrong(format!("only {idle} pages are idle after a large buffer was freed"));
+    }
+    let no_idle = || own_pages().is_ok_and(|[_, idle, _]| idle == 0);
+    until("idle pages go", || {
+        if pressed {
+            std::fs::write("/proc/sys/vm/drop_caches", "2").is_ok_and(|()| no_idle())
+        } else {
+            std::thread::sleep(Duration::from_millis(500));
+            no_idle()
+        }
+    })?;
+    let [still_used, ..] = own_pages()?;
+    if still_used != used {
+        return wrong(format!("{used} pages were in use, and now {still_used}"));
+    }
+    holds(&live, LIVE)?;
+    trimmed.give();
+    write = encode(&[reply().into()]);
+    let again = next(&mut write)?;
+    holds(&again, LARGE)?;
+    holds(&live, LIVE)?;
+    device.write_read(&encode(&[free(again.buffer), free(live.buffer), reply().into()]), &mut [])?;
+    if !sender.wait() {
+        return wrong("the sender failed");
+    }
+    println!("memory used={used} idle={idle} ok");
+    Ok(())
+}

@@ -173,8 +173,8 @@ fn trim_gives_idle_pages_back_and_they_are_asked_for_again() {
     w.reply_now(owner, b"", &[]);
     w.woken(client);
     let answer = w.note(owner.proc, Body::Trim { max: 2 });
-    assert_eq!(answer.slots, [0, 1]);
-    assert_eq!(w.note(owner.proc, Body::Trim { max: 100 }).slots, [2]);
+    assert_eq!(answer.slots, [2, 1]);
+    assert_eq!(w.note(owner.proc, Body::Trim { max: 100 }).slots, [0]);
     assert!(w.note(owner.proc, Body::Trim { max: 100 }).slots.is_empty());
     w.procs.get_mut(&owner.proc).unwrap().slots.clear();
     w.asked.clear();

@@ -1,0 +1,215 @@
+//! What a binder call costs: our driver on the host beside the kernel's own, in the same image.
+//!
+//! A run boots the image and makes calls between two processes of the guest (`conformance bench`). What a call costs is
+//! the CPU time of the whole `bindervm` process for a run with calls less that of one without, by the number of calls.
+//! The two drivers take turns, and the median of all pairs counts. Doorbells, interrupts and instructions are counted
+//! and not measured: they are the same on every machine.
+
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::args::BenchArgs;
+use crate::exit::{Code, Failure};
+use crate::output;
+
+/// Bytes each way.
+const SIZES: [usize; 6] = [4, 128, 1024, 4096, 16 << 10, 64 << 10];
+/// Calls of a run: enough to be seen beside the boot.
+const CALLS: u64 = 10_000;
+const DRIVERS: [&str; 2] = ["host", "kernel"];
+
+/// What one run took and did.
+#[derive(Clone, Copy, Debug, Default)]
+struct Run {
+    cpu: Duration,
+    instructions: u64,
+    doorbells: u64,
+    interrupts: u64,
+}
+
+/// A call of one driver.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Call {
+    /// Median of the CPU time.
+    cpu_us: f64,
+    instructions: f64,
+    doorbells: f64,
+    interrupts: f64,
+}
+
+/// The calls of one size.
+#[derive(Debug, Serialize)]
+struct Row {
+    bytes: usize,
+    host: Call,
+    kernel: Call,
+    /// CPU time of ours by the kernel's.
+    ratio: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    image: String,
+    calls: u64,
+    pairs: u32,
+    load: f64,
+    rows: Vec<Row>,
+}
+
+/// Measures, and prints a table or JSON.
+pub fn run(args: &BenchArgs) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let load = load();
+    for bytes in SIZES {
+        eprintln!("bindervm: {bytes} bytes, {} pairs", args.runs);
+        let mut calls: [Vec<Call>; 2] = Default::default();
+        for _ in 0..args.runs.get() {
+            for (driver, calls) in DRIVERS.iter().zip(&mut calls) {
+                let without = play(&args.image, driver, 0, bytes)?;
+                let with = play(&args.image, driver, CALLS, bytes)?;
+                calls.push(Call::between(&without, &with));
+            }
+        }
+        let [host, kernel] = calls.map(median);
+        let ratio = host.cpu_us / kernel.cpu_us;
+        rows.push(Row { bytes, host, kernel, ratio });
+    }
+    let report = Report { image: args.image.clone(), calls: CALLS, pairs: args.runs.get(), load, rows };
+    output::print(|out| if args.json { report.json(out) } else { report.table(out) })
+}
+
+impl Call {
+    fn between(without: &Run, with: &Run) -> Call {
+        let each = |with: u64, without: u64| with.saturating_sub(without) as f64 / CALLS as f64;
+        Call {
+            cpu_us: with.cpu.saturating_sub(without.cpu).as_secs_f64() * 1e6 / CALLS as f64,
+            instructions: each(with.instructions, without.instructions),
+            doorbells: each(with.doorbells, without.doorbells),
+            interrupts: each(with.interrupts, without.interrupts),
+        }
+    }
+}
+
+/// The call of median CPU time; the mean of the two in the middle of an even number.
+fn median(mut calls: Vec<Call>) -> Call {
+    calls.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
+    let (low, high) = (calls.len().saturating_sub(1) / 2, calls.len() / 2);
+    let mut call = calls.get(high).cloned().unwrap_or_default();
+    call.cpu_us = calls.get(low).map_or(0.0, |low| (low.cpu_us + call.cpu_us) / 2.0);
+    call
+}
+
+/// One run of this very program.
+fn play(image: &str, driver: &str, calls: u64, bytes: usize) -> Result<Run, Failure> {
+    let cannot = |what: &str, error: io::Error| Failure::because(Code::Internal, what.to_owned(), error);
+    let own = std::env::current_exe().map_err(|error| cannot("cannot find bindervm itself", error))?;
+    let status = tempfile::NamedTempFile::new().map_err(|error| cannot("cannot make a file", error))?;
+    let mut command = Command::new(own);
+    command.args(["run", image, "--engine", "soft", "--clock", "virtual", "--timeout", "300s"]);
+    command.args(["--binder", driver, "--lsm", "cache", "--status"]).arg(status.path());
+    command.args(["--", "/bin/conformance", "bench", &calls.to_string(), &bytes.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let before = children_cpu_time();
+    let ended = command.status().map_err(|error| cannot("cannot start a run", error))?;
+    let cpu = children_cpu_time().saturating_sub(before);
+    if !ended.success() {
+        let message = format!(
+            "the guest of the {driver}'s driver did not make its calls ({ended}); it needs an image with \
+             /bin/conformance, such as `minimal`"
+        );
+        return Err(Failure::new(Code::Internal, message));
+    }
+    let text = std::fs::read(status.path()).map_err(|error| cannot("cannot read how a run ended", error))?;
+    let status: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|error| Failure::because(Code::Internal, "a run's status is not JSON", error))?;
+    let number = |of: &str, name: &str| status[of][name].as_u64().unwrap_or_default();
+    Ok(Run {
+        cpu,
+        instructions: number("run", "instructions"),
+        doorbells: number("binder", "doorbells"),
+        interrupts: number("binder", "interrupts"),
+    })
+}
+
+/// CPU time of all children that have ended.
+fn children_cpu_time() -> Duration {
+    // SAFETY: zeroes are a valid `rusage`, which the call fills.
+    let usage = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_CHILDREN, &mut usage);
+        usage
+    };
+    let time = |it: libc::timeval| Duration::new(it.tv_sec as u64, it.tv_usec as u32 * 1000);
+    time(usage.ru_utime) + time(usage.ru_stime)
+}
+
+/// The host's load average of the last minute.
+fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
+impl Report {
+    fn json(&self, out: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer(&mut *out, self)?;
+        writeln!(out)
+    }
+
+    fn table(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(
+            out,
+            "{:>8} {:>11} {:>11} {:>6} {:>11} {:>11} {:>10} {:>11}",
+            "bytes", "host us", "kernel us", "ratio", "host ins", "kernel ins", "doorbells", "interrupts"
+        )?;
+        for row in &self.rows {
+            writeln!(
+                out,
+                "{:>8} {:>11.2} {:>11.2} {:>6.2} {:>11.0} {:>11.0} {:>10.3} {:>11.3}",
+                row.bytes,
+                row.host.cpu_us,
+                row.kernel.cpu_us,
+                row.ratio,
+                row.host.instructions,
+                row.kernel.instructions,
+                row.host.doorbells,
+                row.host.interrupts
+            )?;
+        }
+        writeln!(
+            out,
+            "image {}, CPU time of a call, median of {} pairs of {} calls; load {:.1}",
+            self.image, self.pairs, self.calls, self.load
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(cpu_us: f64) -> Call {
+        Call { cpu_us, ..Call::default() }
+    }
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
+        assert_eq!(median(vec![call(9.0), call(1.0), call(2.0)]).cpu_us, 2.0);
+        assert_eq!(median(vec![call(9.0), call(1.0), call(2.0), call(4.0)]).cpu_us, 3.0);
+        assert_eq!(median(vec![]).cpu_us, 0.0);
+    }
+
+    #[test]
+    fn a_call_is_what_a_run_with_calls_took_more() {
+        let run = |cpu, instructions, doorbells| Run {
+            cpu: Duration::from_millis(cpu),
+            instructions,
+            doorbells,
+            interrupts: 0,
+        };
+        let call = Call::between(&run(100, 1000, 16), &run(300, 1000 + 7 * CALLS, 16 + 3 * CALLS));
+        assert_eq!((call.cpu_us, call.instructions, call.doorbells), (2e5 / CALLS as f64, 7.0, 3.0));
+    }
+}
