@@ -47,17 +47,13 @@ fn copies(c: &mut Criterion<CpuTime>) {
 }
 
 /// A call of 128 bytes beside `count` others.
-fn crowd(c: &mut Criterion<CpuTime>, what: &str, add: impl Fn(&mut Shim, usize)) {
+fn crowd(c: &mut Criterion<CpuTime>, what: &str, pair_among: impl Fn(usize) -> Pair) {
     let mut group = c.benchmark_group(what);
     group.sample_size(20);
     for count in [10, 1_000, 100_000] {
         let mut pair = None;
         group.bench_function(BenchmarkId::from_parameter(count), |b| {
-            let pair = pair.get_or_insert_with(|| {
-                let mut shim = Shim::new();
-                add(&mut shim, count);
-                Pair::new(shim, 128)
-            });
+            let pair = pair.get_or_insert_with(|| pair_among(count));
             round_trips(b, pair);
         });
     }
@@ -65,18 +61,24 @@ fn crowd(c: &mut Criterion<CpuTime>, what: &str, add: impl Fn(&mut Shim, usize))
 }
 
 fn crowds(c: &mut Criterion<CpuTime>) {
-    crowd(c, "processes", |shim, count| {
+    crowd(c, "processes", |count| {
+        let mut shim = Shim::new();
         for _ in 0..count {
             shim.process();
         }
+        Pair::new(shim, 128)
     });
-    crowd(c, "waiting threads", |shim, count| {
+    crowd(c, "waiting threads", |count| {
+        let mut shim = Shim::new();
         let first = shim.process();
         for _ in 0..count {
             let mut thread = shim.thread(first.proc);
             shim.write_read(&mut thread, &[Command::EnterLooper], 256);
         }
+        Pair::new(shim, 128)
     });
+    // As many nodes of the caller as handles of the one it calls.
+    crowd(c, "nodes and handles", |count| Pair::with_objects(Shim::new(), 128, count));
 }
 
 fn cpu_time() -> Criterion<CpuTime> {

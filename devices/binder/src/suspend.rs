@@ -208,7 +208,7 @@ impl Domain {
                     self.fail_send(cx, &mut call, *sending, error);
                     return self.finish(cx, call, Errno::EPROTO, Half::Write);
                 }
-                match self.advance_send(cx, &mut call, sending) {
+                match self.advance_send(cx, &mut call, *sending) {
                     Step::Suspend(sending, needs) => self.suspend(cx, call, sending, needs),
                     Step::Next | Step::Error(_) => {
                         call.write.cursor += call.write.current;

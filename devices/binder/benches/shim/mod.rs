@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use binder::protocol::{Command, TransactionData, ioctl};
+use binder::protocol::{Command, TransactionData, ioctl, object, tf};
 use binder::*;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -41,12 +41,15 @@ impl Thread {
 
     /// Its next BINDER_WRITE_READ.
     fn write_read(&mut self, commands: &[Command], payload: Option<&Payload>, read_size: u64) -> Message {
+        let ranges = payload.map_or(Vec::new(), |payload| vec![payload.range.clone(), Range::default()]);
+        self.write_read_of(commands, ranges, read_size)
+    }
+
+    fn write_read_of(&mut self, commands: &[Command], ranges: Vec<Range>, read_size: u64) -> Message {
         let mut bytes = Vec::new();
         commands.iter().for_each(|command| command.encode(&mut bytes));
         let fields = [bytes.len() as u64, 0, 0x1000, read_size, 0, 0x2000];
         let arg = fields.iter().flat_map(|field| field.to_le_bytes()).collect();
-        let empty = Range::default();
-        let ranges = payload.map_or(Vec::new(), |payload| vec![payload.range.clone(), empty]);
         self.ioctl(ioctl::WRITE_READ, arg, Chunk { bytes, ranges, ..Chunk::default() })
     }
 }
@@ -154,6 +157,34 @@ impl Shim {
         self.request(thread.write_read(commands, None, read_size))
     }
 
+    /// The owner sends an object in a oneway, which the manager keeps under its next handle.
+    fn publish(&mut self, owner: &mut Thread, manager: &mut Thread, handle: u32) {
+        let ptr = 0x1000 + u64::from(handle) * 16;
+        let mut object = Vec::new();
+        for word in [u64::from(object::BINDER), ptr, ptr] {
+            object.extend(word.to_le_bytes());
+        }
+        let inline = |address: u64, bytes: Vec<u8>| {
+            let length = bytes.len() as u64;
+            Range { address, length, readable: length, fault: false, data: RangeData::Inline(bytes) }
+        };
+        let ranges = vec![inline(0x10_0000, object), inline(0x20_0000, vec![0; 8])];
+        let data = TransactionData {
+            data: 0x10_0000,
+            data_size: 24,
+            offsets: 0x20_0000,
+            offsets_size: 8,
+            flags: tf::ONE_WAY,
+            ..Default::default()
+        };
+        let send = owner.write_read_of(&[Command::Transaction(data)], ranges, 256);
+        assert_eq!(self.request(send).errno, Errno::OK);
+        let done = [Command::IncrefsDone { ptr, cookie: ptr }, Command::AcquireDone { ptr, cookie: ptr }];
+        self.write_read(owner, &done, 0);
+        self.write_read(manager, &[], 256);
+        self.write_read(manager, &[Command::Acquire { handle }, Command::FreeBuffer { data: MAPPING }], 0);
+    }
+
     fn event(&mut self) {
         self.domain.next_event(GUEST).expect("the other side is woken");
     }
@@ -192,10 +223,18 @@ impl Requests {
 
 impl Pair {
     /// The server is context manager and waits; every call carries `size` bytes, and every reply.
-    pub fn new(mut shim: Shim, size: usize) -> Pair {
+    pub fn new(shim: Shim, size: usize) -> Pair {
+        Pair::with_objects(shim, size, 0)
+    }
+
+    /// The same, where the server has handles to `objects` of the client.
+    pub fn with_objects(mut shim: Shim, size: usize, objects: usize) -> Pair {
         let mut server = shim.process();
         shim.become_manager(&mut server);
-        let client = shim.process();
+        let mut client = shim.process();
+        for handle in 1..=objects as u32 {
+            shim.publish(&mut client, &mut server, handle);
+        }
         let answer = shim.write_read(&mut server, &[], 256);
         assert!(matches!(answer.status, Status::Parked { .. }));
         let mut pair = Pair { shim, requests: Requests { client, server, payload: Payload::new(size) } };

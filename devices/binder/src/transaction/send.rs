@@ -45,7 +45,7 @@ impl Domain {
         }
         let header = &call.header;
         let euid = if self.profile.thread_euid() { header.thread_euid } else { header.leader_euid };
-        let mut sending = Box::new(Sending {
+        let mut sending = Sending {
             debug_id,
             thread: call.thread,
             reply,
@@ -71,12 +71,12 @@ impl Domain {
             page_error: None,
             log: self.log_send(call.thread, debug_id, &data, reply),
             started: call.header.time,
-        });
+        };
         let aimed = if reply { self.aim_reply(call, &mut sending) } else { self.aim_call(&mut sending) };
         self.log_node(&sending);
         match aimed {
             Err(error) => {
-                self.fail_send(cx, call, *sending, error);
+                self.fail_send(cx, call, sending, error);
                 Step::Next
             }
             Ok(()) => self.advance_send(cx, call, sending),
@@ -84,17 +84,12 @@ impl Domain {
     }
 
     /// Goes on as far as possible.
-    pub(crate) fn advance_send(
-        &mut self,
-        cx: &mut Cx<'_>,
-        call: &mut Call,
-        mut sending: Box<Sending>,
-    ) -> Step {
+    pub(crate) fn advance_send(&mut self, cx: &mut Cx<'_>, call: &mut Call, mut sending: Sending) -> Step {
         match self.try_send(cx, call, &mut sending) {
             Ok(needs) if needs.is_empty() => Step::Next,
-            Ok(needs) => Step::Suspend(sending, needs),
+            Ok(needs) => Step::Suspend(Box::new(sending), needs),
             Err(error) => {
-                self.fail_send(cx, call, *sending, error);
+                self.fail_send(cx, call, sending, error);
                 Step::Next
             }
         }

@@ -9,6 +9,7 @@ mod hostile;
 mod ioctls;
 mod lifecycle;
 mod logs;
+mod model;
 mod objects;
 mod oneways;
 mod payloads;
