@@ -71,17 +71,45 @@ impl Contender {
             Contender::Qemu => tcg(guest, qemu),
             Contender::Native => Command::new(&guest.program),
         };
+        let (_running, mut talk) = self.start(&mut command)?;
+        talk.listen(self == Contender::Native).map_err(|what| self.failed(&what))
+    }
+
+    /// From the start of a process that goes on from `snapshot` to the first output of its command. Only the
+    /// soft engine does.
+    pub fn restore(self, snapshot: &Path) -> Result<Option<Measurement>, Failure> {
+        let jit = match self {
+            Contender::Jit => "on",
+            Contender::Interpreter => "off",
+            Contender::Qemu | Contender::Native => return Ok(None),
+        };
+        let mut command = own()?;
+        command.args(["run", "--engine", "soft", "--cpu-jit", jit, "--from"]).arg(snapshot);
+        // While it waits for its input, the clock is read.
+        command.args(["--", "sh", "-c", "echo restored; read line"]);
+        let (_running, talk) = self.start(&mut command)?;
+        let line = talk.lines.recv_timeout(LIMIT).unwrap_or_default();
+        if line != "restored" {
+            return Err(self.failed(&format!("the restored guest said '{line}'")));
+        }
+        let time = talk.cpu_time().map_err(|what| self.failed(&what))?;
+        Ok(Some(Measurement { time, result: None }))
+    }
+
+    fn start(self, command: &mut Command) -> Result<(Running, Talk), Failure> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let failed = |what: &str| Failure::new(Code::Internal, format!("{}: {what}", self.name()));
         let child = command.spawn().map_err(|error| {
             Failure::because(Code::Internal, format!("cannot start {}", self.name()), error)
         })?;
         let mut running = Running { child };
-        let stdin = running.child.stdin.take().ok_or_else(|| failed("it has no input"))?;
-        let stdout = running.child.stdout.take().ok_or_else(|| failed("it has no output"))?;
-        let lines = follow(stdout);
-        let mut talk = Talk { pid: running.child.id(), stdin, lines };
-        talk.listen(self == Contender::Native).map_err(|what| failed(&what))
+        let stdin = running.child.stdin.take().ok_or_else(|| self.failed("it has no input"))?;
+        let stdout = running.child.stdout.take().ok_or_else(|| self.failed("it has no output"))?;
+        let talk = Talk { pid: running.child.id(), stdin, lines: follow(stdout) };
+        Ok((running, talk))
+    }
+
+    fn failed(self, what: &str) -> Failure {
+        Failure::new(Code::Internal, format!("{}: {what}", self.name()))
     }
 }
 
@@ -96,10 +124,26 @@ fn qemu_program(qemu: Option<&Path>) -> &Path {
     qemu.unwrap_or(Path::new("qemu-system-x86_64"))
 }
 
+/// This program.
+fn own() -> Result<Command, Failure> {
+    let own = std::env::current_exe();
+    own.map(Command::new)
+        .map_err(|error| Failure::because(Code::Internal, "cannot find bindervm itself", error))
+}
+
+/// Boots `image` and saves the guest to `snapshot` when it takes commands.
+pub fn save(image: &str, snapshot: &Path) -> Result<(), Failure> {
+    let mut command = own()?;
+    command.args(["run", image, "--engine", "soft", "--snapshot-to"]).arg(snapshot);
+    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
+    match status.is_ok_and(|status| status.success()) {
+        true => Ok(()),
+        false => Err(Failure::new(Code::BootFailed, format!("{image} could not be booted and saved"))),
+    }
+}
+
 fn soft(guest: &Guest, jit: &str) -> Result<Command, Failure> {
-    let own = std::env::current_exe()
-        .map_err(|error| Failure::because(Code::Internal, "cannot find bindervm itself", error))?;
-    let mut command = Command::new(own);
+    let mut command = own()?;
     // With the host's clock, as QEMU: a guest that waits for its line sleeps.
     command.args(["run", "--engine", "soft", "--clock", "host", "--memory", "512M", "--cpu-jit", jit]);
     command.arg("--kernel").arg(&guest.kernel).arg("--initrd").arg(&guest.initrd);
