@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::packet::shutdown;
@@ -439,4 +440,104 @@ fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
     std::fs::write(&path, "mine").unwrap();
     assert!(device().is_err());
     assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+}
+
+/// What guest and host do.
+#[derive(Clone, Debug)]
+enum Step {
+    Send { op: u16, host: u32, guest: u32, flags: u32, length: usize, buffer: u32, forwarded: u32 },
+    Receive,
+    Call,
+    Talk { socket: usize, length: usize },
+    Hush { socket: usize },
+    Leave { socket: usize },
+    Service,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let host = prop_oneof![Just(80), Just(81), FIRST_HOST_PORT..FIRST_HOST_PORT + 3];
+    let number = || prop_oneof![Just(0), Just(4), Just(1 << 20), any::<u32>()];
+    let length = prop_oneof![Just(0), Just(9), Just(30_000)];
+    let send = (0..9u16, host, prop_oneof![Just(52), Just(1000)], 0..5u32, length, number(), number());
+    prop_oneof![
+        8 => send.prop_map(|(op, host, guest, flags, length, buffer, forwarded)| {
+            Step::Send { op, host, guest, flags, length, buffer, forwarded }
+        }),
+        6 => Just(Step::Receive),
+        2 => Just(Step::Call),
+        2 => (0..8usize, 0..9000usize).prop_map(|(socket, length)| Step::Talk { socket, length }),
+        1 => (0..8usize).prop_map(|socket| Step::Hush { socket }),
+        1 => (0..8usize).prop_map(|socket| Step::Leave { socket }),
+        4 => Just(Step::Service),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_guest_and_host_say_the_device_goes_on(steps in prop::collection::vec(step(), 1..80)) {
+        let mut guest = Guest::new();
+        let listener = UnixListener::bind(guest.folder.path().join("sock_80")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let mut sockets: Vec<UnixStream> = Vec::new();
+        let mut posted = false;
+        for step in steps {
+            match step {
+                Step::Send { op, host, guest: port, flags, length, buffer, forwarded } => {
+                    let header = Header {
+                        source_cid: CID.into(),
+                        target_cid: HOST_CID.into(),
+                        source_port: port.into(),
+                        target_port: host.into(),
+                        length: (length as u32).into(),
+                        kind: TYPE_STREAM.into(),
+                        op: op.into(),
+                        flags: flags.into(),
+                        buffer: buffer.into(),
+                        forwarded: forwarded.into(),
+                    };
+                    guest.transmit(header.as_bytes(), &vec![1; length]);
+                    prop_assert_eq!(guest.driver.used(TRANSMIT).len(), 1);
+                    sockets.extend(listener.accept().ok().map(|(socket, _)| socket));
+                }
+                Step::Receive => {
+                    if !posted {
+                        guest.driver.reuse_descriptors(RECEIVE);
+                        guest.driver.add(RECEIVE, &[(RECEIVED, ROOM, WRITE)]);
+                    }
+                    guest.driver.kick(RECEIVE);
+                    posted = guest.driver.used(RECEIVE).is_empty();
+                }
+                Step::Call => {
+                    let mut socket = UnixStream::connect(guest.path()).unwrap();
+                    socket.write_all(b"CONNECT 52\n").unwrap();
+                    sockets.push(socket);
+                }
+                Step::Talk { socket, length } => {
+                    if let Some(mut socket) = sockets.get(socket) {
+                        socket.set_nonblocking(true).unwrap();
+                        let _ = socket.write(&vec![2; length]);
+                    }
+                }
+                Step::Hush { socket } => {
+                    if let Some(socket) = sockets.get(socket) {
+                        let _ = socket.shutdown(std::net::Shutdown::Write);
+                    }
+                }
+                Step::Leave { socket } if socket < sockets.len() => drop(sockets.swap_remove(socket)),
+                Step::Leave { .. } => {}
+                Step::Service => guest.driver.transport.service(),
+            }
+            prop_assert_eq!(guest.driver.transport.failure(), None);
+            // Those it asked for (at most two ports of its own for each of five) and those that called.
+            prop_assert!(guest.open() <= 90);
+        }
+        guest.driver.restart(0);
+        prop_assert_eq!(guest.open(), 0);
+        // An answer comes before what clients that are still there may want.
+        guest.send(op::RW, 99, 7, 0, b"");
+        let packet = guest.next();
+        prop_assert_eq!((packet.op, packet.host, packet.guest), (op::RST, 99, 7));
+    }
 }
