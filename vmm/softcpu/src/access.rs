@@ -4,6 +4,7 @@ use vm_memory::GuestAddress;
 
 use crate::code;
 use crate::cpu::{Abort, Cause, Cpu};
+use crate::exception::Exception;
 use crate::memory::{self, PAGE};
 use crate::paging::Access;
 use crate::tlb::Mode;
@@ -146,6 +147,7 @@ impl Cpu {
             // SAFETY: as in `load`; any bytes are an array of bytes.
             return Ok(unsafe { memory::read_host(entry.host + offset) });
         }
+        self.require_aligned(self.mode, address, N as u64)?;
         let mut bytes = [0; N];
         for (i, byte) in bytes.iter_mut().enumerate() {
             *byte = self.load_slow(self.mode, address.wrapping_add(i as u64))?;
@@ -163,6 +165,7 @@ impl Cpu {
             unsafe { memory::write_host(entry.host + offset, bytes) };
             return Ok(());
         }
+        self.require_aligned(self.mode, address, N as u64)?;
         self.probe_write(address, N as u64)?;
         for (i, byte) in bytes.into_iter().enumerate() {
             self.store_slow(self.mode, address.wrapping_add(i as u64), byte)?;
@@ -170,9 +173,21 @@ impl Cpu {
         Ok(())
     }
 
+    /// #AC for a program's access of 2, 4 or 8 bytes that is not at a multiple of its size, where that is
+    /// checked. (SDM volume 3, 6.15, interrupt 17.)
+    #[inline(always)]
+    fn require_aligned(&mut self, mode: Mode, address: u64, len: u64) -> Result<(), Abort> {
+        let checked = self.aligned && mode == Mode::User && matches!(len, 2 | 4 | 8);
+        if checked && !address.is_multiple_of(len) {
+            return Err(self.raise(Exception::AlignmentCheck));
+        }
+        Ok(())
+    }
+
     #[cold]
     #[inline(never)]
     pub fn load_slow<W: Word>(&mut self, mode: Mode, address: u64) -> Result<W, Abort> {
+        self.require_aligned(mode, address, W::BYTES)?;
         self.note_access(address, W::BYTES, false);
         let in_page = PAGE - address % PAGE;
         if in_page >= W::BYTES {
@@ -205,6 +220,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub fn store_slow<W: Word>(&mut self, mode: Mode, address: u64, value: W) -> Result<(), Abort> {
+        self.require_aligned(mode, address, W::BYTES)?;
         self.note_access(address, W::BYTES, true);
         let in_page = PAGE - address % PAGE;
         if in_page >= W::BYTES {

@@ -9,7 +9,7 @@ use crate::clock::Clock;
 use crate::code::{self, BlockId, CodeCache};
 use crate::debugger::Debugger;
 use crate::exception::Exception;
-use crate::flags::Flags;
+use crate::flags::{self, Flags};
 use crate::jit::{self, Jit};
 use crate::memory::{HostPage, PAGE, Ram};
 use crate::mode::CodeSize;
@@ -103,6 +103,8 @@ pub struct Cpu {
     pub dr: [u64; 8],
     /// DR7 enables breakpoints: instructions are executed one by one.
     pub watching: bool,
+    /// Alignment is checked (CR0.AM, RFLAGS.AC): the TLB holds nothing for programs meanwhile.
+    pub aligned: bool,
     /// Breakpoints on data that the instruction touched, as bits of DR6.
     pub data_hits: u64,
     pub debugger: Debugger,
@@ -156,6 +158,7 @@ impl Cpu {
             cr4: 0,
             dr: [0, 0, 0, 0, 0, 0, 0xffff_0ff0, 0x400],
             watching: false,
+            aligned: false,
             data_hits: 0,
             debugger: Debugger::default(),
             segments: Segments::default(),
@@ -229,7 +232,7 @@ impl Cpu {
         if found.large {
             self.tlb.note_large(address);
         }
-        if self.is_watched_page(address) {
+        if self.is_watched_page(address) || self.aligned && mode == Mode::User {
             return Ok(found.physical);
         }
         if let Some(host) = self.ram.page(found.physical) {
@@ -350,6 +353,19 @@ impl Cpu {
     #[inline(always)]
     pub fn next_rip(&self, at: Cursor) -> u64 {
         self.gpr[PAGE_BASE as usize].wrapping_add(at.uop().next_offset())
+    }
+
+    /// CR0 and RFLAGS ask for programs' accesses to be aligned.
+    pub fn wants_alignment(&self) -> bool {
+        self.flags.system & flags::AC != 0 && self.cr0 & CR0_AM != 0
+    }
+
+    /// Follows [`Self::wants_alignment`], between two blocks.
+    pub fn check_alignment(&mut self) {
+        if self.wants_alignment() != self.aligned {
+            self.aligned = !self.aligned;
+            self.flush_tlb();
+        }
     }
 
     /// The current privilege level.

@@ -253,6 +253,7 @@ impl Vm {
                 return exit;
             }
             let stepping = self.turn_to_step();
+            self.cpu.check_alignment();
             let cpu = &mut *self.cpu;
             if cpu.interrupt_pending
                 && !cpu.shadow

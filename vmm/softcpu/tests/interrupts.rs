@@ -293,3 +293,75 @@ fn configurations_that_cannot_run_are_refused() {
     let slow = Config { tsc_hz: 1, ..Config::default() };
     assert_eq!(Vm::new(ram, slow).err(), Some(ConfigError::TscHz(1)));
 }
+
+/// What a program meets that runs with these flags while CR0.AM is set or not.
+fn alignment(mask: bool, flags: u64, program: fn(&mut CodeAssembler)) -> Frame {
+    let user = CODE + 0x1000;
+    let mut board = Board::new();
+    board.gate(0x80, board::stub(0x80), 0, 3);
+    board.assemble(user, program);
+    let exit = board.run(|a| {
+        a.mov(rax, cr0).unwrap();
+        a.btr(rax, 18).unwrap();
+        if mask {
+            a.bts(rax, 18).unwrap();
+        }
+        a.mov(cr0, rax).unwrap();
+        for value in [USER_DATA, STACK - 0x1000, 0x202 | flags, USER_CODE, user] {
+            a.mov(rax, value).unwrap();
+            a.push(rax).unwrap();
+        }
+        a.iretq().unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    board.frame()
+}
+
+const ALIGNMENT_CHECK: u64 = 17;
+const AC: u64 = 1 << 18;
+
+#[test]
+fn unaligned_accesses_of_programs_are_checked_where_both_switches_are_on() {
+    let unaligned = |a: &mut CodeAssembler| {
+        // The page is in the TLB, and what is aligned passes.
+        a.mov(rax, qword_ptr(DATA)).unwrap();
+        a.mov(rdi, DATA + 1).unwrap();
+        a.mov(al, byte_ptr(rdi)).unwrap();
+        a.mov(dword_ptr(rdi + 3), eax).unwrap();
+        a.mov(eax, dword_ptr(rdi + 1)).unwrap();
+        a.int(0x80).unwrap();
+    };
+    for (mask, flags) in [(false, 0), (false, AC), (true, 0)] {
+        assert_eq!(alignment(mask, flags, unaligned).vector, 0x80, "AM {mask}, flags {flags:#x}");
+    }
+    let frame = alignment(true, AC, unaligned);
+    assert_eq!((frame.vector, frame.code), (ALIGNMENT_CHECK, Some(0)));
+    assert_eq!(frame.cs, USER_CODE);
+    let store = |a: &mut CodeAssembler| a.mov(word_ptr(DATA + 5), ax).unwrap();
+    assert_eq!(alignment(true, AC, store).vector, ALIGNMENT_CHECK);
+}
+
+#[test]
+fn a_program_switches_alignment_checks_on_and_off_itself() {
+    let switching = |a: &mut CodeAssembler| {
+        a.mov(rdi, DATA + 1).unwrap();
+        a.mov(eax, dword_ptr(rdi)).unwrap();
+        for set in [true, false, true] {
+            a.pushfq().unwrap();
+            if set {
+                a.or(qword_ptr(rsp), AC as i32).unwrap();
+            } else {
+                a.and(qword_ptr(rsp), !AC as i32).unwrap();
+            }
+            a.popfq().unwrap();
+            if !set {
+                a.mov(eax, dword_ptr(rdi)).unwrap();
+                a.inc(ebx).unwrap();
+            }
+        }
+        a.mov(eax, dword_ptr(rdi)).unwrap();
+        a.int(0x80).unwrap();
+    };
+    assert_eq!(alignment(true, 0, switching).vector, ALIGNMENT_CHECK);
+    assert_eq!(alignment(false, 0, switching).vector, 0x80);
+}

@@ -191,7 +191,7 @@ instructions! {
     }
 }
 
-/// POPF. It ends the block only where interrupts or single steps may come of it.
+/// POPF. It ends the block only where interrupts, single steps or alignment checks may come of it.
 pub fn popf(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
     let bits = if uop.extra == 2 {
@@ -201,7 +201,7 @@ pub fn popf(cpu: &mut Cpu, at: Cursor) -> Flow {
     };
     cpu.set_popped_flags(bits, uop.extra);
     let enabled = cpu.flags.interrupts() && cpu.interrupt_pending;
-    if enabled || cpu.flags.system & flags::TF != 0 {
+    if enabled || cpu.flags.system & flags::TF != 0 || cpu.wants_alignment() != cpu.aligned {
         return cpu.leave_behind(at);
     }
     at.next(cpu)
