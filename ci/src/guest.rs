@@ -21,6 +21,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use crate::capture::{Bounds, Capture};
+use crate::faults::FaultsEntry;
 use crate::plan::{BinderDriver, Engine, GuestSpec, Keep, Start};
 use crate::stop::Stop;
 
@@ -45,6 +46,8 @@ pub struct Launch<'a> {
     pub name: String,
     /// What it is.
     pub spec: &'a GuestSpec,
+    /// What is injected into its binder.
+    pub faults: Option<&'a FaultsEntry>,
     /// Seed of its entropy.
     pub seed: u64,
     /// What executes it.
@@ -165,6 +168,9 @@ impl Launch<'_> {
         if self.goes_on() {
             args.push("--fast".into());
         }
+        if self.faults.is_some() {
+            args.extend(["--faults".into(), self.folder.join(FAULTS).into_os_string()]);
+        }
         args.extend(["--status".into(), self.folder.join(STATUS).into_os_string()]);
         if self.spec.trace != Keep::Never && self.spec.binder == BinderDriver::Host {
             args.extend(["--trace".into(), self.folder.join(TRACE).into_os_string()]);
@@ -184,6 +190,10 @@ impl Launch<'_> {
     /// Starts the process. It ends when the calling thread does, at the latest.
     pub fn start(&self) -> io::Result<Guest> {
         fs::create_dir_all(&self.folder)?;
+        if let Some(faults) = self.faults {
+            let text = toml::to_string(faults).map_err(io::Error::other)?;
+            fs::write(self.folder.join(FAULTS), text)?;
+        }
         let mut command = Command::new(self.bindervm);
         command.args(self.arguments());
         command.arg("--die-with").arg(std::process::id().to_string());
@@ -216,6 +226,8 @@ pub const STATUS: &str = "status.json";
 pub const TRACE: &str = "trace.bvt";
 /// The guest's console.
 pub const CONSOLE: &str = "console.log";
+/// The faults that are injected.
+pub const FAULTS: &str = "faults.toml";
 /// What the guest's process said.
 pub const LOG: &str = "vmm.log";
 

@@ -46,6 +46,7 @@ pub mod cases;
 pub mod console;
 pub mod environment;
 mod evidence;
+pub mod faults;
 mod files;
 pub mod filter;
 mod github;

@@ -21,6 +21,8 @@ pub mod value;
 pub use error::PlanError;
 pub use file::{BinderDriver, BinderProfile, Clock, Engine, Isolation, Keep, Parser, RequiresEntry, Start};
 
+use crate::faults::FaultsEntry;
+
 use self::error::Text;
 use self::file::{PlanFile, RunEntry};
 use self::value::{Memory, Time};
@@ -144,6 +146,8 @@ pub struct TestSpec {
     pub round: u32,
     /// Words to select it by.
     pub tags: Vec<String>,
+    /// What is injected into binder.
+    pub faults: Option<FaultsEntry>,
     /// What the machine must offer.
     pub requires: RequiresEntry,
     /// Whether it gets a guest of its own.
@@ -363,7 +367,11 @@ mod tests {
             ("command = [\"a\"]\nroles.b.command = [\"b\"]", "stands in each role"),
             ("roles.b = { command = [\"b\"], background = true }", "every role is in the background"),
             ("isolation = \"shared\"\nseed = 1\ncommand = [\"a\"]", "a shared guest has a seed of its own"),
-            ("faults = {}\ncommand = [\"a\"]", "not supported yet"),
+            ("faults.rules = [{ action = \"no-space\", nth = 0 }]\ncommand = [\"a\"]", "faults: rule 1: nth"),
+            (
+                "faults = {}\nisolation = \"shared\"\ncommand = [\"a\"]",
+                "faults are for guests of a test's own",
+            ),
             (
                 "isolation = \"shared\"\n[test.roles]\na.command = [\"x\"]\nb.command = [\"x\"]",
                 "cannot be shared",

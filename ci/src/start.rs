@@ -54,6 +54,7 @@ impl Starter<'_> {
             bindervm: self.bindervm,
             name,
             spec,
+            faults: test.faults.as_ref(),
             seed: self.seed(test, spec),
             engine: self.settings.engine,
             folder,

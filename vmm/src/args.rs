@@ -203,6 +203,10 @@ pub struct RunArgs {
     /// The kernel whose binder driver is followed where versions differ.
     #[arg(long, value_enum, default_value_t = ProfileArg::Linux7_2)]
     pub binder_profile: ProfileArg,
+    /// Inject faults into binder by the rules of this file (TOML; ci/README.md): calls that fail, processes
+    /// that die or freeze, interrupted waits. `--seed` decides where chance does.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "snapshot_to"])]
+    pub faults: Option<PathBuf>,
     /// When our driver asks the guest's security module about calls and transferred binders.
     /// [default: what the image says]
     #[arg(long, value_enum, value_name = "WHEN")]

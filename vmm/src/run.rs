@@ -47,6 +47,7 @@ mod detach;
 pub mod disk;
 mod fast;
 mod input;
+mod kill;
 mod limit;
 mod listener;
 mod record;
@@ -329,6 +330,10 @@ fn prepare(
         activity.set_busy(has_command);
         machine.handle().wake();
     }
+    if let Some(link) = &link {
+        let killer = kill::start(link.clone(), commands.clone(), machine.handle()).map_err(thread_failure)?;
+        binder.recording.kills_by(killer);
+    }
     let guest = Arc::new(serve::Guest {
         name: args.guest_name(),
         image: source.image_name.clone(),
@@ -417,6 +422,7 @@ impl Prepared {
         let tally = binder.recording.finish().map_err(trace_failure)?;
         events.outcome(&outcome);
         report.fill(&outcome, binder.counters(), tally, session.ready());
+        report.faults = binder.faults();
         if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
             events.saved(path, saved.as_ref().err());
             saved.map_err(|error| snapshot::not_made(path, error))?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::value::{Memory, OneOrMany, Time};
+use crate::faults::FaultsEntry;
 
 /// A test plan of `bindervm test`.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -224,7 +225,7 @@ pub struct TestEntry {
     /// Files to put into the guest before the test.
     #[serde(default)]
     pub push: Vec<PushEntry>,
-    /// Reserved for fault injection.
+    /// Faults that are injected into binder in its guests: `[[test.faults.rules]]`.
     pub faults: Option<FaultsEntry>,
     /// What the machine must offer; where it does not, the test is skipped.
     #[serde(default)]
@@ -349,11 +350,6 @@ pub struct RequiresEntry {
     #[serde(default)]
     pub env: Vec<String>,
 }
-
-/// Reserved: no key is defined yet.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct FaultsEntry {}
 
 /// `isolation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

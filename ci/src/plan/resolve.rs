@@ -193,8 +193,8 @@ impl At<'_> {
     ) -> Result<Vec<TestSpec>, PlanError> {
         self.check_name("test", &entry.name)?;
         let of = |what: &str| format!("test `{}`: {what}", entry.name);
-        if entry.faults.is_some() {
-            return Err(self.wrong(of("fault injection is not supported yet")));
+        if let Some(faults) = &entry.faults {
+            faults.resolve(0).map_err(|error| self.wrong(of(&format!("faults: {error}"))))?;
         }
         let shards = entry.shards.unwrap_or(1);
         if !(1..=1024).contains(&shards) {
@@ -223,6 +223,16 @@ impl At<'_> {
                 self.wrong(of("a test with roles gets guests of its own; isolation cannot be shared"))
             );
         }
+        if isolation == Isolation::Shared && entry.faults.is_some() {
+            return Err(self.wrong(of("faults are for guests of a test's own; isolation cannot be shared")));
+        }
+        let own_driver =
+            |role: &RoleSpec| guests.get(&role.guest).is_some_and(|spec| spec.binder == BinderDriver::Kernel);
+        if entry.faults.is_some() && variants.iter().any(|(_, roles)| roles.iter().any(own_driver)) {
+            return Err(
+                self.wrong(of("there is nothing to inject faults into where the kernel has the driver"))
+            );
+        }
         if isolation == Isolation::Shared && entry.seed.is_some() {
             return Err(self.wrong(of("a shared guest has a seed of its own; the test cannot have one")));
         }
@@ -241,6 +251,7 @@ impl At<'_> {
                     timeout: entry.timeout.unwrap_or(defaults.timeout),
                     retries,
                     seed: entry.seed,
+                    faults: entry.faults.clone(),
                     round: 0,
                     tags: entry.tags.clone(),
                     requires: entry.requires.clone(),

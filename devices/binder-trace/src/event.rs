@@ -183,6 +183,16 @@ pub fn describe(event: &TraceEvent) -> Described {
             Described::of_proc("context_manager", *proc).with("node", node.0)
         }
         TraceEvent::Frozen { proc, frozen } => Described::of_proc("frozen", *proc).with("frozen", *frozen),
+        TraceEvent::Fault { rule, thread, id, fault } => {
+            let mut about = Described::of("fault", thread).with("fault", format!("{fault:?}"));
+            if let Some(rule) = rule {
+                about = about.with("rule", rule + 1);
+            }
+            if let Some(id) = id {
+                about = about.with("id", id.0);
+            }
+            about
+        }
     }
 }
 

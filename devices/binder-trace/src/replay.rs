@@ -102,7 +102,16 @@ impl Replay {
                 Ok(())
             }
             Record::Step(step) => self.step(step),
-            Record::Name(_) | Record::HostTime { .. } | Record::Lost { .. } | Record::Known(_) => Ok(()),
+            // Rules of faults name processes.
+            Record::Name(name) => {
+                if let Some(domain) = &mut self.domain {
+                    let is_main = name.pid.0 == name.tid.0;
+                    let text = String::from_utf8_lossy(&name.name);
+                    domain.process_named(name.guest, name.pid, is_main, &text);
+                }
+                Ok(())
+            }
+            Record::HostTime { .. } | Record::Lost { .. } | Record::Known(_) => Ok(()),
         }
     }
 

@@ -68,7 +68,9 @@ impl Domain {
             runnable,
             poll_check,
             spare: _,
+            faults,
         } = self;
+        holds(faults.as_ref().is_none_or(|faults| faults.is_whole()), "a fault has no count")?;
         check_limits(limits, allowed)?;
         holds(runnable.is_empty() && poll_check.is_empty(), "it was saved inside a message")?;
         threads.check()?;

@@ -9,6 +9,7 @@ use crate::arena::{Arena, BufferId, DeathId, FreezeId, NodeId, RefId, ThreadId, 
 use crate::buffer::Buffer;
 use crate::death::Death;
 use crate::errno::Errno;
+use crate::faults::Faults;
 use crate::freeze::Freeze;
 use crate::ids::{DebugId, GuestId, Pid, ProcId, Tid, Token};
 use crate::limits::{Limits, Profile};
@@ -162,6 +163,8 @@ pub struct Domain {
     pub(crate) runnable: VecDeque<ThreadId>,
     /// What this message may have made readable; empty between messages.
     pub(crate) poll_check: Vec<PollCheck>,
+    /// What is done to transactions on purpose.
+    pub(crate) faults: Option<Box<Faults>>,
     #[serde(skip)]
     pub(crate) spare: SpareCalls,
 }
@@ -189,6 +192,7 @@ impl Domain {
             node_deaths: 0,
             runnable: VecDeque::new(),
             poll_check: Vec::new(),
+            faults: None,
             spare: SpareCalls::default(),
         }
     }

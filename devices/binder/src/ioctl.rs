@@ -23,6 +23,10 @@ impl Domain {
         self.trace_thread(cx, thread, |thread| TraceEvent::Ioctl { thread, cmd, arg: body.arg.clone() });
         // The thread may end with it.
         let party = if cx.traces() { self.party(thread) } else { Party::default() };
+        if self.is_doomed(proc) {
+            // As with any signal that is on its way.
+            return self.end_ioctl(cx, thread, party, cmd, Err(Errno::EINTR));
+        }
         let result = match cmd {
             ioctl::WRITE_READ => match self.write_read(cx, header, thread, body) {
                 Ok(answer) => return answer,

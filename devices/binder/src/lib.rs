@@ -25,7 +25,8 @@
 //! [`Domain::handle`] → `lifecycle` (open, mmap, flush, release), `ioctl`, `poll` → `suspend`
 //! (the life of a BINDER_WRITE_READ) → `commands` (the write half, the one place that executes BC
 //! commands) → `transaction` (judge, copy, enqueue), `refs`, `node`, `death`, `freeze` → `read` (the
-//! read half, the one place that makes BR returns) → `wake` (the woken threads read).
+//! read half, the one place that makes BR returns) → `wake` (the woken threads read). [`faults`] may step in
+//! before a transaction is queued.
 //!
 //! Numbers like B123 are the items of `BINDER.md` beside this crate; rules are those of
 //! `PROTOCOL.md` of the shim.
@@ -38,6 +39,7 @@ mod commands;
 mod death;
 mod domain;
 pub mod errno;
+pub mod faults;
 mod fetched;
 mod freeze;
 pub mod ids;

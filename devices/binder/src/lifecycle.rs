@@ -299,7 +299,9 @@ impl Domain {
             }
         }
         self.release_mapping(cx, id);
-        self.procs.remove(&id);
+        if let (Some(proc), true) = (self.procs.remove(&id), self.faults.is_some()) {
+            self.forget_doomed(proc.guest, proc.pid);
+        }
         for other in self.procs.values_mut() {
             other.lsm.retain(|(target, _), _| *target != id.0);
         }

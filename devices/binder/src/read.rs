@@ -78,8 +78,11 @@ impl Domain {
             }
             if call.read.phase == ReadPhase::Wait {
                 if !self.has_work(call.thread, call.read.wait_for_proc) {
-                    let nonblock = call.header.nonblock;
-                    return if nonblock { ReadFlow::Done(Errno::EAGAIN) } else { ReadFlow::Park };
+                    return match call.header.nonblock {
+                        true => ReadFlow::Done(Errno::EAGAIN),
+                        false if self.is_interrupted(call.thread) => ReadFlow::Done(Errno::EINTR),
+                        false => ReadFlow::Park,
+                    };
                 }
                 call.read.phase = ReadPhase::Take;
             }

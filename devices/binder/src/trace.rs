@@ -290,6 +290,31 @@ pub enum TraceEvent {
         /// Its state now.
         frozen: bool,
     },
+    /// A fault was injected.
+    Fault {
+        /// By which rule, counted from 0; `None`: by the choice among waiting threads.
+        rule: Option<u32>,
+        /// The sender; the thread that was chosen.
+        thread: Party,
+        /// The transaction.
+        id: Option<DebugId>,
+        /// What.
+        fault: FaultKind,
+    },
+}
+
+/// A fault that was injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub enum FaultKind {
+    Failed,
+    Dead,
+    Frozen,
+    Interrupt,
+    KillReceiver,
+    KillSender,
+    Freeze,
+    Chosen,
 }
 
 /// [`Status`](crate::Status) without its fields.

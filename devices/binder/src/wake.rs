@@ -134,7 +134,12 @@ impl Domain {
 
     /// The most recently parked thread that may take process work (B083).
     fn select_waiting(&mut self, cx: &mut Cx<'_>, proc: ProcId) -> Option<ThreadId> {
-        let thread = self.procs.get_mut(&proc)?.waiting.pop_last()?;
+        let chosen = if self.faults.is_some() { self.choose_waiting(cx, proc) } else { None };
+        let waiting = &mut self.procs.get_mut(&proc)?.waiting;
+        let thread = match chosen {
+            Some(ticket) => waiting.remove(ticket)?,
+            None => waiting.pop_last()?,
+        };
         self.wake_thread(cx, thread);
         Some(thread)
     }

@@ -1,8 +1,9 @@
 //! The guest's binder world: domain, device, recording.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use binder::faults::{Counts, Faults};
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
 use binder_trace::recording::{self, DEFAULT_PAYLOAD, GuestName, Writer, encode_header, encode_record};
 use devices::virtio::binder::{BinderDevice, Counters, Recorder, SharedDomain, Timing, Trouble};
@@ -13,7 +14,7 @@ use super::source::Source;
 use super::verdict::{machine_failure, trace_failure};
 use super::world::{Membership, Recorders};
 use crate::args::{BinderArg, BinderDeviceArg, LsmArg, ProfileArg, RunArgs, TraceTarget};
-use crate::exit::Failure;
+use crate::exit::{Code, Failure};
 use crate::serve::peer::Peer;
 
 /// A guest that shares its world with nobody.
@@ -50,6 +51,12 @@ impl Binder {
             counters.left = now;
         }
         counters
+    }
+
+    /// What became of the rules of `--faults`.
+    pub fn faults(&self) -> Vec<Counts> {
+        let counts = |domain: &mut Domain| domain.faults().map(|faults| faults.counts().to_vec());
+        self.domain.as_ref().and_then(|domain| domain.with(counts)).unwrap_or_default()
     }
 
     /// The guest's objects in the core now; `None` where its own kernel has the driver.
@@ -123,6 +130,12 @@ fn android_version(image: &str) -> Option<u32> {
     rest[..end].parse().ok()
 }
 
+/// The faults of `--faults`.
+fn load_faults(path: &Path, seed: u64) -> Result<Faults, Failure> {
+    let failed = |error| Failure::because(Code::Usage, "cannot use --faults", error);
+    ci::faults::load(path).and_then(|entry| entry.resolve(seed)).map_err(failed)
+}
+
 /// Puts the binder device on the machine, unless the guest's kernel has the driver.
 /// Where it shares a world it is `world`'s.
 pub fn add_binder(
@@ -172,6 +185,11 @@ pub fn add_binder(
         (Some(LsmArg::Off), _) | (None, images::LsmMode::Off) => LsmMode::Off,
     };
     let limits = Limits { lsm, trace_payload, ..Limits::default() };
+    let faults = args.faults.as_deref().map(|path| load_faults(path, args.seed)).transpose()?;
+    if faults.is_some() && is_shared {
+        let message = "a guest that shares its binder world with others cannot have --faults";
+        return Err(Failure::new(Code::Usage, message));
+    }
     let (domain, of_world) = match world {
         None => (SharedDomain::new(Domain::new(limits.clone(), profile)), None),
         Some(member) => member.world.domain(&limits, profile, follower.clone())?,
@@ -184,6 +202,9 @@ pub fn add_binder(
         false => Box::new(recording.clone()),
         true => Box::new(Recorders::new(recording.clone(), of_world.clone())),
     };
+    if faults.is_some() {
+        domain.with(|domain| domain.set_faults(faults));
+    }
     let timing = match args.binder_device {
         BinderDeviceArg::Inline | BinderDeviceArg::Tight | BinderDeviceArg::Failing => Timing::Inline,
         BinderDeviceArg::Late | BinderDeviceArg::TightLate => {

@@ -58,6 +58,11 @@ impl AgentEvents for Listener {
                 }
                 self.rest();
             }
+            AgentEvent::Started(id, _) | AgentEvent::StdinRoom(id, _)
+                if self.commands.is_nobodys(id, false) => {}
+            AgentEvent::Exited(id, _) | AgentEvent::Failed(id, _) if self.commands.is_nobodys(id, true) => {
+                self.rest();
+            }
             AgentEvent::Started(id, pid) => match self.commands.find(id) {
                 Some(exec) => exec.started(pid, &self.activity),
                 // A file's bytes are there already; nobody says anything.
@@ -111,6 +116,9 @@ impl AgentEvents for Listener {
     fn output(&mut self, id: ExecId, stream: Stream, bytes: &[u8]) -> usize {
         if let Some(exec) = self.commands.find(id) {
             return exec.output(stream, bytes);
+        }
+        if self.commands.is_nobodys(id, false) {
+            return bytes.len();
         }
         // Written through at once; a slow reader holds the guest back. One that went away (a closed
         // pipe) loses the bytes, not the run.

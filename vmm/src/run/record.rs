@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, TryLockError, Weak};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub struct Recording {
     host_times: bool,
     replay: bool,
     followers: Followers,
+    /// Who has processes of the guest killed, for faults.
+    killer: Arc<OnceLock<Sender<Pid>>>,
 }
 
 struct Shared {
@@ -77,7 +80,14 @@ impl Recording {
             host_times: writes && target.is_some_and(|target| target.host_times),
             replay: writes && target.is_some_and(|target| target.replay),
             followers: Followers::of(control::wire::Stream::Trace),
+            killer: Arc::default(),
         }
+    }
+
+    /// Has processes killed by what is at the other end of `killer`.
+    pub fn kills_by(&self, killer: Sender<Pid>) {
+        // Once for each run.
+        let _ = self.killer.set(killer);
     }
 
     /// Clients that follow it, whether or not it goes to a file.
@@ -218,6 +228,13 @@ impl Recorder for Recording {
 
     fn goes_on(&mut self, guest: GuestId, domain: &Domain) {
         facts(guest, domain).for_each(|record| self.write(&record));
+    }
+
+    fn kill(&mut self, _guest: GuestId, pid: Pid) {
+        if let Some(killer) = self.killer.get() {
+            // The other end outlives the guest.
+            let _ = killer.send(pid);
+        }
     }
 
     fn replays(&self) -> bool {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use binder::faults::Counts as FaultCounts;
 use binder_trace::tally::Tally;
 use devices::virtio::binder::Counters;
 use machine::{Kind, Outcome, RunStats};
@@ -24,6 +25,8 @@ pub struct Report {
     counters: Counters,
     tally: Option<Tally>,
     ready: Option<ReadyAt>,
+    /// What became of the rules of `--faults`, in order.
+    pub faults: Vec<FaultCounts>,
 }
 
 /// The status file. `status` is what matters; the rest may grow.
@@ -35,6 +38,8 @@ struct StatusFile<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunFigures>,
     binder: &'a Counters,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    faults: &'a [FaultCounts],
 }
 
 #[derive(Serialize)]
@@ -157,7 +162,7 @@ impl Report {
             wall_ms: stats.wall_time.as_millis() as u64,
         });
         let engine = self.engine.map(|kind| kind.to_string());
-        StatusFile { status, engine, run, binder: &self.counters }
+        StatusFile { status, engine, run, binder: &self.counters, faults: &self.faults }
     }
 }
 

@@ -20,11 +20,11 @@ use crate::transaction::{FileFixup, SendError, Sending, Stage, Transaction, exte
 use crate::work::Work;
 
 impl Sending {
-    pub(super) fn is_oneway(&self) -> bool {
+    pub(crate) fn is_oneway(&self) -> bool {
         !self.reply && self.data.flags & tf::ONE_WAY != 0
     }
 
-    pub(super) fn memory<'a>(&'a self, call: &'a Call, guest: GuestId) -> UserMemory<'a> {
+    pub(crate) fn memory<'a>(&'a self, call: &'a Call, guest: GuestId) -> UserMemory<'a> {
         UserMemory { guest, chunk: &call.write.user, fetched: &self.fetched }
     }
 }
@@ -310,6 +310,9 @@ impl Domain {
 
     /// Translates, copies and enqueues.
     fn commit(&mut self, cx: &mut Cx<'_>, call: &mut Call, s: &mut Sending) -> Result<(), SendError> {
+        if self.faults.is_some() {
+            self.meet_faults(cx, call, s)?;
+        }
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let gone = SendError::dead(Errno::OK);
         let buffer_id = s.buffer.ok_or(gone)?;

@@ -3,6 +3,7 @@
 mod abuse;
 mod calls;
 mod deaths;
+mod faults;
 mod files;
 mod freezer;
 mod hostile;

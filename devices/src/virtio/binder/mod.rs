@@ -58,6 +58,8 @@ pub trait Recorder: Send {
     fn name(&mut self, _guest: GuestId, _pid: Pid, _tid: Tid, _name: [u8; 16]) {}
     /// The domain has been put in the place of the one before: the guest goes on from a snapshot.
     fn goes_on(&mut self, _guest: GuestId, _domain: &Domain) {}
+    /// The guest's kernel is to kill a process: a fault that was asked for.
+    fn kill(&mut self, _guest: GuestId, _pid: Pid) {}
     /// True: [`step`](Self::step) wants all that goes into the domain and comes out of it.
     fn replays(&self) -> bool {
         false
@@ -441,7 +443,7 @@ impl World {
             drop(shared);
             return Ok(self.protocol_error());
         };
-        if self.recorder.enabled() || matches!(message.body, Body::Open(_)) {
+        if self.recorder.enabled() || domain.faults().is_some() || matches!(message.body, Body::Open(_)) {
             self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
         let mut sink = Stamped { at: self.recorder.now(), guest, recorder: self.recorder.as_mut() };
@@ -450,7 +452,9 @@ impl World {
         } else {
             domain.handle(guests, guest, message, &mut sink)
         };
+        let kills = domain.take_kills(guest);
         drop(shared);
+        kills.into_iter().for_each(|pid| self.recorder.kill(guest, pid));
         self.count(|counters| {
             counters.messages += 1;
             counters.trimmed_pages += answer.slots.len() as u64;

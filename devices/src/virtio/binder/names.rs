@@ -20,9 +20,10 @@ pub(super) struct Names {
 
 impl Names {
     /// Tells all of them, to a recorder that was not there when they were new.
-    pub(super) fn tell(&self, recorder: &mut dyn Recorder, guest: GuestId) {
+    pub(super) fn tell(&self, recorder: &mut dyn Recorder, domain: &mut Domain, guest: GuestId) {
         for (tid, (pid, name)) in &self.told {
             recorder.name(guest, *pid, *tid, *name);
+            name_process(domain, guest, *pid, *tid, name);
         }
     }
 
@@ -30,7 +31,7 @@ impl Names {
     pub(super) fn note(
         &mut self,
         recorder: &mut dyn Recorder,
-        domain: &Domain,
+        domain: &mut Domain,
         guest: GuestId,
         header: &wire::Header,
         message: &Message,
@@ -54,5 +55,14 @@ impl Names {
         }
         self.told.insert(core.tid, (pid, name));
         recorder.name(guest, pid, core.tid, name);
+        name_process(domain, guest, pid, core.tid, &name);
+    }
+}
+
+/// Rules of faults name processes.
+fn name_process(domain: &mut Domain, guest: GuestId, pid: Pid, tid: Tid, name: &[u8; 16]) {
+    if domain.faults().is_some() {
+        let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+        domain.process_named(guest, pid, pid.0 == tid.0, &String::from_utf8_lossy(&name[..length]));
     }
 }

@@ -62,11 +62,13 @@ impl BinderDevice {
         }
         self.world.config = config(domain.limits(), domain.profile(), epoch);
         *self.world.counters.lock().unwrap_or_else(PoisonError::into_inner) = counters;
-        // What is recorded is this run's choice, not the saved one's.
+        // What is recorded, and which faults there are, is this run's choice, not the saved one's.
         let world = &mut self.world;
-        let own = world.domain.lock_anyway().domain.limits().trace_payload;
-        domain.trace_payloads(own);
-        names.tell(world.recorder.as_mut(), world.guest);
+        world.domain.with(|own| {
+            domain.trace_payloads(own.limits().trace_payload);
+            domain.set_faults(own.take_faults());
+        });
+        names.tell(world.recorder.as_mut(), &mut domain, world.guest);
         world.names = names;
         world.recorder.goes_on(world.guest, &domain);
         if self.world.replay_begun {
