@@ -117,6 +117,7 @@ fn a_receiver_that_is_to_die_hears_of_the_call_and_does_no_more() {
     assert_eq!(trio.w.domain.take_kills(GUEST), []);
     assert_eq!(trio.w.reply(trio.owner, b"", &[]).errno, Errno::EINTR.0);
     trio.w.release(trio.owner.proc);
+    trio.w.events();
     let heard = trio.w.woken(trio.client).returns;
     assert_eq!(heard, [Return::Noop, Return::TransactionComplete, Return::DeadReply]);
     // The number may be another process's now.
