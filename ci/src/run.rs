@@ -111,7 +111,7 @@ pub fn run(context: Context<'_>, mut tell: impl FnMut(Event)) {
 /// Work for one worker.
 enum Work {
     /// A test with guests of its own.
-    Alone(TestSpec, String),
+    Alone(Box<TestSpec>, String),
     /// Tests that share a guest, one after the other.
     Lane(Vec<(TestSpec, String)>),
 }
@@ -228,7 +228,7 @@ impl<'a> Feed<'a> {
                 }
                 _ => {
                     let (test, name) = in_round(test);
-                    state.waiting.push_back(Work::Alone(test, name));
+                    state.waiting.push_back(Work::Alone(Box::new(test), name));
                 }
             }
         }
@@ -264,7 +264,7 @@ impl<'a> Feed<'a> {
         let waiting = state.waiting.drain(..);
         waiting
             .flat_map(|work| match work {
-                Work::Alone(test, name) => vec![(test, name)],
+                Work::Alone(test, name) => vec![(*test, name)],
                 Work::Lane(tests) => tests,
             })
             .collect()

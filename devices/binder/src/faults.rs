@@ -183,7 +183,7 @@ impl Faults {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
         // The high half times the bound: below it, and even enough for what it is for.
-        ((z >> 32) * u64::from(bound) >> 32) as u32
+        (((z >> 32) * u64::from(bound)) >> 32) as u32
     }
 }
 

@@ -57,7 +57,7 @@ fn the_nth_call_fails_as_the_rule_says() {
         let mut trio = with(vec![Rule { skip: 1, ..rule(action) }]);
         passes(&mut trio);
         let out = trio.w.call(trio.client, trio.handle, b"x", &[]);
-        assert_eq!(out.returns, [Return::Noop, answer.clone()]);
+        assert_eq!(out.returns, [Return::Noop, answer]);
         let (_, told) = trio.w.ioctl(trio.client, ioctl::GET_EXTENDED_ERROR, &[0; 12]);
         let word = |at: usize| u32::from_le_bytes(told[at..at + 4].try_into().unwrap());
         assert_eq!((word(4), word(8) as i32), (answer.code(), errno.0));
