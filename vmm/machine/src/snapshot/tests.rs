@@ -121,9 +121,10 @@ fn each_part_may_be_damaged() {
     let made = Made::new();
     let state = made.header.state.offset as usize;
     let memory = made.header.memory.offset as usize;
+    let other_format = format!("it has format 0, this program knows {FORMAT}; take the snapshot again");
     let cases: [(usize, &str); 7] = [
         (0, "it is not a snapshot of bindervm"),
-        (16, "it has format 0, this program knows 1; take the snapshot again"),
+        (16, &other_format),
         (21, "it is damaged: it ends in its header"),
         (30, "it is damaged: the header is not what its hash is of"),
         (100, "it is damaged: the header is not what its hash is of"),
@@ -134,8 +135,8 @@ fn each_part_may_be_damaged() {
         ),
     ];
     for (at, message) in cases {
-        // Format 1 becomes 0, a length becomes far too long, anything else just another byte.
-        let path = made.changed(|bytes| bytes[at] ^= if at == 16 { 1 } else { 0xff });
+        // The format becomes 0, a length becomes far too long, anything else just another byte.
+        let path = made.changed(|bytes| bytes[at] ^= if at == 16 { FORMAT as u8 } else { 0xff });
         assert_eq!(opened(&path).unwrap_err().to_string(), message, "byte {at}");
     }
     // RAM is the guest's own; only `verify` reads all of it.
