@@ -53,6 +53,12 @@ pub fn devices_from_command_line(line: &str) -> impl Iterator<Item = &str> {
     lists.flat_map(|list| list.split(',')).filter(|name| !name.is_empty())
 }
 
+/// Whether the kernel's command line leaves binder's devices where the driver puts them: in /dev, by name
+/// alone. Each binderfs is a guest's own; guests that share a binder world share these.
+pub fn is_without_binderfs(line: &str) -> bool {
+    line.split_ascii_whitespace().any(|word| word == "bindervm.binderfs=off")
+}
+
 /// A folder of the host, as `bindervm.share=TAG:PATH[:ro]` names it on the kernel's command line.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SharedFolder<'a> {
@@ -252,6 +258,12 @@ mod tests {
         let config: BootConfig = serde_json::from_str(r#"{"on_demand": {"disk": ["/lib/a.ko"]}}"#).unwrap();
         assert_eq!(config.modules_for("disk").unwrap()[0].path, "/lib/a.ko");
         assert!(config.modules_for("tape").unwrap_err().to_string().contains("'tape'"));
+    }
+
+    #[test]
+    fn the_command_line_leaves_devices_in_dev() {
+        assert!(is_without_binderfs("quiet bindervm.binderfs=off\n"));
+        assert!(!is_without_binderfs("quiet bindervm.binderfs=offset bindervm.binder=host"));
     }
 
     #[test]

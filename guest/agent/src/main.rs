@@ -160,7 +160,7 @@ fn live(mut port: Port, reaper: &Reaper, problems: Vec<String>) -> String {
         &mut port,
         config.binder_modules(mode).iter().filter_map(|module| boot::load_module(module).err()),
     );
-    if config.binderfs {
+    if config.binderfs && !config::is_without_binderfs(command_line.as_deref().unwrap_or_default()) {
         report(&mut port, boot::mount_binderfs(&config.devices).err());
     }
     report(&mut port, config.devices.iter().filter_map(|name| boot::open_device(name).err()));

@@ -155,9 +155,12 @@ fn member(name: &str, mut keys: BTreeMap<String, Value>) -> Result<Member, Strin
     let matches = <Options as clap::CommandFactory>::command()
         .try_get_matches_from(line)
         .and_then(|mut matches| Options::from_arg_matches_mut(&mut matches));
-    let args = matches.map_err(|error| first_line(&error))?.run;
+    let mut args = matches.map_err(|error| first_line(&error))?.run;
     if domain.is_some() {
         fits_a_domain(&args)?;
+        // A binderfs is its guest's own; what guests share are the devices in /dev, by name.
+        let append = args.append.get_or_insert_default();
+        append.push_str(" bindervm.binderfs=off");
     }
     Ok(Member { name: name.to_owned(), args, domain })
 }
