@@ -10,8 +10,6 @@ use libfuzzer_sys::fuzz_target;
 mod generated;
 
 fuzz_target!(|input: &[u8]| {
-    let steps = proptest::collection::vec(hostile::step(), 1..50);
-    if let Some(steps) = generated::generated(steps, input) {
-        hostile::survive(&steps);
-    }
+    let steps = generated::list(hostile::step(), input, 50);
+    hostile::survive(&steps);
 });
