@@ -18,9 +18,10 @@ use crate::bench::carrying;
 use crate::child::{self, Child, Signal, threads};
 use crate::device::Device;
 use crate::object::Object;
-use crate::stream::{Delivery, Return, acquire, call, dead_done, free, release, reply, unwatch, watch};
+use crate::stream::{Delivery, Return, call, free, reply};
 use crate::stress::payload;
-use crate::talk::{CALL_BACK, Talk};
+use crate::talk::code::{CALL_ME_BACK, ECHO, EVENT, REGISTER};
+use crate::talk::{CallBack, Talk};
 use crate::uapi::{br, tf};
 
 const SERVER_THREADS: usize = 4;
@@ -33,10 +34,6 @@ const LARGEST: usize = 600 << 10;
 const MAX_FDS: usize = 100;
 const FILE_TEXT: &[u8; 8] = b"binderfd";
 
-const ECHO: u32 = 1;
-const EVENT: u32 = 2;
-const CALL_ME_BACK: u32 = 3;
-const REGISTER: u32 = 4;
 const PASS_FILE: u32 = 6;
 
 /// What all processes count together.
@@ -122,9 +119,7 @@ impl Server {
                     Return::Delivery(request) => self.serve(&mut talk, *request)?,
                     Return::Words(br::DEAD_BINDER, ids) => {
                         add(&self.totals.deaths, 1);
-                        talk.say(dead_done(ids[0]));
-                        talk.say(unwatch(ids[0] as u32, ids[0]));
-                        talk.say(release(ids[0] as u32));
+                        talk.bury(ids[0]);
                     }
                     _ => {}
                 }
@@ -153,23 +148,20 @@ impl Server {
             }
             CALL_ME_BACK => {
                 if let Some(Object::Handle { handle, .. }) = Object::decode(&data) {
-                    let bytes = payload(7, 100);
-                    if let Some(answer) = talk.call(carrying(call(handle, CALL_BACK), &bytes).into())? {
-                        let mut got = talk.data(&answer)?;
-                        got.reverse();
-                        if got != bytes {
+                    match talk.call_back(handle, &payload(7, 100))? {
+                        CallBack::Right => self.count(true),
+                        CallBack::Wrong => {
                             self.totals.error("a call back's answer is wrong");
+                            self.count(true);
                         }
-                        talk.say(free(answer.buffer));
-                        self.count(true);
+                        // Who called may be gone.
+                        CallBack::Failed => {}
                     }
                 }
                 self.count(talk.reply(request.buffer, &[])?);
             }
             REGISTER => {
-                if let Some(Object::Handle { handle, .. }) = Object::decode(&data) {
-                    talk.say(acquire(handle));
-                    talk.say(watch(handle, handle.into()));
+                if talk.adopt(&data) {
                     add(&self.totals.registered, 1);
                 }
                 self.count(talk.reply(request.buffer, &[])?);

@@ -14,8 +14,9 @@ use crate::bench::carrying;
 use crate::child::{self, Child, Signal, threads};
 use crate::device::Device;
 use crate::object::Object;
-use crate::stream::{Delivery, Return, acquire, call, dead_done, free, release, unwatch, watch};
-use crate::talk::{CALL_BACK, Talk};
+use crate::stream::{Delivery, Return, call, free};
+use crate::talk::code::{CALL_ME_BACK, ECHO, EVENT, REGISTER};
+use crate::talk::{CallBack, Talk};
 use crate::uapi::br;
 
 const SERVER_THREADS: usize = 4;
@@ -23,11 +24,6 @@ const CLIENTS: usize = 3;
 const CLIENT_THREADS: usize = 3;
 const SERVER_MAP: usize = 4 << 20;
 const CLIENT_MAP: usize = 2 << 20;
-
-const ECHO: u32 = 1;
-const EVENT: u32 = 2;
-const CALL_ME_BACK: u32 = 3;
-const REGISTER: u32 = 4;
 
 /// What all processes count together.
 #[derive(Debug, Default)]
@@ -86,9 +82,7 @@ impl Server {
                     Return::Delivery(request) => self.serve(&mut talk, *request)?,
                     Return::Words(br::DEAD_BINDER, ids) => {
                         add(&self.totals.deaths, 1);
-                        talk.say(dead_done(ids[0]));
-                        talk.say(unwatch(ids[0] as u32, ids[0]));
-                        talk.say(release(ids[0] as u32));
+                        talk.bury(ids[0]);
                     }
                     _ => {}
                 }
@@ -114,28 +108,17 @@ impl Server {
             CALL_ME_BACK => {
                 let bytes = payload(data.len() as u64, 100);
                 match Object::decode(&data) {
-                    Some(Object::Handle { handle, .. }) => {
-                        match talk.call(carrying(call(handle, CALL_BACK), &bytes).into())? {
-                            Some(answer) => {
-                                let mut got = talk.data(&answer)?;
-                                got.reverse();
-                                if got != bytes {
-                                    self.totals.error("a call back's answer is wrong");
-                                }
-                                talk.say(free(answer.buffer));
-                            }
-                            None => self.totals.error("a call back failed"),
-                        }
-                    }
+                    Some(Object::Handle { handle, .. }) => match talk.call_back(handle, &bytes)? {
+                        CallBack::Right => {}
+                        CallBack::Wrong => self.totals.error("a call back's answer is wrong"),
+                        CallBack::Failed => self.totals.error("a call back failed"),
+                    },
                     _ => self.totals.error("no handle to call back"),
                 }
                 self.reply(talk, request.buffer, &[])
             }
             REGISTER => {
-                if let Some(Object::Handle { handle, .. }) = Object::decode(&data) {
-                    talk.say(acquire(handle));
-                    talk.say(watch(handle, handle.into()));
-                }
+                talk.adopt(&data);
                 self.reply(talk, request.buffer, &[])
             }
             _ => {

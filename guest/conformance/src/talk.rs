@@ -4,10 +4,34 @@ use std::io;
 
 use crate::bench::{carrying, delivery, encode};
 use crate::device::Device;
+use crate::object::Object;
 use crate::stream::{
-    self, Call, Command, Delivery, Return, acquire_done, enter_looper, free, increfs_done, reply,
+    self, Call, Command, Delivery, Return, acquire, acquire_done, call, dead_done, enter_looper, free,
+    increfs_done, release, reply, unwatch, watch,
 };
 use crate::uapi::br;
+
+/// Codes of what the clients of a workload ask of its server.
+pub mod code {
+    /// The data follows from a seed in the flags; so does the reply's.
+    pub const ECHO: u32 = 1;
+    /// A oneway.
+    pub const EVENT: u32 = 2;
+    /// The call brings a binder, which the server calls before it replies.
+    pub const CALL_ME_BACK: u32 = 3;
+    /// The call brings a binder, whose death the server watches for.
+    pub const REGISTER: u32 = 4;
+}
+
+/// What became of a call back.
+pub enum CallBack {
+    /// Its answer was right.
+    Right,
+    /// Its answer was wrong.
+    Wrong,
+    /// It failed.
+    Failed,
+}
 
 /// The code of a call that comes while another one is waited for: its bytes go back in reverse.
 pub const CALL_BACK: u32 = 5;
@@ -92,6 +116,32 @@ impl<'a> Talk<'a> {
     pub fn data(&self, delivery: &Delivery) -> io::Result<Vec<u8>> {
         let data = self.device.copy(delivery.buffer, delivery.data_size);
         data.ok_or_else(|| io::Error::other("a buffer outside the mapping"))
+    }
+
+    /// Calls `handle` with `bytes`, which its owner is to answer in reverse.
+    pub fn call_back(&mut self, handle: u32, bytes: &[u8]) -> io::Result<CallBack> {
+        let Some(answer) = self.call(carrying(call(handle, CALL_BACK), bytes).into())? else {
+            return Ok(CallBack::Failed);
+        };
+        let mut got = self.data(&answer)?;
+        got.reverse();
+        self.say(free(answer.buffer));
+        Ok(if got == bytes { CallBack::Right } else { CallBack::Wrong })
+    }
+
+    /// Keeps the binder that `data` brings, and watches for its death. False if it brings none.
+    pub fn adopt(&mut self, data: &[u8]) -> bool {
+        let Some(Object::Handle { handle, .. }) = Object::decode(data) else { return false };
+        self.say(acquire(handle));
+        self.say(watch(handle, handle.into()));
+        true
+    }
+
+    /// Lets go of a binder that was [adopted](Self::adopt), and is dead.
+    pub fn bury(&mut self, cookie: u64) {
+        self.say(dead_done(cookie));
+        self.say(unwatch(cookie as u32, cookie));
+        self.say(release(cookie as u32));
     }
 
     fn answer_call_back(&mut self, request: Delivery) -> io::Result<()> {

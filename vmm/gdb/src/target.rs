@@ -37,6 +37,12 @@ pub fn thread(cpu: u8) -> Tid {
     NonZeroUsize::MIN.saturating_add(cpu.into())
 }
 
+/// What of `len` bytes at `start` comes after the first `done`: its address, and how much lies in one page.
+fn piece(start: u64, done: usize, len: usize) -> (u64, usize) {
+    let linear = start.wrapping_add(done as u64);
+    (linear, ((PAGE - linear % PAGE) as usize).min(len - done))
+}
+
 fn cpu_of(thread: Tid) -> u8 {
     (thread.get() - 1) as u8
 }
@@ -155,8 +161,7 @@ impl<G: Guest> MultiThreadBase for Debugged<'_, G> {
         let cpu = self.registers(cpu_of(thread))?;
         let mut done = 0;
         while done < data.len() {
-            let linear = start.wrapping_add(done as u64);
-            let len = ((PAGE - linear % PAGE) as usize).min(data.len() - done);
+            let (linear, len) = piece(start, done, data.len());
             let ram = self.guest.ram();
             let piece = &mut data[done..done + len];
             match translate(ram, &cpu, linear).map(|at| ram.read_slice(piece, at)) {
@@ -172,8 +177,7 @@ impl<G: Guest> MultiThreadBase for Debugged<'_, G> {
         let cpu = self.registers(cpu_of(thread))?;
         let mut done = 0;
         while done < data.len() {
-            let linear = start.wrapping_add(done as u64);
-            let len = ((PAGE - linear % PAGE) as usize).min(data.len() - done);
+            let (linear, len) = piece(start, done, data.len());
             let ram = self.guest.ram();
             let at = translate(ram, &cpu, linear).ok_or(TargetError::NonFatal)?;
             ram.write_slice(&data[done..done + len], at).map_err(|_| TargetError::NonFatal)?;
