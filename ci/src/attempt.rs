@@ -1,5 +1,6 @@
 //! One attempt at a test: its guests are started, its programs run, what they did is judged.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
@@ -17,8 +18,8 @@ use crate::evidence;
 use crate::files;
 use crate::guest::{Beginning, CONSOLE, Cut, Guest, GuestEnd, STATUS, TRACE};
 use crate::judge::{Judgement, Left, RoleEnd, STDERR, STDOUT, judge};
-use crate::plan::{Keep, Parser, Program, RoleSpec, TestSpec};
-use crate::start::Starter;
+use crate::plan::{Keep, Parser, Program, RoleSpec, Sharing, TestSpec};
+use crate::start::{Starter, domain_trace};
 use crate::verdict::Verdict;
 
 /// What an attempt gave.
@@ -47,6 +48,9 @@ pub struct RoleResult {
     pub name: String,
     /// Its guest's kind.
     pub guest: String,
+    /// The binder world that it shares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
     /// How that began, if it did.
     #[serde(flatten)]
     pub beginning: Option<Beginning>,
@@ -107,15 +111,21 @@ pub fn attempt(
     let mut actors: Vec<Actor<'_>> = Vec::new();
     let is_shared = shared.is_some();
     let mut kept = shared;
+    let mut together = match test.process {
+        Sharing::Own => None,
+        Sharing::Shared => Some(starter.start_together(test, folder).map(VecDeque::from)),
+    };
     for role in &test.roles {
         let folder = match role.name.is_empty() {
             true => folder.to_owned(),
             false => folder.join(&role.name),
         };
         let reused = kept.as_mut().and_then(|slot| slot.take());
-        let started = match reused {
-            Some(guest) => Ok(guest),
-            None => starter.start(test, role, &folder, is_shared),
+        let started = match (reused, &mut together) {
+            (Some(guest), _) => Ok(guest),
+            (None, None) => starter.start(test, role, &folder, is_shared),
+            (None, Some(Err(error))) => Err(error.clone()),
+            (None, Some(Ok(guests))) => guests.pop_front().ok_or_else(|| "it was not started".to_owned()),
         };
         let (guest, ended) = match started {
             Ok(guest) => (Some(guest), RoleEnd::Interrupted),
@@ -124,6 +134,7 @@ pub fn attempt(
         let result = RoleResult {
             name: role.name.clone(),
             guest: role.guest.clone(),
+            domain: role.domain.clone(),
             beginning: guest.as_ref().map(Guest::beginning),
             ended,
             cases: None,
@@ -198,6 +209,7 @@ pub fn attempt(
             };
             keep_or_not(starter, role, &folder, verdict);
         }
+        keep_domains_or_not(starter, test, folder, verdict);
     }
     Attempt { verdict, reasons, roles, boot, time }
 }
@@ -208,6 +220,18 @@ fn keep_or_not(starter: &Starter<'_>, role: &RoleSpec, folder: &Path, verdict: V
     for (keep, name) in [(spec.trace, TRACE), (spec.console, CONSOLE)] {
         if keep == Keep::OnFailure && verdict.is_good() {
             let _ = fs::remove_file(folder.join(name));
+        }
+    }
+}
+
+/// Removes recordings of domains, of which no guest is kept in any case.
+fn keep_domains_or_not(starter: &Starter<'_>, test: &TestSpec, folder: &Path, verdict: Verdict) {
+    let keeps =
+        |role: &&RoleSpec| starter.guests.get(&role.guest).is_some_and(|spec| spec.trace == Keep::Always);
+    let kept: BTreeSet<_> = test.roles.iter().filter(keeps).filter_map(|role| role.domain.as_ref()).collect();
+    for domain in test.roles.iter().filter_map(|role| role.domain.as_ref()) {
+        if verdict.is_good() && !kept.contains(domain) {
+            let _ = fs::remove_file(folder.join(domain_trace(domain)));
         }
     }
 }

@@ -1,28 +1,28 @@
-//! A guest in a process of its own: `bindervm run IMAGE --serve`, and its control socket.
+//! A guest in a process of its own, `bindervm run IMAGE --serve`, or one of several in a process
+//! ([`crate::group`]), and its control socket.
 //!
 //! The process is this same program. It has a process group of its own, so that a terminal's Ctrl-C
 //! reaches the harness alone, which ends its guests in order; should the harness die without that,
 //! the kernel ends them (`--die-with`). Nothing of a guest is trusted: what it prints is bounded, and
-//! whatever it does, its process is gone after [`Guest::end`].
+//! whatever it does, its process is gone after [`Guest::end`], or when the last of its guests is.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::{self, JoinHandle};
+use std::process::{Command, ExitStatus};
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use control::wire::Stream;
 use control::{Client, ClientError, Event, ExecRequest, ExitStatus as CommandStatus};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::Serialize;
 
 use crate::capture::{Bounds, Capture};
 use crate::faults::FaultsEntry;
-use crate::plan::{BinderDriver, Engine, GuestSpec, Keep, Start};
+use crate::plan::{BinderDriver, Clock, Engine, GuestSpec, Keep, Start};
+use crate::process::{EXIT, Process};
 use crate::stop::Stop;
 
 /// How long waiting goes on between two looks at what may end it.
@@ -31,11 +31,8 @@ pub const LOOK: Duration = Duration::from_millis(100);
 /// How long a guest may take to switch itself off before it is ended.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How long its process may take to write what it recorded.
-const EXIT: Duration = Duration::from_secs(10);
-
 /// What `bindervm run` prints is a few lines, unless a guest floods it.
-const VMM_LOG: Bounds = Bounds { head: 1 << 20, tail: 64 << 10 };
+pub(crate) const VMM_LOG: Bounds = Bounds { head: 1 << 20, tail: 64 << 10 };
 
 /// What a guest is started from.
 #[derive(Clone, Debug)]
@@ -58,13 +55,16 @@ pub struct Launch<'a> {
     pub socket: PathBuf,
     /// Limit of its start.
     pub boot_timeout: Duration,
+    /// The binder world that it shares with others of its process.
+    pub domain: Option<&'a str>,
 }
 
 /// A guest that was started.
 pub struct Guest {
-    process: Child,
+    process: Arc<Process>,
+    /// It is the only guest of the process, and ends with it.
+    is_alone: bool,
     client: Option<Client>,
-    log: Option<JoinHandle<()>>,
     folder: PathBuf,
     socket: PathBuf,
     started: Instant,
@@ -80,6 +80,8 @@ pub struct Beginning {
     pub start: Option<Started>,
     /// Of its entropy.
     pub seed: u64,
+    /// Id of the process that runs it.
+    pub process: u32,
 }
 
 /// How a guest came up.
@@ -145,78 +147,106 @@ pub enum CommandEnd {
 }
 
 impl Launch<'_> {
-    /// The command line of the guest's process, without the program.
-    pub fn arguments(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec!["run".into(), self.spec.image.clone().into()];
-        let mut option = |name: &str, value: String| args.extend([name.into(), OsString::from(value)]);
-        option("--name", self.name.clone());
-        option("--engine", word(self.engine));
-        option("--memory", self.spec.memory.0.to_string());
-        option("--seed", self.seed.to_string());
-        option("--clock", word(self.spec.clock));
-        option("--binder", word(self.spec.binder));
-        option("--boot-timeout", format!("{}ms", self.boot_timeout.as_millis()));
+    /// The options of `bindervm run`, which are also the keys of a `[guest.NAME]` of `bindervm group`. One
+    /// without a value is a flag.
+    pub fn options(&self) -> Vec<(&'static str, Option<OsString>)> {
+        let file = |name: &str| Some(self.folder.join(name).into_os_string());
+        let text = |text: String| Some(OsString::from(text));
+        // Guests that share a world have no time of their own.
+        let clock = if self.domain.is_some() { Clock::Host } else { self.spec.clock };
+        let mut options = vec![
+            ("engine", text(word(self.engine))),
+            ("memory", text(self.spec.memory.0.to_string())),
+            ("seed", text(self.seed.to_string())),
+            ("clock", text(word(clock))),
+            ("binder", text(word(self.spec.binder))),
+            ("boot-timeout", text(format!("{}ms", self.boot_timeout.as_millis()))),
+            ("status", file(STATUS)),
+            ("control", Some(self.socket.clone().into_os_string())),
+            ("serve", None),
+        ];
         if self.spec.cpus != 1 {
-            option("--cpus", self.spec.cpus.to_string());
+            options.push(("cpus", text(self.spec.cpus.to_string())));
         }
         if let Some(profile) = self.spec.binder_profile {
-            option("--binder-profile", word(profile));
+            options.push(("binder-profile", text(word(profile))));
         }
         if let Some(append) = &self.spec.append {
-            args.push(format!("--append={append}").into());
+            options.push(("append", text(append.clone())));
         }
         if self.goes_on() {
-            args.push("--fast".into());
+            options.push(("fast", None));
         }
         if self.faults.is_some() {
-            args.extend(["--faults".into(), self.folder.join(FAULTS).into_os_string()]);
+            options.push(("faults", file(FAULTS)));
         }
-        args.extend(["--status".into(), self.folder.join(STATUS).into_os_string()]);
         if self.spec.trace != Keep::Never && self.spec.binder == BinderDriver::Host {
-            args.extend(["--trace".into(), self.folder.join(TRACE).into_os_string()]);
+            options.push(("trace", file(TRACE)));
         }
         if self.spec.console != Keep::Never {
-            args.extend(["--console-log".into(), self.folder.join(CONSOLE).into_os_string()]);
+            options.push(("console-log", file(CONSOLE)));
         }
-        args.extend(["--control".into(), self.socket.clone().into_os_string(), "--serve".into()]);
+        options
+    }
+
+    /// The command line of the guest's process, without the program.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["run".into(), self.spec.image.clone().into()];
+        args.push(format!("--name={}", self.name).into());
+        for (key, value) in self.options() {
+            let mut arg = OsString::from(format!("--{key}"));
+            if let Some(value) = value {
+                arg.push("=");
+                arg.push(value);
+            }
+            args.push(arg);
+        }
         args
     }
 
     /// Whether it is to go on from a snapshot. The process decides: no guest on KVM can.
-    fn goes_on(&self) -> bool {
-        self.spec.start == Start::Snapshot && self.engine != Engine::Kvm
+    pub(crate) fn goes_on(&self) -> bool {
+        self.spec.start == Start::Snapshot && self.engine != Engine::Kvm && self.domain.is_none()
     }
 
-    /// Starts the process. It ends when the calling thread does, at the latest.
-    pub fn start(&self) -> io::Result<Guest> {
+    /// Makes its folder, with what it reads.
+    pub(crate) fn prepare(&self) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
         if let Some(faults) = self.faults {
             let text = toml::to_string(faults).map_err(io::Error::other)?;
             fs::write(self.folder.join(FAULTS), text)?;
         }
+        Ok(())
+    }
+
+    /// Starts it in a process of its own. It ends when the calling thread does, at the latest.
+    pub fn start(&self) -> io::Result<Guest> {
+        self.prepare()?;
         let mut command = Command::new(self.bindervm);
         command.args(self.arguments());
-        command.arg("--die-with").arg(std::process::id().to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let capture = Capture::create(&self.folder.join(LOG), VMM_LOG)?;
-        let mut process = command.spawn()?;
-        let log = process.stderr.take().map(|stderr| {
-            thread::spawn(move || {
-                // What cannot be written is only missing in the log.
-                let _ = capture.take_all(stderr);
-            })
-        });
-        Ok(Guest {
+        let process = Process::start(command, move |stderr| {
+            // What cannot be written is only missing in the log.
+            let _ = capture.take_all(stderr);
+        })?;
+        // The snapshot may have to be made first.
+        let ready_within = self.boot_timeout * if self.goes_on() { 2 } else { 1 };
+        Ok(self.in_process(Arc::new(process), true, ready_within))
+    }
+
+    /// The guest, in a process that was started.
+    pub(crate) fn in_process(&self, process: Arc<Process>, is_alone: bool, ready_within: Duration) -> Guest {
+        let beginning = Beginning { start: None, seed: self.seed, process: process.id() };
+        Guest {
             process,
+            is_alone,
             client: None,
-            log,
             folder: self.folder.clone(),
             socket: self.socket.clone(),
             started: Instant::now(),
-            // The snapshot may have to be made first.
-            ready_within: self.boot_timeout * if self.goes_on() { 2 } else { 1 },
-            beginning: Beginning { start: None, seed: self.seed },
-        })
+            ready_within,
+            beginning,
+        }
     }
 }
 
@@ -267,7 +297,7 @@ impl Guest {
                     Err(_) => return Err(Cut::Ended(self.how_it_ended())),
                 }
             }
-            if self.has_exited() {
+            if self.is_over() {
                 return Err(Cut::Ended(self.how_it_ended()));
             }
             if stop.why().is_some() {
@@ -354,44 +384,42 @@ impl Guest {
         Ok(Answer { end, stdout, stderr, cut })
     }
 
-    /// Asks the guest to switch itself off, and sees that its process ends.
+    /// Asks the guest to switch itself off, and sees that it ends.
     pub fn end(&mut self) {
         if let Some(client) = &self.client
-            && !self.has_exited_quietly()
+            && !self.is_over()
         {
             let _ = client.stop(GRACE);
-            self.wait_exit(GRACE + EXIT);
+            self.wait_over(GRACE + EXIT);
         }
         self.kill();
     }
 
-    /// Ends the run at once; what was recorded is kept if its process is well.
+    /// Ends the run at once; what was recorded is kept if its process is well. A process with other guests
+    /// goes on, even where this one does not end: it is over when they are.
     pub fn kill(&mut self) {
-        if self.process.try_wait().is_ok_and(|exited| exited.is_none()) {
+        if !self.is_over() {
+            if self.client.is_none() && !self.is_alone {
+                self.client = Client::connect_within(&self.socket, LOOK).ok();
+            }
             let told = match &self.client {
                 Some(client) => client.kill().is_ok(),
-                None => terminate(&self.process),
+                None => self.is_alone && self.process.terminate(),
             };
             if told {
-                self.wait_exit(EXIT);
+                self.wait_over(EXIT);
             }
-            let _ = self.process.kill();
         }
-        let _ = self.process.wait();
+        if self.is_alone {
+            self.process.kill();
+        }
         self.client = None;
-        if let Some(log) = self.log.take() {
-            let _ = log.join();
-        }
         let _ = fs::remove_file(&self.socket);
     }
 
-    /// Whether its process has exited.
-    pub fn has_exited(&mut self) -> bool {
-        !matches!(self.process.try_wait(), Ok(None))
-    }
-
-    fn has_exited_quietly(&self) -> bool {
-        !process_runs(&self.process)
+    /// Whether it has ended. One of several tells so by its status file, before its process has exited.
+    pub fn is_over(&self) -> bool {
+        self.process.exited().is_some() || (!self.is_alone && self.folder.join(STATUS).exists())
     }
 
     /// What a failed request means: mostly that the guest is gone.
@@ -402,27 +430,16 @@ impl Guest {
         }
     }
 
-    /// How the guest ended by itself. Waits for its process, which may still write.
+    /// How the guest ended by itself. Waits until it has, which may take it a while: it still writes.
     fn how_it_ended(&mut self) -> GuestEnd {
-        self.wait_exit(EXIT);
-        let exited = self.process.try_wait().ok().flatten();
+        self.wait_over(EXIT);
+        let exited = self.process.exited();
         self.kill();
         read_end(&self.folder.join(STATUS), exited)
     }
 
-    fn wait_exit(&mut self, limit: Duration) {
-        let until = Instant::now() + limit;
-        let pid = Pid::from_child(&self.process);
-        while !self.has_exited() && Instant::now() < until {
-            let slice = until.saturating_duration_since(Instant::now()).min(LOOK);
-            match pidfd_open(pid, PidfdFlags::empty()) {
-                Ok(fd) => {
-                    let slice = Timespec { tv_sec: 0, tv_nsec: slice.as_nanos() as i64 };
-                    let _ = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&slice));
-                }
-                Err(_) => thread::sleep(slice.min(Duration::from_millis(5))),
-            }
-        }
+    fn wait_over(&self, limit: Duration) {
+        self.process.wait_until(limit, || self.is_over());
     }
 }
 
@@ -459,18 +476,6 @@ impl Answer {
     }
 }
 
-/// Asks the process to end, for as long as it has no socket.
-fn terminate(process: &Child) -> bool {
-    rustix::process::kill_process(Pid::from_child(process), rustix::process::Signal::TERM).is_ok()
-}
-
-/// Whether the process has not ended, without taking its exit status.
-fn process_runs(process: &Child) -> bool {
-    let Ok(fd) = pidfd_open(Pid::from_child(process), PidfdFlags::empty()) else { return false };
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    !poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
-}
-
 /// Reads how a run ended from its status file, or from the exit status where there is none.
 fn read_end(status: &Path, exited: Option<ExitStatus>) -> GuestEnd {
     let status: Option<serde_json::Value> =
@@ -478,7 +483,7 @@ fn read_end(status: &Path, exited: Option<ExitStatus>) -> GuestEnd {
     let Some(status) = status else {
         return match exited {
             Some(status) => GuestEnd::Lost(format!("its process died: {status}")),
-            None => GuestEnd::Lost("its process did not end, and was killed".to_owned()),
+            None => GuestEnd::Lost("it did not end in time, and was given up".to_owned()),
         };
     };
     let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();

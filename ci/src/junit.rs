@@ -42,6 +42,9 @@ fn suite(test: &TestResult, run: &RunResult, plan: &str, root: &Path) -> TestSui
     }
     for role in roles() {
         suite.add_property(Property::new("guest", role.guest.as_str()));
+        if let Some(domain) = &role.domain {
+            suite.add_property(Property::new("domain", domain.as_str()));
+        }
         if let Some(beginning) = role.beginning {
             suite.add_property(Property::new("seed", beginning.seed.to_string()));
             suite.add_property(Property::new("start", beginning.start.map_or("none", Started::word)));
@@ -213,7 +216,8 @@ mod tests {
         let role = RoleResult {
             name: String::new(),
             guest: "default".into(),
-            beginning: Some(Beginning { start: Some(Started::Restored), seed: 7 }),
+            domain: None,
+            beginning: Some(Beginning { start: Some(Started::Restored), seed: 7, process: 1 }),
             ended: RoleEnd::Exited(0),
             cases,
             stdout: Captured::default(),

@@ -12,8 +12,8 @@
 //!         programs run -> artifacts are fetched -> guests end -> judge: end, patterns, cases -> verdict
 //! ```
 //!
-//! A guest ([`guest`]) is a process of its own, this program's `run --serve`, spoken to over its control
-//! socket; whatever it does harms no other. Output goes to files of bounded size ([`capture`]); what a
+//! A guest ([`guest`]) is a process of its own, this program's `run --serve`, or where the plan says so one of
+//! several in a process ([`group`]), and spoken to over its control socket; whatever it does harms no other. Output goes to files of bounded size ([`capture`]); what a
 //! program prints may be read into *cases* ([`cases`]); how it ended is compared with what was expected
 //! ([`judge`]). What comes of it stands in the folder of the results ([`results`]), as JUnit ([`junit`]), on
 //! the terminal ([`console`]) and in the exit code ([`verdict`]).
@@ -50,10 +50,12 @@ pub mod faults;
 mod files;
 pub mod filter;
 mod github;
+pub mod group;
 pub mod guest;
 pub mod judge;
 pub mod junit;
 pub mod plan;
+pub mod process;
 mod repro;
 mod requires;
 pub mod results;

@@ -19,7 +19,9 @@ mod resolve;
 pub mod value;
 
 pub use error::PlanError;
-pub use file::{BinderDriver, BinderProfile, Clock, Engine, Isolation, Keep, Parser, RequiresEntry, Start};
+pub use file::{
+    BinderDriver, BinderProfile, Clock, Engine, Isolation, Keep, Parser, RequiresEntry, Sharing, Start,
+};
 
 use crate::faults::FaultsEntry;
 
@@ -152,6 +154,8 @@ pub struct TestSpec {
     pub requires: RequiresEntry,
     /// Whether it gets a guest of its own.
     pub isolation: Isolation,
+    /// Whether its guests share a process.
+    pub process: Sharing,
 }
 
 /// Number `index` of `total`, from 1.
@@ -171,6 +175,8 @@ pub struct RoleSpec {
     pub name: String,
     /// Key of [`Plan::guests`].
     pub guest: String,
+    /// The binder world that its guest shares.
+    pub domain: Option<String>,
     /// What runs.
     pub program: Program,
     /// How its output is read.
@@ -376,9 +382,31 @@ mod tests {
                 "isolation = \"shared\"\n[test.roles]\na.command = [\"x\"]\nb.command = [\"x\"]",
                 "cannot be shared",
             ),
+            ("process = \"shared\"\ncommand = [\"a\"]", "one guest shares a process with nobody"),
+            ("process = \"both\"\ncommand = [\"a\"]", "unknown variant `both`"),
+            ("roles.a = { command = [\"x\"], domain = \"d\" }", "domain `d` is shared by nobody"),
+            ("roles.a = { command = [\"x\"], domain = \"d/e\" }", "`d/e` is no name of a domain"),
+            (
+                "process = \"own\"\n[test.roles]\na = { command = [\"x\"], domain = \"d\" }\nb = { command = [\"x\"], domain = \"d\" }",
+                "guests of a domain are in one process",
+            ),
+            (
+                "process = \"shared\"\n[test.roles]\n\"a+b\".command = [\"x\"]\na-b.command = [\"x\"]",
+                "roles `a+b` and `a-b` have the same guest name",
+            ),
+            (
+                "[test.roles]\na = { guest = \"own\", command = [\"x\"], domain = \"d\" }\nb = { command = [\"x\"], domain = \"d\" }",
+                "has its own kernel's driver, and can share none",
+            ),
+            (
+                "[test.roles]\na = { guest = \"aosp\", command = [\"x\"], domain = \"d\" }\nb = { command = [\"x\"], domain = \"d\" }",
+                "domain `d` is one driver: its guests need the same binder-profile",
+            ),
         ];
+        let others = "guest.own = { image = \"minimal\", binder = \"kernel\" }\n\
+                      guest.aosp = { image = \"minimal\", binder-profile = \"Aosp\" }\n";
         for (rest, expected) in cases {
-            let message = wrong(&format!("{GUEST}[[test]]\nname = \"x\"\n{rest}\n"));
+            let message = wrong(&format!("{GUEST}{others}[[test]]\nname = \"x\"\n{rest}\n"));
             assert!(message.contains(expected), "{rest:?}: {message}");
         }
         let twice =

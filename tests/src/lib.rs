@@ -8,6 +8,7 @@
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
 pub mod group;
+pub mod harness;
 mod memory;
 pub mod serving;
 pub mod transcript;

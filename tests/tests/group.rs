@@ -2,10 +2,13 @@
 //! a domain.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tests::LIMIT;
+use serde_json::Value;
 use tests::group::Group;
+use tests::harness::{Bench, Ran, assert_junit, no_process_uses};
+use tests::{LIMIT, bindervm};
 
 #[test]
 fn one_guests_end_is_not_the_others() {
@@ -133,4 +136,130 @@ fn guests_of_a_domain_call_each_other() {
     let left = end.status(manager)["binder"]["left"].as_object().unwrap().clone();
     assert!(left.values().all(|count| count == 0), "{left:?}");
     assert!(!fs::exists(end.socket(other)).unwrap_or(true), "its socket is gone");
+}
+
+/// A role of the last attempt at a test.
+#[track_caller]
+fn role<'a>(ran: &'a Ran, test: &str, name: &str) -> &'a Value {
+    let roles = ran.test(test)["attempts"].as_array().and_then(|attempts| attempts.last());
+    let roles = roles.and_then(|attempt| attempt["roles"].as_array()).expect("roles");
+    roles.iter().find(|role| role["name"] == name).expect("a role of that name")
+}
+
+#[test]
+fn roles_of_a_plan_share_a_process_and_a_domain() {
+    let bench = Bench::new(
+        r#"
+[guest.phone]
+image = "aosp14"
+trace = "always"
+[[test]]
+name = "calls-across"
+timeout = "200s"
+[test.roles.server]
+guest = "phone"
+domain = "shop"
+background = true
+command = ["demo_service", "shop.till"]
+[test.roles.client]
+guest = "phone"
+domain = "shop"
+script = """
+until service check shop.till | grep -q ': found'; do sleep 0.2; done
+demo_client shop.till 20
+"""
+[test.roles.stranger]
+guest = "phone"
+script = "service check shop.till"
+expect.stdout = "not found"
+"#,
+    );
+    let ran = bench.run([]);
+    ran.expect("calls-across", "passed", "[]");
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let of = |name| role(&ran, "calls-across", name);
+    let process = of("server")["process"].as_u64();
+    assert!(process.is_some());
+    for (name, start, domain) in [
+        ("server", "booted", Some("shop")),
+        ("client", "booted", Some("shop")),
+        ("stranger", "restored", None),
+    ] {
+        let role = of(name);
+        assert_eq!((role["process"].as_u64(), role["domain"].as_str()), (process, domain), "{name}");
+        assert_eq!(role["start"], start, "{name}");
+        for file in ["stdout", "stderr", "console.log", "status.json", "vmm.log", "trace.bvt"] {
+            let path = ran.results.join("tests/calls-across").join(name).join(file);
+            assert!(path.exists(), "{}", path.display());
+        }
+    }
+    assert_junit(&ran.results.join("junit.xml"));
+    // The domain's recording says whose call it was, and whom it reached.
+    let trace = ran.results.join("tests/calls-across/domain-shop.bvt");
+    let calls = bindervm().args(["trace", "--calls"]).arg(trace).output().unwrap();
+    let calls = String::from_utf8_lossy(&calls.stdout).into_owned();
+    let across = |line: &&str| line.contains(" client ") && line.contains("bindervm.demo.IDemo.");
+    assert!(calls.lines().filter(across).count() >= 20, "{calls}");
+    no_process_uses(&ran.results);
+}
+
+#[test]
+fn one_roles_end_is_not_the_others_of_its_process() {
+    let bench = Bench::new(
+        r#"
+[guest.default]
+image = "minimal"
+[[test]]
+name = "panics"
+process = "shared"
+roles.doomed.script = "conformance count > /tmp/counted; echo c > /proc/sysrq-trigger; sleep 1000"
+roles.well = { script = "conformance count | tail -1; for i in 1 2 3; do sleep 1; echo $i; done", expect.stdout = "^3$" }
+[[test]]
+name = "floods"
+process = "shared"
+roles.floods = { command = ["/bin/sh", "-c", "yes | head -c 20000000; yes | head -c 300000 > /dev/console; echo the end"], expect.stdout = "the end" }
+roles.gone = { script = "echo o > /proc/sysrq-trigger; sleep 1000", expect.lost = true }
+roles.well = { script = "echo well", expect.stdout = "^well$" }
+[[test]]
+name = "hangs"
+process = "shared"
+timeout = "20s"
+roles.hangs.script = "echo began; mkfifo /tmp/never; read x < /tmp/never"
+roles.well.script = "echo well"
+[[test]]
+name = "is-not-made"
+process = "shared"
+roles.wrong = { guest = "wrong", script = "" }
+roles.well = { guest = "default", script = "" }
+[guest.wrong]
+image = "no-such-image"
+"#,
+    );
+    let ran = bench.run([]);
+    ran.expect("panics", "guest-panic", "doomed: ");
+    assert_eq!(role(&ran, "panics", "well")["ended"]["detail"], 0);
+    ran.expect("floods", "passed", "[]");
+    assert!(ran.file("floods/floods", "stdout").contains("bytes are left out here]"));
+    ran.expect("hangs", "timed-out", "hangs: still running");
+    assert_eq!(ran.file("hangs/hangs", "stdout"), "began\n");
+    assert!(ran.file("hangs/hangs", "evidence.txt").contains("/bin/sh -s"));
+    assert_eq!(role(&ran, "hangs", "well")["ended"]["detail"], 0);
+    ran.expect("is-not-made", "infrastructure", "no-such-image");
+    for (test, names) in
+        [("panics", ["doomed", "well"]), ("floods", ["floods", "well"]), ("hangs", ["hangs", "well"])]
+    {
+        let [one, other] = names.map(|name| role(&ran, test, name));
+        assert_eq!(one["process"], other["process"], "{test}");
+        assert_eq!((&one["start"], &other["start"]), (&"restored".into(), &"restored".into()), "{test}");
+        // Those that ended by themselves gave back all that they had.
+        let left = other["run"]["binder"]["left"].as_object().expect("what is left is counted");
+        assert!(left.values().all(|count| count == 0), "{test}: {left:?}");
+    }
+    assert!(ran.file("panics/doomed", "vmm.log").contains("sysrq triggered crash"));
+    assert!(!ran.file("panics/well", "vmm.log").contains("sysrq"));
+    assert_junit(&ran.results.join("junit.xml"));
+    no_process_uses(&ran.results);
+
+    let output = Command::new(ran.results.join("tests/panics/repro.sh")).output().expect("repro.sh runs");
+    assert_eq!(output.status.code(), Some(6), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -232,6 +232,9 @@ pub struct TestEntry {
     pub requires: RequiresEntry,
     /// Whether the test gets a guest of its own. Default: fresh.
     pub isolation: Option<Isolation>,
+    /// Whether the guests of its roles have a process each, or share one. Default: own, and shared where
+    /// a role has a `domain`.
+    pub process: Option<Sharing>,
     /// Several programs in several guests, by role. They start together, when all guests are ready.
     /// The keys `command`, `script`, `gtest`, ... are then those of the roles.
     #[serde(default)]
@@ -244,6 +247,9 @@ pub struct TestEntry {
 pub struct RoleEntry {
     /// The guest, a key of `[guest]`. Each role gets one of its own.
     pub guest: Option<String>,
+    /// The binder world that its guest shares with those of other roles that name the same one, in one process.
+    /// They boot, and follow the host's clock. Default: one of its own.
+    pub domain: Option<String>,
     /// The program and its arguments.
     pub command: Option<Vec<String>>,
     /// Text for the guest's `/bin/sh`, which reads it as its stdin.
@@ -358,5 +364,15 @@ pub enum Isolation {
     /// A guest of its own, started for it and ended after it.
     Fresh,
     /// A guest that tests of the same kind use one after the other; one that dies is replaced.
+    Shared,
+}
+
+/// `process`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sharing {
+    /// Every guest is a process of its own.
+    Own,
+    /// The guests of the test's roles are threads of one process, each with its own files and its own end.
     Shared,
 }

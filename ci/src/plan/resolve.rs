@@ -11,12 +11,13 @@ use regex::{Regex, RegexBuilder};
 use super::error::{PlanError, Text, did_you_mean};
 use super::file::{
     BinderDriver, Clock, ExpectEntry, GuestEntry, Isolation, Keep, Parser, PlanFile, PushEntry, RoleEntry,
-    RunEntry, Start, TestEntry,
+    RunEntry, Sharing, Start, TestEntry,
 };
 use super::value::{Memory, OneOrMany, Time};
 use super::{
     Expect, ExpectedEnd, GuestSpec, MAX_TESTS, Plan, Program, Push, RoleSpec, Settings, Share, TestSpec,
 };
+use crate::start::plain;
 
 /// The most bytes of a file that a plan feeds to a program.
 const MAX_STDIN: u64 = 64 << 20;
@@ -236,6 +237,7 @@ impl At<'_> {
         if isolation == Isolation::Shared && entry.seed.is_some() {
             return Err(self.wrong(of("a shared guest has a seed of its own; the test cannot have one")));
         }
+        let process = self.process(&entry, &variants, guests)?;
         let mut tests = Vec::new();
         for (name, roles) in variants {
             for index in 1..=shards {
@@ -256,10 +258,75 @@ impl At<'_> {
                     tags: entry.tags.clone(),
                     requires: entry.requires.clone(),
                     isolation,
+                    process,
                 });
             }
         }
         Ok(tests)
+    }
+
+    /// Whether the guests of a test share a process, and whether those of its domains can.
+    fn process(
+        &self,
+        entry: &TestEntry,
+        variants: &[(String, Vec<RoleSpec>)],
+        guests: &BTreeMap<String, GuestSpec>,
+    ) -> Result<Sharing, PlanError> {
+        let of = |what: &str| self.wrong(format!("test `{}`: {what}", entry.name));
+        let roles: &[RoleSpec] = if entry.roles.is_empty() { &[] } else { &variants[0].1 };
+        let mut domains: BTreeMap<&str, Vec<&RoleSpec>> = BTreeMap::new();
+        for role in roles {
+            if let Some(domain) = &role.domain {
+                self.check_name("domain", domain)?;
+                domains.entry(domain).or_default().push(role);
+            }
+        }
+        for (domain, members) in &domains {
+            let specs = || members.iter().filter_map(|role| guests.get(&role.guest));
+            if members.len() < 2 {
+                return Err(of(&format!("domain `{domain}` is shared by nobody: name it in two roles")));
+            }
+            if specs().any(|spec| spec.binder == BinderDriver::Kernel) {
+                return Err(of(&format!(
+                    "domain `{domain}`: a guest with `binder = \"kernel\"` has its own kernel's driver, and can share none"
+                )));
+            }
+            if specs()
+                .any(|spec| Some(spec.binder_profile) != specs().next().map(|first| first.binder_profile))
+            {
+                return Err(of(&format!(
+                    "domain `{domain}` is one driver: its guests need the same binder-profile"
+                )));
+            }
+            if entry.faults.is_some() {
+                return Err(of(&format!(
+                    "domain `{domain}`: faults are for guests with a binder world of their own"
+                )));
+            }
+        }
+        let process = match (entry.process, domains.is_empty()) {
+            (Some(Sharing::Own), false) => {
+                return Err(of("guests of a domain are in one process; process cannot be own"));
+            }
+            (Some(process), _) => process,
+            (None, true) => Sharing::Own,
+            (None, false) => Sharing::Shared,
+        };
+        if process == Sharing::Own {
+            return Ok(process);
+        }
+        if roles.len() < 2 {
+            return Err(of(
+                "one guest shares a process with nobody; process = \"shared\" is for tests with roles",
+            ));
+        }
+        let mut names = BTreeMap::new();
+        for role in roles {
+            if let Some(other) = names.insert(plain(&role.name), &role.name) {
+                return Err(of(&format!("roles `{other}` and `{}` have the same guest name", role.name)));
+            }
+        }
+        Ok(process)
     }
 
     /// The guests that a test without roles runs on.
@@ -415,6 +482,7 @@ impl At<'_> {
         let push = entry.push.iter().map(|push| self.push(push, &of)).collect::<Result<_, _>>()?;
         Ok(RoleSpec {
             guest: entry.guest.unwrap_or_default(),
+            domain: entry.domain,
             program,
             parser: entry.parser.unwrap_or(if is_gtest { Parser::Gtest } else { Parser::Exit }),
             env: entry.env,
@@ -518,6 +586,7 @@ fn only_role(entry: &TestEntry, guest: String) -> RoleEntry {
     let entry = entry.clone();
     RoleEntry {
         guest: Some(guest),
+        domain: None,
         command: entry.command,
         script: entry.script,
         script_file: entry.script_file,
