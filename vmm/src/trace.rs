@@ -17,7 +17,7 @@ use binder_trace::model::Call;
 use binder_trace::perfetto::Exporter;
 use binder_trace::recording::{Record, RecordingError};
 use binder_trace::summary::Summary;
-use binder_trace::tally::Tally;
+use binder_trace::tally::Items;
 use binder_trace::text::{self, Style};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -187,7 +187,7 @@ fn print(
     table: &Table,
     out: &mut impl Write,
 ) -> io::Result<Problems> {
-    let mut printer = Printer { args, table, out, tally: Tally::default(), summary: Summary::default() };
+    let mut printer = Printer { args, table, out, items: Items::default(), summary: Summary::default() };
     if args.jsonl {
         for header in sources.headers() {
             printer.json(&jsonl::header(header))?;
@@ -197,7 +197,7 @@ fn print(
     while let Some((index, record, ended)) = sources.next() {
         match &record {
             Record::Event(_) if calls => {}
-            Record::Event(event) if args.counts => printer.tally.event(&event.event),
+            Record::Event(event) if args.counts => printer.items.event(&event.event),
             Record::Event(event) => {
                 printer.event(&Event::new(sources.model(index), event, ended.as_ref()))?;
             }
@@ -216,7 +216,7 @@ fn print(
     if calls {
         open.iter().try_for_each(|call| printer.call(call))?;
     }
-    for line in printer.tally.count_lines() {
+    for line in printer.items.lines() {
         writeln!(printer.out, "{line}")?;
     }
     if args.summary {
@@ -232,7 +232,7 @@ struct Printer<'a, W> {
     args: &'a TraceArgs,
     table: &'a Table,
     out: &'a mut W,
-    tally: Tally,
+    items: Items,
     summary: Summary,
 }
 

@@ -8,7 +8,7 @@ use binder::trace::TraceEvent;
 
 use crate::constants;
 
-/// Counts over the events of one guest.
+/// What a guest's transactions come to: as large after a year as after a minute, whatever the guest does.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Synchronous calls that were accepted.
@@ -21,8 +21,6 @@ pub struct Tally {
     pub failed: u64,
     /// Bytes of data and offsets of all accepted transactions.
     pub bytes: u64,
-    /// Commands and returns by process and name (`BC_*`, `BR_*`).
-    pub items: BTreeMap<(Pid, String), u64>,
 }
 
 impl Tally {
@@ -42,21 +40,37 @@ impl Tally {
                 self.bytes += record.data_size + record.offsets_size;
             }
             TraceEvent::TransactionFailed { .. } => self.failed += 1,
+            _ => {}
+        }
+    }
+}
+
+/// Commands and returns by process and name (`BC_*`, `BR_*`). Every process that ever was has a part of
+/// it, so it is for recordings and not for guests that run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Items(BTreeMap<(Pid, String), u64>);
+
+impl Items {
+    /// Takes the next event.
+    pub fn event(&mut self, event: &TraceEvent) {
+        match event {
             TraceEvent::Command { thread, command } => {
-                self.item(thread.pid, constants::command_name(command.code()));
+                self.count(thread.pid, constants::command_name(command.code()));
             }
-            TraceEvent::Return { thread, item } => self.item(thread.pid, constants::return_name(item.code())),
+            TraceEvent::Return { thread, item } => {
+                self.count(thread.pid, constants::return_name(item.code()))
+            }
             _ => {}
         }
     }
 
-    fn item(&mut self, pid: Pid, name: String) {
-        *self.items.entry((pid, name)).or_default() += 1;
+    fn count(&mut self, pid: Pid, name: String) {
+        *self.0.entry((pid, name)).or_default() += 1;
     }
 
     /// `count pid=<pid> <name> <n>`, by pid and name.
-    pub fn count_lines(&self) -> impl Iterator<Item = String> {
-        self.items.iter().map(|((pid, name), count)| format!("count pid={pid} {name} {count}"))
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|((pid, name), count)| format!("count pid={pid} {name} {count}"))
     }
 }
 
@@ -76,7 +90,7 @@ mod tests {
             result: br::TRANSACTION_COMPLETE,
             ..Default::default()
         };
-        let mut tally = Tally::default();
+        let (mut tally, mut items) = (Tally::default(), Items::default());
         for event in [
             TraceEvent::Command { thread, command: Command::EnterLooper },
             TraceEvent::Command { thread, command: Command::EnterLooper },
@@ -87,9 +101,10 @@ mod tests {
             TraceEvent::Transaction(TransactionRecord { result: br::FAILED_REPLY, ..call }),
         ] {
             tally.event(&event);
+            items.event(&event);
         }
         assert_eq!((tally.calls, tally.oneways, tally.failed, tally.bytes), (1, 1, 1, 36));
-        let lines: Vec<_> = tally.count_lines().collect();
+        let lines: Vec<_> = items.lines().collect();
         assert_eq!(
             lines,
             [

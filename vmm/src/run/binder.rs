@@ -155,8 +155,7 @@ pub fn add_binder(
             Some(Writer::create(&target.path, &header).map_err(trace_failure)?)
         }
     };
-    let recording =
-        Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary || args.status.is_some());
+    let recording = Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary);
     let guest = world.map_or(GUEST, |member| member.guest);
     let is_shared = world.is_some();
     if source.binder(args) == BinderArg::Kernel {
