@@ -4,12 +4,13 @@
 //! `minimal` and `aosp14` in the cache and a built `bindervm`; `ci/test` sees to both.
 //!
 //! `BINDERVM` names the binary (default: the debug build of this workspace).
+//! `BINDERVM_TEST_KERNEL=6.12` takes the images with that kernel instead (`minimal-6.12`),
 //! `BINDERVM_TEST_CPUS=4` gives every guest so many CPUs, and
 //! `BINDERVM_TEST_DEVICE=late` gives every guest a binder device that answers late.
 
 pub mod group;
 pub mod harness;
-mod memory;
+pub mod memory;
 pub mod serving;
 pub mod transcript;
 
@@ -28,6 +29,11 @@ pub fn bindervm() -> Command {
     let binary = std::env::var_os("BINDERVM").map_or_else(|| PathBuf::from(default), PathBuf::from);
     assert!(binary.exists(), "{} is not built; run ci/test, or set BINDERVM", binary.display());
     Command::new(binary)
+}
+
+/// The profile that does as the driver of the guests' own kernel.
+pub fn kernels_profile() -> String {
+    format!("linux-{}", std::env::var("BINDERVM_TEST_KERNEL").as_deref().unwrap_or("6.1"))
 }
 
 /// A run of an image: what to do in the guest, and how.
@@ -51,15 +57,18 @@ pub struct Ended {
     pub stderr: String,
     /// The file of `--status`.
     pub status: serde_json::Value,
-    /// Resident memory of `bindervm` in KiB, twice a second, with [`Guest::watching_memory`].
-    pub resident: Vec<u64>,
+    /// What memory `bindervm` had, twice a second, with [`Guest::watching_memory`].
+    pub resident: Vec<memory::Resident>,
     folder: tempfile::TempDir,
 }
 
 impl Guest {
     /// A guest of `image`.
     pub fn of(image: &str) -> Guest {
-        let mut guest = Guest::begins(&[image]);
+        let mut guest = match std::env::var("BINDERVM_TEST_KERNEL") {
+            Ok(kernel) => Guest::begins(&[&format!("{image}-{kernel}")]),
+            Err(_) => Guest::begins(&[image]),
+        };
         if let Some(cpus) = std::env::var_os("BINDERVM_TEST_CPUS") {
             guest.command.arg("--cpus").arg(cpus);
         }
