@@ -81,6 +81,7 @@ struct vb_thread *vb_thread_get(struct vb_proc *proc)
 	if (!thread)
 		return NULL;
 	thread->tid = tid;
+	spin_lock_init(&thread->sched_lock);
 	init_waitqueue_head(&thread->wait);
 	init_waitqueue_head(&thread->poll_wait);
 	if (xa_err(xa_store(&proc->threads, tid, thread, GFP_KERNEL_ACCOUNT))) {
@@ -134,7 +135,7 @@ static void vb_release_work(struct work_struct *work)
 	while (!error) {
 		struct vb_continue *body;
 
-		vb_do_actions(dev, &reply, false);
+		vb_do_actions(dev, &reply, NULL);
 		if (le16_to_cpu(reply.answer.status) != VB_MORE)
 			break;
 		/* A large teardown is done in pieces (the core's work budget). */

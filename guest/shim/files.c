@@ -279,11 +279,11 @@ static void vb_close_later(const u8 *list, u32 count)
 }
 
 /*
- * Does what the answer asks for, in its order. Only in an ioctl or poll of the
- * thread itself (for_current) are nice and descriptors the caller's.
+ * Does what the answer asks for, in its order. Only in an ioctl or poll of a
+ * thread itself are nice and descriptors the caller's; else `thread` is NULL.
  */
 void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
-		   bool for_current)
+		   struct vb_thread *thread)
 {
 	u32 count = le32_to_cpu(reply->answer.action_count);
 	const u8 *list = vb_reply_at(reply,
@@ -306,11 +306,12 @@ void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
 		case VB_ACT_NICE_SET:
 		case VB_ACT_NICE_RAISE:
 		case VB_ACT_SCHED:
-			if (for_current)
-				vb_schedule(kind, le32_to_cpu(action.value));
+			if (thread)
+				vb_schedule(thread, kind,
+					    le32_to_cpu(action.value));
 			break;
 		case VB_ACT_CLOSE_FD:
-			closes = for_current;
+			closes = thread;
 			break;
 		case VB_ACT_FPUT:
 			vb_token_put(dev, le32_to_cpu(action.value));

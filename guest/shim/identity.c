@@ -174,10 +174,10 @@ static void vb_set_nice(u32 kind, int nice)
 
 /*
  * VB_ACT_SCHED, by the rules of the Android common kernel's driver: a checked
- * policy and priority are what the caller's limits leave of them; without a
+ * policy and priority are what the task's limits leave of them; without a
  * limit for real time it becomes an ordinary thread of the best nice.
  */
-static void vb_set_sched(u32 value)
+static void vb_set_sched(struct task_struct *task, u32 value)
 {
 	struct sched_attr attr = {
 		.size = sizeof(attr),
@@ -189,9 +189,9 @@ static void vb_set_sched(u32 value)
 	int priority = (s8)value;
 
 	if (value & VB_SCHED_CHECKED &&
-	    !ns_capable_noaudit(&init_user_ns, CAP_SYS_NICE)) {
-		long best_nice = rlimit_to_nice(rlimit(RLIMIT_NICE));
-		int rtprio = rlimit(RLIMIT_RTPRIO);
+	    !has_capability_noaudit(task, CAP_SYS_NICE)) {
+		long best_nice = rlimit_to_nice(task_rlimit(task, RLIMIT_NICE));
+		int rtprio = task_rlimit(task, RLIMIT_RTPRIO);
 
 		if (real_time && !rtprio) {
 			attr.sched_policy = SCHED_NORMAL;
@@ -210,16 +210,71 @@ static void vb_set_sched(u32 value)
 	else
 		attr.sched_nice = priority;
 	/* Fails only for a value out of range, which changes nothing. */
-	sched_setattr_nocheck(current, &attr);
+	sched_setattr_nocheck(task, &attr);
 }
 
-/* VB_ACT_NICE_* and VB_ACT_SCHED, for the calling thread. */
-void vb_schedule(u32 kind, u32 value)
+/*
+ * To leave SCHED_DEADLINE may sleep, so its threads change themselves, without
+ * the lock. Nobody but they can make them such threads unnoticed.
+ */
+static bool vb_changes_itself(struct task_struct *task)
 {
-	if (kind == VB_ACT_SCHED)
-		vb_set_sched(value);
-	else
+	return READ_ONCE(task->policy) == SCHED_DEADLINE;
+}
+
+/*
+ * VB_ACT_NICE_* and VB_ACT_SCHED of an answer, for the calling thread. The event
+ * of its next work is newer: what the caller was to get back before it is void
+ * then, whether or not the event's own has come into force (the in-kernel
+ * driver's pending and aborted restores).
+ */
+void vb_schedule(struct vb_thread *thread, u32 kind, u32 value)
+{
+	if (kind != VB_ACT_SCHED) {
 		vb_set_nice(kind, (int)value);
+	} else if (vb_changes_itself(current)) {
+		vb_set_sched(current, value);
+	} else {
+		spin_lock(&thread->sched_lock);
+		if (smp_load_acquire(&thread->lent) == VB_LENT_NONE)
+			vb_set_sched(current, value);
+		spin_unlock(&thread->sched_lock);
+	}
+}
+
+/* The scheduling action of the event that the calling thread takes. */
+void vb_schedule_event(struct vb_thread *thread)
+{
+	u32 kind = le32_to_cpu(thread->event.nice_kind);
+	u32 value = le32_to_cpu(thread->event.nice);
+	enum vb_lent lent;
+
+	if (!kind)
+		return;
+	spin_lock(&thread->sched_lock);
+	lent = thread->lent;
+	WRITE_ONCE(thread->lent, VB_LENT_NONE);
+	spin_unlock(&thread->sched_lock);
+	if (lent != VB_LENT_DONE)
+		vb_schedule(thread, kind, value);
+}
+
+/*
+ * Brings the SCHED of a thread's event into force for it. Does not sleep. Under
+ * RCU, which keeps an owner that has just left its ioctl.
+ */
+void vb_lend(struct vb_thread *thread)
+{
+	struct task_struct *owner = READ_ONCE(thread->owner);
+
+	if (!owner || vb_changes_itself(owner))
+		return;
+	spin_lock(&thread->sched_lock);
+	if (smp_load_acquire(&thread->lent) == VB_LENT_DUE) {
+		vb_set_sched(owner, le32_to_cpu(thread->event.nice));
+		WRITE_ONCE(thread->lent, VB_LENT_DONE);
+	}
+	spin_unlock(&thread->sched_lock);
 }
 
 /*

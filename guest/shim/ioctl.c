@@ -105,7 +105,7 @@ static void vb_read_fault(struct vb_call *call, u64 offset)
 	body = vb_begin_call(call, VB_READ_FAULT, sizeof(*body));
 	body->offset = cpu_to_le64(offset);
 	if (!vb_exchange(call->dev, call->msg, &reply))
-		vb_do_actions(call->dev, &reply, true);
+		vb_do_actions(call->dev, &reply, call->thread);
 }
 
 /*
@@ -286,9 +286,7 @@ static int vb_take_event(struct vb_call *call)
 	struct vb_reply *reply = &call->reply;
 	struct vb_answer *answer = &reply->answer;
 
-	if (event->nice_kind)
-		vb_schedule(le32_to_cpu(event->nice_kind),
-			    le32_to_cpu(event->nice));
+	vb_schedule_event(thread);
 	if (flags & VB_EV_FETCH) {
 		/* The next event may come as soon as FETCH is posted. */
 		smp_store_release(&thread->event_ready, false);
@@ -358,7 +356,7 @@ static int vb_park(struct vb_call *call)
 		if (le16_to_cpu(call->reply.answer.status) != VB_TOO_LATE)
 			return 0;
 		/* The event is certain, and holds work that must not be lost. */
-		vb_do_actions(call->dev, &call->reply, true);
+		vb_do_actions(call->dev, &call->reply, call->thread);
 		wait_event(*wait, vb_may_go_on(call));
 	}
 	if (!smp_load_acquire(&call->thread->event_ready))
@@ -373,7 +371,7 @@ static int vb_run(struct vb_call *call)
 	while (!error) {
 		u16 status = le16_to_cpu(call->reply.answer.status);
 
-		vb_do_actions(call->dev, &call->reply, true);
+		vb_do_actions(call->dev, &call->reply, call->thread);
 		switch (status) {
 		case VB_DONE:
 			return vb_finish(call);
@@ -423,11 +421,17 @@ long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	vb_build(&call);
 	error = vb_run(&call);
 
+	WRITE_ONCE(call.thread->owner, NULL);
 	smp_store_release(&call.thread->event_ready, false);
 	vb_install_undo(&call);
 	vb_pins_free(&call.pins);
 	vb_message_put(call.msg);
 	if (cmd == BINDER_THREAD_EXIT && !error)
 		vb_thread_exit(proc, call.thread);
+	/* As the in-kernel driver (B038), but no caller can fill the log. */
+	if (error && error != -EINTR && error != -ERESTARTSYS)
+		pr_info_ratelimited("%d:%d ioctl %x %lx returned %d\n",
+				    task_tgid_nr(proc->tsk),
+				    task_pid_nr(current), cmd, arg, error);
 	return error;
 }

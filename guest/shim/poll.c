@@ -37,7 +37,7 @@ __poll_t vb_poll(struct file *file, struct poll_table_struct *wait)
 	if (error) {
 		mask = EPOLLERR | EPOLLHUP;
 	} else {
-		vb_do_actions(dev, &reply, true);
+		vb_do_actions(dev, &reply, thread);
 		if (reply.answer.error)
 			mask = EPOLLERR;
 		else

@@ -218,12 +218,16 @@ static void vb_wake(wait_queue_head_t *head, bool sync)
 		wake_up(head);
 }
 
-/* Brings one event to its thread. `event` is the device's memory. */
-static void vb_deliver(struct vb_device *dev, const struct vb_event *event,
-		       bool sync)
+/*
+ * Brings one event to its thread. `event` is the device's memory. Returns the
+ * thread if it brings scheduling of AOSP's kind, else NULL.
+ */
+static struct vb_thread *vb_deliver(struct vb_device *dev,
+				    const struct vb_event *event, bool sync)
 {
 	u16 kind = le16_to_cpu(READ_ONCE(event->kind));
 	struct vb_thread *thread = NULL;
+	struct vb_thread *lent = NULL;
 	struct vb_proc *proc;
 
 	vb_note_idle(dev, le32_to_cpu(READ_ONCE(event->idle_pages)));
@@ -239,6 +243,10 @@ static void vb_deliver(struct vb_device *dev, const struct vb_event *event,
 		   le64_to_cpu(READ_ONCE(event->seq)) == READ_ONCE(thread->seq) &&
 		   !smp_load_acquire(&thread->event_ready)) {
 		memcpy(&thread->event, event, sizeof(thread->event));
+		if (thread->event.nice_kind == cpu_to_le32(VB_ACT_SCHED)) {
+			smp_store_release(&thread->lent, VB_LENT_DUE);
+			lent = thread;
+		}
 		smp_store_release(&thread->event_ready, true);
 		vb_wake(&thread->wait, sync);
 	} else {
@@ -250,6 +258,7 @@ static void vb_deliver(struct vb_device *dev, const struct vb_event *event,
 					    le32_to_cpu(event->tid));
 	}
 	rcu_read_unlock();
+	return lent;
 }
 
 /*
@@ -263,6 +272,8 @@ void vb_begin_seq(struct vb_device *dev, struct vb_thread *thread)
 
 	spin_lock_irqsave(&dev->lock, flags);
 	WRITE_ONCE(thread->seq, thread->seq + 1);
+	WRITE_ONCE(thread->owner, current);
+	WRITE_ONCE(thread->lent, VB_LENT_NONE);
 	smp_store_release(&thread->event_ready, false);
 	spin_unlock_irqrestore(&dev->lock, flags);
 }
@@ -275,10 +286,14 @@ static int vb_post_event_buffer(struct vb_device *dev, struct vb_event *event)
 	return virtqueue_add_inbuf(dev->events, &sg, 1, event, GFP_ATOMIC);
 }
 
-/* Handles a batch of both rings; true when there may be more. */
+/*
+ * Handles a batch of both rings; true when there may be more. Called under RCU,
+ * which keeps the threads that events were for. `sync`: in process context.
+ */
 static bool vb_drain_batch(struct vb_device *dev, bool sync)
 {
-	unsigned int messages, events, length;
+	struct vb_thread *thread, *lent[VB_BATCH];
+	unsigned int messages, events, length, lends = 0;
 	bool starved = false, kick = false;
 	struct vb_message *msg;
 	struct vb_event *event;
@@ -301,7 +316,9 @@ static bool vb_drain_batch(struct vb_device *dev, bool sync)
 			break;
 		if (le16_to_cpu(READ_ONCE(event->flags)) & VB_EV_MORE_EVENTS)
 			starved = true;
-		vb_deliver(dev, event, sync);
+		thread = vb_deliver(dev, event, sync);
+		if (thread)
+			lent[lends++] = thread;
 		if (vb_post_event_buffer(dev, event))
 			vb_device_lost(dev);
 	}
@@ -310,6 +327,9 @@ static bool vb_drain_batch(struct vb_device *dev, bool sync)
 		kick = virtqueue_kick_prepare(dev->events) && starved;
 	spin_unlock_irqrestore(&dev->lock, flags);
 
+	/* Not from an interrupt: there each does it itself when it runs. */
+	while (sync && lends)
+		vb_lend(lent[--lends]);
 	if (messages && wq_has_sleeper(&dev->room))
 		wake_up(&dev->room);
 	if (kick && !virtqueue_notify(dev->events))

@@ -174,8 +174,16 @@ struct vb_proc {
 };
 
 /*
- * One task in one proc. Only the task with that tid uses the record; the drain
- * and the device's end reach it by lookup under RCU.
+ * The SCHED of a thread's event. Whoever posted the message that woke the thread
+ * changes its scheduling at once (B327): a caller in real time must not wait
+ * until an ordinary thread has run to raise itself. DUE -> DONE by that poster, or
+ * -> NONE by the owner when it takes the event.
+ */
+enum vb_lent { VB_LENT_NONE, VB_LENT_DUE, VB_LENT_DONE };
+
+/*
+ * One task in one proc. Only the task with that tid uses the record; the drain,
+ * those who lend it their scheduling and the device's end reach it under RCU.
  */
 struct vb_thread {
 	struct rcu_head rcu;
@@ -185,6 +193,9 @@ struct vb_thread {
 	wait_queue_head_t poll_wait;	/* who polls: epoll may outlive THREAD_EXIT */
 	bool event_ready;		/* drain: false -> true; owner: back */
 	struct vb_event event;		/* the owner's while event_ready */
+	struct task_struct *owner;	/* current, for the time of an ioctl */
+	spinlock_t sched_lock;		/* for SCHED of the owner, and: */
+	enum vb_lent lent;		/* set DUE under vb_device.lock alone */
 };
 
 /* One ioctl on its way; lives on the stack of its task. */
@@ -273,7 +284,9 @@ void vb_add_secctx(struct vb_message *msg, struct vb_open *open,
 void vb_translate_creds(struct vb_device *dev, u8 *creds, u32 sender);
 int vb_policy_start(void);
 void vb_policy_stop(void);
-void vb_schedule(u32 kind, u32 value);
+void vb_schedule(struct vb_thread *thread, u32 kind, u32 value);
+void vb_schedule_event(struct vb_thread *thread);
+void vb_lend(struct vb_thread *thread);
 int vb_ask_lsm(struct vb_proc *from, u32 hook, struct vb_proc *to);
 
 /* file.c */
@@ -322,7 +335,7 @@ int vb_send_files(struct vb_call *call, struct vb_proc *target,
 void vb_token_put(struct vb_device *dev, u32 token);
 void vb_tokens_put_all(struct vb_device *dev);
 void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
-		   bool for_current);
+		   struct vb_thread *thread);
 
 /* binderfs.c */
 int vb_fs_start(void);

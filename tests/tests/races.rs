@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tests::{Ended, Guest};
+use tests::{Ended, Guest, kernels_profile};
 
 const MINUTES: Duration = Duration::from_secs(180);
 
@@ -26,8 +26,9 @@ fn play(driver: [&str; 4], cases: &str) -> String {
 /// The host's driver does in these cases what the kernel's does, and they come to their end.
 #[track_caller]
 fn same_on_both(cases: &str) {
-    let ours = play(["--binder", "host", "--binder-profile", "linux-6.1"], cases);
-    let kernels = play(["--binder", "kernel", "--binder-profile", "linux-6.1"], cases);
+    let profile = kernels_profile();
+    let ours = play(["--binder", "host", "--binder-profile", &profile], cases);
+    let kernels = play(["--binder", "kernel", "--binder-profile", &profile], cases);
     for case in cases.split(' ') {
         assert!(kernels.lines().any(|line| line == format!("== {case} end")), "{kernels}");
     }
@@ -154,6 +155,41 @@ fn a_real_time_waiter_does_not_wait_for_an_idle_sender() {
         worst < BOUND,
         "the waiter waited {worst} ns of guest time; all delays and how often: {delays:?}"
     );
+}
+
+/// Profile aosp: a thread that is called has the caller's priority before it runs, and a restore that a newer call has
+/// overtaken is void, also where caller and callee run at once. With Linux' scheduling the same program sees the
+/// inversion, and says so.
+///
+/// covers: B327
+#[test]
+fn a_real_time_caller_lends_its_priority_when_it_calls() {
+    let lend = |options: [&str; 4]| {
+        Guest::of("minimal").within(MINUTES).with(options).run(["/bin/conformance", "race", "lend"])
+    };
+    let third = |worked: bool| format!("lend: a third thread worked before the call was served: {worked}");
+    let aosp = lend(["--binder-profile", "aosp", "--cpus", "1"]).expect(0).leaves_nothing();
+    aosp.prints(&[&third(false), "lend calls=300 ok"]);
+    let linux = lend(["--binder-profile", "linux-7.2", "--cpus", "1"]).expect(1);
+    linux.prints(&[&third(true)]);
+    for more in [["--cpus", "4"], ["--binder-device", "late"]] {
+        let aosp = lend(["--binder-profile", "aosp", more[0], more[1]]);
+        aosp.expect(0).leaves_nothing().prints(&["lend calls=300 ok"]);
+    }
+}
+
+/// covers: B038
+#[test]
+fn an_ioctl_that_fails_is_logged_as_by_the_kernels_driver() {
+    let log = |driver: [&str; 4]| {
+        let script = "dmesg -n 1; conformance run unknown-ioctls >/dev/null
+             dmesg | sed -n 's/^.*binder[a-z_]*: [1-9][0-9]*:[1-9][0-9]* \\(ioctl [0-9a-f]*\\) [0-9a-f]* \\(returned.*\\)$/\\1 \\2/p'";
+        Guest::of("minimal").within(MINUTES).with(driver).shell(script).expect(0).stdout
+    };
+    let profile = kernels_profile();
+    let ours = log(["--binder", "host", "--binder-profile", &profile]);
+    assert!(ours.lines().count() > 3, "{ours:?}");
+    assert_eq!(ours, log(["--binder", "kernel", "--binder-profile", &profile]));
 }
 
 /// The statistics' text and the data are judged in the guest, where both drivers can be asked; of the host's driver the

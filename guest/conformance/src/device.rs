@@ -47,8 +47,13 @@ impl Device {
 
     /// Becomes the context manager of a node that takes file descriptors.
     pub fn become_manager_with_fds(&self) -> io::Result<()> {
+        self.become_manager_with(flat::ACCEPTS_FDS)
+    }
+
+    /// Becomes the context manager of a node with these flags.
+    pub fn become_manager_with(&self, flags: u32) -> io::Result<()> {
         let mut object = [0u64; 3];
-        object[0] = u64::from(flat::ACCEPTS_FDS) << 32;
+        object[0] = u64::from(flags) << 32;
         // SAFETY: the argument is a flat_binder_object, which lives through the call.
         let result =
             unsafe { libc::ioctl(self.fd.as_raw_fd(), ioctl::SET_CONTEXT_MGR_EXT as _, object.as_ptr()) };

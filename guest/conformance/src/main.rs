@@ -37,8 +37,8 @@ usage: conformance list                           the cases and what each covers
        conformance stress SECONDS|ITERATIONSx [reclaim]
                                                   many threads at once, self-checking: `10` or `500x`; with
                                                   `reclaim` while the kernel takes idle pages back
-       conformance race wakes|waiter|pressure|age|unbind|failure|talk
-                                                  many sleepers, few events; a preempted sender; idle pages go back;
+       conformance race wakes|waiter|lend|pressure|age|unbind|failure|talk
+                                                  many sleepers, few events; a preempted sender; real time that is lent; idle pages go back;
                                                   the device goes, and comes back
        conformance soak TRANSACTIONS [SEED]       with kills, signals, freezes, files and want of space (seed 1)
        conformance bench ITERATIONS [SIZE]        round trips with SIZE bytes each way (4 by default)";
@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         ["race", "failure"] => race::lost(race::Loss::Failure),
         ["race", "pressure"] => race::memory(true),
         ["race", "age"] => race::memory(false),
+        ["race", "lend"] => race::lend(300),
         ["race", "talk"] => race::talk(),
         ["soak", transactions] => soak::run(transactions, "1"),
         ["soak", transactions, seed] => soak::run(transactions, seed),

@@ -6,13 +6,17 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::bench::{carrying, delivery, encode};
 use crate::channel::sleeps_in;
-use crate::child::{Child, Signal};
+use crate::child::{Child, Signal, shared};
 use crate::device::Device;
+use crate::object::Object;
 use crate::stream::{self, call, enter_looper, free, reply};
+use crate::talk::{CALL_BACK, Talk};
+use crate::uapi::flat;
 
 const MAP_SIZE: usize = 64 << 10;
 /// Far above what any step takes; only a bug waits so long.
@@ -150,6 +154,103 @@ pub fn waiter(calls: usize) -> io::Result<()> {
     }
     drop(hog);
     println!("waiter calls={calls} ok");
+    Ok(())
+}
+
+/// This thread's policy and real-time priority.
+fn scheduling() -> (i32, i32) {
+    let mut parameter = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the parameter lives through the call. 0: this thread.
+    unsafe {
+        libc::sched_getparam(0, &raw mut parameter);
+        // A policy is told together with the flag that its children do not have it.
+        (libc::sched_getscheduler(0) & !libc::SCHED_RESET_ON_FORK, parameter.sched_priority)
+    }
+}
+
+/// A call in real time to an ordinary thread, while a third of lower priority wants the CPU: with AOSP's scheduling the
+/// thread serves at once, since the caller lends it its priority when it calls and not when it first runs.
+///
+/// Then calls back, one after the other, to a node with a priority of its own: the caller gets back what it had between
+/// them, while its next call back is on its way. Both end with what they began with.
+pub fn lend(calls: usize) -> io::Result<()> {
+    const CALLER: (i32, i32) = (libc::SCHED_FIFO, 50);
+    const BACK: (i32, i32) = (libc::SCHED_RR, 60);
+    const ORDINARY: (i32, i32) = (libc::SCHED_OTHER, 0);
+    const CALLS_BACK: usize = 3;
+    let ready = Signal::new()?;
+    // SAFETY: zeroes are valid atomics.
+    let worked: &'static AtomicU64 = unsafe { shared() }?;
+    let expect = |what: &str, wanted| match scheduling() {
+        found if found == wanted => Ok(()),
+        found => wrong(format!("{what} has policy and priority {found:?} instead of {wanted:?}")),
+    };
+    let server = Child::fork(|| {
+        let device = Device::open("binder", MAP_SIZE)?;
+        device.become_manager_with(flat::INHERIT_RT)?;
+        ready.give();
+        let mut talk = Talk::new(&device);
+        loop {
+            let Some(request) = delivery(&talk.exchange()?) else { continue };
+            let work = worked.load(SeqCst);
+            if scheduling() != CALLER {
+                eprintln!("the callee has {:?}", scheduling());
+            }
+            if let Some(Object::Handle { handle, .. }) = Object::decode(&talk.data(&request)?) {
+                for _ in 0..CALLS_BACK {
+                    let answer = talk.call(call(handle, CALL_BACK).into())?;
+                    let Some(answer) = answer else { return wrong("a call back failed") };
+                    talk.say(free(answer.buffer));
+                    expect("the callee, called back", CALLER)?;
+                }
+            }
+            let bytes = work.to_le_bytes();
+            talk.reply(request.buffer, &bytes)?;
+        }
+    })?;
+    ready.wait()?;
+    until("the server waits", || sleeps_in(server.pid(), server.pid(), libc::SYS_ioctl))?;
+    let device = Device::open("binder", MAP_SIZE)?;
+    let mut talk = Talk::new(&device);
+    schedule(CALLER.0, CALLER.1)?;
+    let eager = Child::fork(|| {
+        schedule(libc::SCHED_FIFO, 10)?;
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_millis(200) {
+            worked.fetch_add(1, SeqCst);
+        }
+        Ok(())
+    })?;
+    let Some(answer) = talk.call(call(0, 1).into())? else { return wrong("the call failed") };
+    let work = talk.data(&answer)?;
+    talk.say(free(answer.buffer));
+    println!("lend: a third thread worked before the call was served: {}", work != [0; 8]);
+    drop(eager);
+
+    let flags = (BACK.0 as u32) << flat::SCHED_POLICY_SHIFT | BACK.1 as u32;
+    let object = Object::binder_with(0x10, 0x20, flags).encode();
+    let offsets = 0u64.to_le_bytes();
+    let mut served = 0;
+    for _ in 0..calls {
+        let with = carrying(call(0, 1), &object).offsets_at(offsets.as_ptr() as u64, 8);
+        let answer = talk.call_serving(with.into(), |_| {
+            served += 1;
+            expect("the caller, called back", BACK)
+        })?;
+        let Some(answer) = answer else { return wrong("a call failed") };
+        talk.say(free(answer.buffer));
+        expect("the caller, answered", CALLER)?;
+    }
+    if served != calls * CALLS_BACK {
+        return wrong(format!("{served} calls back"));
+    }
+    until("the server waits", || sleeps_in(server.pid(), server.pid(), libc::SYS_ioctl))?;
+    // SAFETY: a plain call about our child.
+    match unsafe { libc::sched_getscheduler(server.pid()) } & !libc::SCHED_RESET_ON_FORK {
+        policy if policy == ORDINARY.0 => {}
+        policy => return wrong(format!("the server is left with policy {policy}")),
+    }
+    println!("lend calls={calls} ok");
     Ok(())
 }
 

@@ -69,12 +69,24 @@ impl<'a> Talk<'a> {
 
     /// Makes a synchronous call; calls back are answered meanwhile. `None` if it failed.
     pub fn call(&mut self, command: Command) -> io::Result<Option<Delivery>> {
+        self.call_serving(command, |_| Ok(()))
+    }
+
+    /// The same, with something to do for each call back before it is answered.
+    pub fn call_serving(
+        &mut self,
+        command: Command,
+        mut serve: impl FnMut(&Delivery) -> io::Result<()>,
+    ) -> io::Result<Option<Delivery>> {
         self.say(command);
         loop {
             let items = self.exchange()?;
             match delivery(&items) {
                 Some(found) if found.word == br::REPLY => return Ok(Some(found)),
-                Some(request) => self.answer_call_back(request)?,
+                Some(request) => {
+                    serve(&request)?;
+                    self.answer_call_back(request)?;
+                }
                 None if items.iter().any(failed) => return Ok(None),
                 None => {}
             }

@@ -168,6 +168,10 @@ pub mod tf {
 pub mod flat {
     pub const ACCEPTS_FDS: u32 = 0x100;
     pub const TXN_SECURITY_CTX: u32 = 0x1000;
+    /// AOSP's: callees may get the caller's real-time policy (B327).
+    pub const INHERIT_RT: u32 = 0x800;
+    /// AOSP's: where the node's own policy stands, with its priority in the lowest byte.
+    pub const SCHED_POLICY_SHIFT: u32 = 9;
 }
 
 /// Object types (B155).
