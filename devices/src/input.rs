@@ -28,6 +28,18 @@ impl InputQueue {
         taken
     }
 
+    /// How much more fits.
+    pub fn room(&self) -> usize {
+        Self::CAPACITY - self.lock().len()
+    }
+
+    /// Takes the oldest bytes back, `most` of them at most.
+    pub fn pop(&self, most: usize) -> Vec<u8> {
+        let mut queue = self.lock();
+        let count = most.min(queue.len());
+        queue.drain(..count).collect()
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<u8>> {
         // A queue of bytes is valid whatever panicked while it was held.
         self.bytes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -87,11 +99,13 @@ mod tests {
         assert_eq!(host.push(&vec![7; InputQueue::CAPACITY - 2]), InputQueue::CAPACITY - 2);
         assert_eq!(host.push(b"abc"), 2);
         assert_eq!(host.push(b"c"), 0);
+        assert_eq!((host.room(), host.pop(1), host.room()), (0, vec![7], 1));
+        assert_eq!(host.push(b"cd"), 1);
 
         let mut buffer = vec![0; InputQueue::CAPACITY];
         guest.service();
         assert_eq!(guest.take(&mut buffer), InputQueue::CAPACITY);
-        assert_eq!(&buffer[InputQueue::CAPACITY - 2..], b"ab");
+        assert_eq!(&buffer[InputQueue::CAPACITY - 3..], b"abc");
     }
 
     #[test]

@@ -67,7 +67,79 @@ fn a_panic_is_an_event() {
         _ => None,
     });
     assert!(told.expect("a panic").contains("sysrq"), "{lines:?}");
+    assert_eq!(names(&lines).iter().filter(|name| *name == "guest-panic").count(), 1);
     assert!(matches!(lines.last().unwrap().event, Event::End { exit_code: 243, .. }));
+}
+
+#[test]
+fn a_device_that_fails_is_told_when_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events");
+    let option = path.to_str().expect("plain");
+    let script = "for n in 1 2 3 4 5 6 7 8 9; do service list; done >/dev/null 2>&1; sleep 1; echo rest";
+    let ended = Guest::of("aosp14").with(["--binder-device", "failing", "--events", option]).run([
+        "/bin/sh",
+        "-c",
+        &format!("demo_service bindervm.e & timeout 20 demo_client bindervm.e 3000; {script}"),
+    ]);
+    let lines = file(&path);
+    let place = |wanted: &str| names(&lines).iter().position(|name| name == wanted);
+    let (failed, exited) = (place("device-failed"), place("command-exit").or(place("end")));
+    assert!(failed.is_some() && failed < exited, "{:?}\n{ended}", names(&lines));
+    assert!(names(&lines).iter().filter(|name| *name == "device-failed").count() == 1, "{lines:?}");
+    let (failed, end) = (&lines[failed.unwrap()], lines.last().unwrap());
+    assert!(end.guest_ns > failed.guest_ns + 100_000_000, "{failed:?} {end:?}");
+}
+
+/// A program for Linux that executes `vpaddd ymm0, ymm0, ymm0`, which the software CPU has not.
+fn avx2_program() -> Vec<u8> {
+    let mut elf = vec![0; 0x78];
+    let mut put = |at: usize, bytes: &[u8]| elf[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(16, &[2, 0, 62, 0, 1]);
+    put(24, &0x40_0078u64.to_le_bytes());
+    put(32, &64u64.to_le_bytes());
+    put(52, &[64, 0, 56, 0, 1, 0]);
+    // One segment, readable and executable: the whole file.
+    put(64, &[1, 0, 0, 0, 5]);
+    put(80, &0x40_0000u64.to_le_bytes());
+    put(88, &0x40_0000u64.to_le_bytes());
+    put(96, &0x7cu64.to_le_bytes());
+    put(104, &0x7cu64.to_le_bytes());
+    put(112, &0x1000u64.to_le_bytes());
+    elf.extend([0xc5, 0xfd, 0xfe, 0xc0]);
+    elf
+}
+
+#[test]
+fn a_missing_instruction_is_told_when_it_is_executed_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events");
+    let option = path.to_str().expect("plain");
+    let script = "cat >/tmp/p; chmod +x /tmp/p; for n in 1 2 3; do /tmp/p; echo $?; sleep 1; done";
+    Guest::of("minimal")
+        .with(["--events", option])
+        .input(&avx2_program())
+        .run(["/bin/sh", "-c", script])
+        .expect(0)
+        .prints(&["132", "132", "132"]);
+    let lines = file(&path);
+    let told: Vec<_> = lines
+        .iter()
+        .filter_map(|line| match &line.event {
+            Event::MissingInstruction { instruction, count } => {
+                Some((instruction.as_str(), *count, line.guest_ns))
+            }
+            _ => None,
+        })
+        .collect();
+    // At once, and with its count at the end.
+    let [("Vpaddd", 1, first), ("Vpaddd", 3, last)] = told[..] else { panic!("{lines:?}") };
+    assert!(last > first + 2_000_000_000, "{lines:?}");
+    assert!(
+        names(&lines).iter().position(|name| name == "missing-instruction")
+            < names(&lines).iter().position(|name| name == "command-exit")
+    );
 }
 
 #[test]

@@ -218,6 +218,14 @@ pub struct RunArgs {
     /// network, memory beyond the guest's.
     #[arg(long, value_enum, default_value_t = SandboxArg::Auto)]
     pub sandbox: SandboxArg,
+    /// Write what reaches the guest from outside (stdin, signals, sizes of the terminal) to this file, with the
+    /// instruction at which it did, so that the run can be repeated. Soft engine, virtual clock.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["serve", "detach"])]
+    pub record_input: Option<PathBuf>,
+    /// Repeat a run from what --record-input wrote: the same goes in at the same instructions, and nothing that
+    /// is sent now. All other options are to be those of the recorded run.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["serve", "detach", "record_input"])]
+    pub replay_input: Option<PathBuf>,
     /// Write how the run ended to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     pub status: Option<PathBuf>,

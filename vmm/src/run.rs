@@ -6,21 +6,22 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use agent_protocol::{AgentLink, ExecRequest, WindowSize};
+use agent_protocol::{AgentLink, ExecRequest};
 use control::events::Event;
 use control::place::{self, Bound};
 use devices::input::InputQueue;
 use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Entropy, HostEntropy, Rng, SeededEntropy};
 use machine::{
-    Activity, ClockMode, ConsoleLog, Execution, Handle, Kind, Machine, MachineConfig, SerialConsole,
-    SnapshotRequest,
+    Activity, ClockMode, ConsoleLog, End, Execution, Handle, Kind, Machine, MachineConfig, Outcome,
+    SerialConsole, SnapshotRequest,
 };
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use self::binder::add_binder;
 use self::fast::Fast;
 use self::input::{Addressee, Interrupted, Target};
+use self::input_log::{AgentInput, Logging, Terminal};
 use self::limit::enforce_timeout;
 use self::listener::{Listener, ready_at};
 use self::report::Report;
@@ -47,6 +48,7 @@ mod detach;
 pub mod disk;
 mod fast;
 mod input;
+mod input_log;
 mod kill;
 mod limit;
 mod listener;
@@ -189,6 +191,7 @@ struct Prepared {
     link: Option<AgentLink>,
     raw_mode: Option<RawMode>,
     has_command: bool,
+    is_replay: bool,
     /// The snapshot of `--fast`, while it is in use.
     _fast: Option<Fast>,
 }
@@ -211,6 +214,8 @@ fn prepare(
 ) -> Result<Prepared, Failure> {
     let began = Instant::now();
     let voice = &standing.voice;
+    let logging = Logging::of(args)?;
+    let (is_logged, is_replay) = (logging.is_on(), logging.is_replay());
     let fast = if args.fast { fast::prepare(args, voice)? } else { None };
     let args = fast.as_ref().map_or(args, |fast| &fast.args);
     let source = Source::find(args)?;
@@ -222,13 +227,16 @@ fn prepare(
         && !only_saved
         && source.has_agent()
         && standing.is_alone()
+        && !is_replay
         && terminal::is_interactive();
+    let terminal = logging.terminal(interactive.then(Terminal::own));
     let engine = choose_engine(args.engine, voice)?;
     let clock = match args.clock {
         // KVM has no other, whatever was asked for: neither its date nor its entropy is made to repeat.
         _ if engine == Kind::Kvm => ClockMode::Host,
         Some(ClockArg::Virtual) => ClockMode::Virtual,
         Some(ClockArg::Host) => ClockMode::Host,
+        None if is_logged => ClockMode::Virtual,
         // Guests of one world wait for each other.
         None if interactive || standing.world.is_some() => ClockMode::Host,
         None => ClockMode::Virtual,
@@ -262,11 +270,15 @@ fn prepare(
         serial,
         log: log.clone(),
         activity: activity.clone(),
+        inputs: logging.inputs(args, &source, engine, terminal.as_ref())?,
         debugger: debugger::listen(args)?,
     };
     let mut machine = Machine::new(config).map_err(machine_failure)?;
     report.engine = Some(machine.engine());
     events.begin(&machine, source.start_event(args, machine.engine(), clock));
+
+    let news = events.clone();
+    machine.on_news(Box::new(move |told| news.went_wrong(told)));
 
     let mut entropy: Box<dyn Entropy> = match clock {
         ClockMode::Virtual if source.restores().is_some() => Box::new(restore::entropy(args.seed)),
@@ -308,7 +320,7 @@ fn prepare(
                 labels: source.labels(args),
                 stop: true,
             }),
-            stdin_file: if interactive || !has_command { None } else { regular_stdin(standing) },
+            stdin_file: if interactive || !has_command || is_logged { None } else { regular_stdin(standing) },
             has_command,
             commands: commands.clone(),
             watchers: watchers.clone(),
@@ -362,14 +374,22 @@ fn prepare(
 
     let target = match &link {
         Some(link) if has_command => {
-            let request = exec_request(args, interactive);
+            let request = exec_request(args, terminal);
             let id =
                 link.exec(request).map_err(|e| Failure::because(Code::Usage, "cannot run the command", e))?;
             Some(Target { link: link.clone(), id, handle: machine.handle(), session: session.clone() })
         }
         _ => None,
     };
+    if let Some(link) = link.as_ref().filter(|_| is_logged) {
+        machine.add_input(Box::new(AgentInput::of(link)));
+    }
+    if is_replay {
+        // Nobody outside says anything.
+        session.stdin_ended();
+    }
     let addressee = match &target {
+        _ if is_replay => Addressee::Machine,
         Some(target) => Addressee::Command(target.clone()),
         None if args.serve => Addressee::Guest(guest),
         None => Addressee::Machine,
@@ -377,7 +397,8 @@ fn prepare(
     let interrupted =
         input::watch_signals(machine.handle(), addressee, trace_file).map_err(thread_failure)?;
     if let Some(target) = target
-        && (interactive || regular_stdin(standing).is_none())
+        && !is_replay
+        && (interactive || is_logged || regular_stdin(standing).is_none())
     {
         input::pump_stdin(target).map_err(thread_failure)?;
     }
@@ -391,14 +412,35 @@ fn prepare(
 
     let args = args.clone();
     let binder = Leaving(binder);
-    Ok(Prepared { machine, args, session, interrupted, binder, link, raw_mode, has_command, _fast: fast })
+    Ok(Prepared {
+        machine,
+        args,
+        session,
+        interrupted,
+        binder,
+        link,
+        raw_mode,
+        has_command,
+        is_replay,
+        _fast: fast,
+    })
 }
 
 impl Prepared {
     /// Runs it to its end.
     fn run(self, report: &mut Report, standing: &Standing, events: &Events) -> Result<Status, Failure> {
-        let Prepared { machine, args, session, interrupted, binder, link, raw_mode, has_command, _fast } =
-            self;
+        let Prepared {
+            machine,
+            args,
+            session,
+            interrupted,
+            binder,
+            link,
+            raw_mode,
+            has_command,
+            is_replay,
+            _fast,
+        } = self;
         let voice = &standing.voice;
         let boot_watch = match &link {
             // A debugger takes its time.
@@ -419,8 +461,10 @@ impl Prepared {
             let _ = watch.join();
         }
         let outcome = outcome.map_err(machine_failure)?;
+        if is_replay {
+            tell_replay(&outcome, voice);
+        }
         let tally = binder.recording.finish().map_err(trace_failure)?;
-        events.outcome(&outcome);
         report.fill(&outcome, binder.counters(), tally, session.ready());
         report.faults = binder.faults();
         if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
@@ -445,6 +489,20 @@ fn bind(args: &RunArgs) -> Result<Option<Bound>, Failure> {
         (None, None) => return Ok(None),
     };
     Bound::new(&path).map(Some).map_err(failed)
+}
+
+/// Says what a replay was, unless it went astray: that is told as the run's end.
+fn tell_replay(outcome: &Outcome, voice: &Voice) {
+    match (&outcome.end, outcome.stats.instructions) {
+        (End::InputLog(_), _) => {}
+        (End::Stopped | End::Timeout, _) => {
+            voice.say("the replay ends where the recorded run was ended, or this one was")
+        }
+        (_, instructions) => voice.say(format_args!(
+            "the replay is the recorded run: it ended after the same {} instructions",
+            instructions.unwrap_or_default()
+        )),
+    }
 }
 
 /// Ends a run whose agent is not ready in time.
@@ -506,17 +564,10 @@ fn serial_console(
     Ok((SerialConsole { output: tap.tee(output), input }, tap))
 }
 
-fn exec_request(args: &RunArgs, interactive: bool) -> ExecRequest {
+fn exec_request(args: &RunArgs, terminal: Option<Terminal>) -> ExecRequest {
     let argv = if args.command.is_empty() { vec!["/bin/sh".to_owned()] } else { args.command.clone() };
-    let tty = if interactive {
-        terminal::size().map(|size| WindowSize { rows: size.ws_row, cols: size.ws_col })
-    } else {
-        None
-    };
-    let env = match (interactive, std::env::var("TERM")) {
-        (true, Ok(term)) => vec![("TERM".to_owned(), term)],
-        _ => Vec::new(),
-    };
+    let Terminal { size: tty, kind } = terminal.unwrap_or(Terminal { size: None, kind: None });
+    let env = kind.map(|kind| ("TERM".to_owned(), kind)).into_iter().collect();
     ExecRequest { argv, env, cwd: None, tty, stdin: true }
 }
 

@@ -133,6 +133,11 @@ impl MmioTransport {
         lock(&self.failure).clone()
     }
 
+    /// Whether there is such a reason.
+    pub fn has_failed(&self) -> bool {
+        lock(&self.failure).is_some()
+    }
+
     /// Whether the device ever failed by a fault of its own, and not of its driver.
     pub fn is_faulty(&self) -> bool {
         self.fault.load(Ordering::SeqCst)

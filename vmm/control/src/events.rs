@@ -75,21 +75,22 @@ pub enum Event {
     },
     /// Counters since power-on, where they were asked for.
     Metrics(Counters),
-    /// The guest's kernel panicked; told at the end of the run.
+    /// The guest's kernel panicked; told when it says so.
     GuestPanic {
         /// The kernel's reason.
         message: String,
     },
-    /// A device gave up on its driver; told at the end of the run.
+    /// A device gave up on its driver, or failed by itself; told when it does.
     DeviceFailed {
         /// Which, and why.
         reason: String,
     },
-    /// The software CPU lacks an instruction that the guest executed; told at the end of the run.
+    /// The software CPU lacks an instruction that the guest executed: told when it did first, and once more at
+    /// the end of the run where it did again.
     MissingInstruction {
         /// Its mnemonic.
         instruction: String,
-        /// How often.
+        /// How often so far.
         count: u64,
     },
     /// The run is over. The last line.

@@ -215,6 +215,14 @@ impl Engine {
         }
     }
 
+    /// How many different instructions the guest has executed that the software CPU lacks.
+    pub fn missing_instructions(&self) -> usize {
+        match &self.0 {
+            Inner::Soft(engine) => engine.missing_instructions(),
+            Inner::Kvm(_) => 0,
+        }
+    }
+
     /// The software CPU's counters; `None` on KVM, which keeps none that compare.
     pub fn stats(&self) -> Option<Stats> {
         match &self.0 {

@@ -94,6 +94,10 @@ impl SoftEngine {
         self.vm.instructions()
     }
 
+    pub(crate) fn missing_instructions(&self) -> usize {
+        self.vm.missing_instructions()
+    }
+
     pub(crate) fn stats(&self) -> Stats {
         self.vm.stats()
     }

@@ -11,7 +11,8 @@ use devices::input::InputQueue;
 use devices::virtio::console::{Console, StreamPort};
 use devices::virtio::rng::{Rng, SeededEntropy};
 use machine::{
-    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, Start, choose,
+    Activity, ClockMode, ConsoleLog, Execution, Inputs, Kind, Machine, MachineConfig, SerialConsole, Start,
+    choose,
 };
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -52,6 +53,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
         },
         log: log.clone(),
         activity: Activity::new(),
+        inputs: Inputs::Live,
         debugger: None,
     })?;
     let virtio_console = StreamPort::new(log.tee(Box::new(std::io::stdout())), InputQueue::new());

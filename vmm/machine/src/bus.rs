@@ -180,6 +180,11 @@ impl Board {
         self.counts
     }
 
+    /// Whether a virtio device ever stopped working.
+    pub fn has_failures(&mut self) -> bool {
+        self.mmio.values_mut().any(|device| device.has_failed())
+    }
+
     /// Why virtio devices stopped working, if any did: slot order.
     pub fn failures(&mut self) -> Vec<String> {
         self.mmio.values_mut().filter_map(|device| device.failure()).collect()

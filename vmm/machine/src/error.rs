@@ -26,6 +26,9 @@ pub enum MachineError {
         /// What was asked for.
         bytes: u64,
     },
+    /// Input was to be written to a log, or read from one, in a run that does not repeat.
+    #[error("only a run with the soft engine and the virtual clock repeats, so only its input can be logged")]
+    DoesNotRepeat,
     /// The host has no room for the guest's RAM.
     #[error(transparent)]
     Allocate(#[from] guest_ram::AllocateError),

@@ -28,6 +28,9 @@
 //! faster than the host's ([`Pace`]). With the host's clock: sleep until the timer is due. KVM sleeps in
 //! the kernel and never shows an idle CPU.
 //!
+//! What enters the guest, and when, can be written to a log ([`Inputs`]), and a later run can be given the same
+//! at the same instructions instead: then a run with live input repeats, too.
+//!
 //! # End
 //!
 //! A run ends for exactly one [`End`]: the guest's own (power-off, reset, panic, a crashed CPU) or
@@ -42,8 +45,10 @@ mod error;
 mod events;
 mod gauges;
 mod inbox;
+mod input_log;
 pub mod layout;
 mod machine;
+mod news;
 mod outcome;
 mod snapshot;
 
@@ -52,6 +57,10 @@ pub use engine::{Choice, ClockMode, EngineError, Execution, GuestClock, Kind, MA
 pub use error::MachineError;
 pub use gauges::{Gauges, Reading};
 pub use inbox::{Activity, Handle, Listening, Pace, SnapshotRequest, Working};
+pub use input_log::{
+    InputLogError, InputPort, Inputs, Moment, Reader as InputReader, Settings, Writer as InputWriter,
+};
 pub use machine::{Machine, MachineConfig, Running, SerialConsole, Start};
+pub use news::News;
 pub use outcome::{End, ExitCounts, Outcome, RunStats};
 pub use snapshot::{FORMAT, Header, Labels, Snapshot, SnapshotError};

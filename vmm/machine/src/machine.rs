@@ -29,7 +29,9 @@ use crate::error::MachineError;
 use crate::events::{ConsoleSource, EventThread};
 use crate::gauges::Gauges;
 use crate::inbox::{Activity, Handle, Inbox, Pace, SnapshotRequest, StopReason, Wish};
+use crate::input_log::{Gate, InputPort, Inputs, Moment, SerialInput};
 use crate::layout::{ACPI_TABLES, MemorySize, SERIAL_GSI, VirtioSlot};
+use crate::news::{News, Watch};
 use crate::outcome::{End, ExitCounts, Outcome, RunStats};
 use crate::snapshot::{self, Facts, Header, Labels, MachineState, Snapshot, SnapshotError};
 
@@ -66,6 +68,8 @@ pub struct MachineConfig {
     pub log: ConsoleLog,
     /// Whether the guest has something to do; see [`Activity`].
     pub activity: Activity,
+    /// Whether what comes from outside is written down, or read.
+    pub inputs: Inputs,
     /// Where debuggers may come in. While one is there, nothing is saved.
     pub debugger: Option<gdb::Server>,
 }
@@ -104,10 +108,13 @@ pub struct Machine {
     inbox: Arc<Inbox>,
     power: Arc<PowerSwitch>,
     panic: Arc<PanicLatch>,
+    /// What is typed for the serial port.
     serial_input: InputQueue,
+    gate: Gate,
     exits: ExitCounts,
     gauges: Gauges,
     observer: Option<Box<dyn FnMut() + Send>>,
+    watch: Option<Watch>,
     memory: MemorySize,
     /// Saved virtio devices that were not added yet.
     to_restore: VecDeque<SavedTransport>,
@@ -158,12 +165,18 @@ impl Machine {
         let panic = Arc::new(PanicLatch { at: Mutex::default(), clock: engine.clock() });
         config.log.on_panic(Box::new(move || kicker.kick()));
 
-        let serial_input = InputQueue::new();
+        if !deterministic && !matches!(config.inputs, Inputs::Live) {
+            return Err(MachineError::DoesNotRepeat);
+        }
+        let mut gate = Gate::new(std::mem::replace(&mut config.inputs, Inputs::Live));
+        let device_input = InputQueue::new();
+        let serial_input = if gate.is_live() { device_input.clone() } else { InputQueue::new() };
+        gate.add(Box::new(SerialInput { outside: serial_input.clone(), device: device_input.clone() }));
         let output = std::mem::replace(&mut config.serial.output, Box::new(std::io::sink()));
         let mut serial = SerialPort::new(
             Arc::new(Line { irq: engine.irq(), gsi: SERIAL_GSI }),
             config.log.tee(output),
-            serial_input.clone(),
+            device_input,
         );
         let mut to_restore = VecDeque::new();
         let mut cmos_saved = None;
@@ -205,9 +218,11 @@ impl Machine {
             power,
             panic,
             serial_input,
+            gate,
             exits: ExitCounts::default(),
             gauges: Gauges::default(),
             observer: None,
+            watch: None,
             memory: size,
             to_restore,
             debugged: false,
@@ -233,6 +248,12 @@ impl Machine {
         Ok(())
     }
 
+    /// Adds a way in for bytes from outside, where there is a log of them; the serial port's is there. Ports are
+    /// told apart by their order.
+    pub fn add_input(&mut self, port: Box<dyn InputPort>) {
+        self.gate.add(port);
+    }
+
     /// The engine that runs it: [`Kind::Soft`] or [`Kind::Kvm`].
     pub fn engine(&self) -> Kind {
         self.engine.kind()
@@ -254,6 +275,11 @@ impl Machine {
         self.observer = Some(observer);
     }
 
+    /// Calls `tell` when something goes wrong in the guest, on the CPU's thread.
+    pub fn on_news(&mut self, tell: Box<dyn FnMut(News) + Send>) {
+        self.watch = Some(Watch::new(tell));
+    }
+
     /// Controls the machine from other threads.
     pub fn handle(&self) -> Handle {
         Handle::new(self.inbox.clone())
@@ -272,6 +298,7 @@ impl Machine {
             }
         }
         let source = self.config.serial.input.take();
+        let source = source.filter(|_| !self.gate.is_replay());
         let source = source.map(|fd| ConsoleSource { fd, queue: self.serial_input.clone() });
         let heartbeat = (self.engine.kind() == Kind::Kvm).then(|| self.engine.kicker());
         let _events = EventThread::start(self.handle(), self.config.timeout, source, heartbeat)?;
@@ -287,6 +314,10 @@ impl Machine {
 
         let (wall, cpu) = (Instant::now(), thread_cpu_time());
         let end = self.execute();
+        let end = self.gate.finish(self.moment(true), &end).unwrap_or(end);
+        if let Some(watch) = &mut self.watch {
+            watch.finish(&end, &mut self.board, &self.engine);
+        }
         Ok(Outcome {
             end,
             console: self.config.log.last_lines(),
@@ -345,6 +376,9 @@ impl Machine {
     fn go_on(&mut self) -> Turn<End> {
         let exit = self.engine.run(&mut self.board);
         self.gauges.show(self.engine.instructions(), self.exits, self.board.counts());
+        if let Some(watch) = &mut self.watch {
+            watch.look(&self.config.log, &mut self.board, &self.engine);
+        }
         if let Some(observer) = &mut self.observer {
             observer();
         }
@@ -356,14 +390,14 @@ impl Machine {
             Exit::Slice => {
                 self.exits.slice += 1;
                 self.take_snapshot();
-                self.take_input();
+                self.take_input(false);
             }
             Exit::Stopped => {
                 self.exits.stopped += 1;
                 // With a virtual clock a kick comes at no defined moment of guest time.
                 if !self.is_virtual() {
                     self.take_snapshot();
-                    self.take_input();
+                    self.take_input(false);
                 }
             }
             Exit::Debug(cpu, stop) => return Turn::Stopped(cpu, stop),
@@ -388,6 +422,9 @@ impl Machine {
             // A kernel that waits after its panic, until the time is over, has panicked.
             Some(StopReason::Timeout) => return Some(self.after_panic().unwrap_or(End::Timeout)),
             None => {}
+        }
+        if let Some(end) = self.gate.end() {
+            return Some(end);
         }
         if let Some(reason) = self.board.fault() {
             return Some(End::DeviceFailed(reason));
@@ -441,9 +478,14 @@ impl Machine {
         self.engine.kind() == Kind::Soft && self.config.clock == ClockMode::Virtual
     }
 
+    /// Where the run is, for the log of its input.
+    fn moment(&self, idle: bool) -> Moment {
+        Moment::new(self.engine.instructions(), self.engine.now(), idle)
+    }
+
     /// Lets devices move waiting host input into the guest; false if there is none.
-    fn take_input(&mut self) -> bool {
-        let wake = self.inbox.take_wake();
+    fn take_input(&mut self, idle: bool) -> bool {
+        let wake = self.gate.open(self.moment(idle), self.inbox.take_wake());
         if let Some(wake) = wake {
             if wake.work {
                 self.config.activity.set_busy(true);
@@ -456,13 +498,21 @@ impl Machine {
     /// The CPU is halted until an interrupt; its timer is due at `until`.
     fn idle(&mut self, until: Option<Duration>) {
         self.take_snapshot();
-        if self.take_input() {
+        if self.take_input(true) || self.gate.end().is_some() {
             return;
+        }
+        let pace = match self.config.activity.pace() {
+            // Nobody outside is waited for.
+            Pace::Host if self.gate.is_replay() => Pace::Jump,
+            pace => pace,
+        };
+        if self.gate.is_replay() && (until.is_none() || pace == Pace::Still) {
+            return self.gate.starve(self.moment(true));
         }
         match until {
             Some(due) if self.is_virtual() => {
                 let left = || due.saturating_sub(self.engine.now());
-                let time_passes = match self.config.activity.pace() {
+                let time_passes = match pace {
                     Pace::Jump => true,
                     Pace::Host => !self.inbox.wait(Some(left())),
                     Pace::Still => !self.inbox.wait(None),

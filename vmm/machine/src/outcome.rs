@@ -27,6 +27,8 @@ pub enum End {
     EngineFailed(String),
     /// A device failed by a fault of bindervm's own; the text says how. The guest saw it fail.
     DeviceFailed(String),
+    /// The log of the guest's input ([`Inputs`](crate::Inputs)) cannot be written or followed; the text says why.
+    InputLog(String),
 }
 
 impl std::fmt::Display for End {
@@ -43,6 +45,7 @@ impl std::fmt::Display for End {
             End::DeviceFailed(reason) => {
                 write!(f, "a device of the guest failed by a fault of bindervm, please report it: {reason}")
             }
+            End::InputLog(reason) => write!(f, "the log of the guest's input: {reason}"),
         }
     }
 }

@@ -13,7 +13,8 @@ use guest::*;
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 use machine::{
-    ClockMode, End, Kind, Labels, Machine, MachineError, Outcome, Snapshot, SnapshotRequest, Start,
+    ClockMode, End, InputReader, InputWriter, Inputs, Kind, Labels, Machine, MachineError, Outcome, Settings,
+    Snapshot, SnapshotRequest, Start,
 };
 
 /// Runs a guest on every engine; `check` judges each run.
@@ -262,6 +263,51 @@ fn counting_echo(a: &mut CodeAssembler) -> Result<(), IcedError> {
     power_off(a)
 }
 
+/// Runs `counting_echo` with these inputs; how it ended, what it executed and what it printed.
+fn echoed(inputs: Inputs, typed: Option<OwnedFd>) -> (Outcome, String) {
+    let kernel = kernel(counting_echo);
+    let (mut config, printed) = config(Kind::Soft, &kernel);
+    config.inputs = inputs;
+    config.serial.input = typed;
+    (Machine::new(config).unwrap().run().unwrap(), printed.text())
+}
+
+#[test]
+fn a_run_with_live_input_is_repeated_from_its_log() {
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let settings = Settings::from([("what".to_owned(), "echo".to_owned())]);
+    let writer = InputWriter::new(log.reopen().unwrap(), &settings).unwrap();
+    let (reader, mut pipe) = std::io::pipe().unwrap();
+    let typist = std::thread::spawn(move || {
+        for bytes in [&b"a"[..], b"bc", &[b'd'; 20], b"\n"] {
+            std::thread::sleep(Duration::from_millis(20));
+            pipe.write_all(bytes).unwrap();
+        }
+    });
+    let (recorded, printed) = echoed(Inputs::Record(writer), Some(reader.into()));
+    typist.join().unwrap();
+    assert_eq!((&recorded.end, printed.len()), (&End::PoweredOff, 2 * 24));
+
+    let replay = || Inputs::Replay(InputReader::open(log.path()).unwrap());
+    assert!(matches!(replay(), Inputs::Replay(log) if *log.settings() == settings));
+    for _ in 0..2 {
+        // What is typed now is not looked at.
+        let (reader, mut pipe) = std::io::pipe().unwrap();
+        pipe.write_all(b"no\n").unwrap();
+        let (again, text) = echoed(replay(), Some(reader.into()));
+        assert_eq!((again.end, text.as_str()), (End::PoweredOff, printed.as_str()));
+        assert_eq!(again.stats.instructions, recorded.stats.instructions);
+        assert_eq!(again.stats.guest_time, recorded.stats.guest_time);
+    }
+
+    // Another guest does not go that way.
+    let other = kernel(forever);
+    let (mut config, _) = config(Kind::Soft, &other);
+    config.inputs = replay();
+    let end = Machine::new(config).unwrap().run().unwrap().end;
+    assert!(matches!(&end, End::InputLog(reason) if reason.contains("another way")), "{end:?}");
+}
+
 #[test]
 fn guests_go_on_from_a_snapshot_apart_from_each_other() {
     let kernel = kernel(counting_echo);
@@ -459,6 +505,12 @@ fn a_machine_that_cannot_be_is_an_error() {
     let path = kernel.path();
     assert!(matches!(with(&|c| c.start = boot(Path::new("/dev/null"), None, "")), MachineError::Read { .. }));
     assert!(matches!(with(&|c| c.start = boot(path, Some("/nonexistent"), "")), MachineError::Read { .. }));
+    let log = tempfile::NamedTempFile::new().unwrap();
+    let on_the_host_clock = with(&|c| {
+        c.clock = ClockMode::Host;
+        c.inputs = Inputs::Record(InputWriter::new(log.reopen().unwrap(), &Settings::new()).unwrap());
+    });
+    assert!(matches!(on_the_host_clock, MachineError::DoesNotRepeat));
     let long = "x".repeat(5000);
     assert!(matches!(with(&|c| c.start = boot(path, None, &long)), MachineError::CommandLineTooLong { .. }));
 }

@@ -388,6 +388,11 @@ impl Vm {
         self.cpu.publish_time();
     }
 
+    /// How many different instructions the guest has executed that are not there; [`Stats::unknown`] names them.
+    pub fn missing_instructions(&self) -> usize {
+        self.cpu.unknown.len()
+    }
+
     /// Counters.
     pub fn stats(&self) -> Stats {
         let cpu = &self.cpu;

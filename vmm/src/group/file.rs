@@ -36,7 +36,8 @@ const LIMIT: u64 = 1 << 20;
 const MAX_GUESTS: usize = 64;
 
 /// Options of `run` that have no meaning for one guest of a process.
-const NOT_HERE: [&str; 5] = ["name", "detach", "detached", "die-with", "sandbox"];
+const NOT_HERE: [&str; 7] =
+    ["name", "detach", "detached", "die-with", "sandbox", "record-input", "replay-input"];
 
 /// What a file says, judged.
 pub struct Group {

@@ -1,6 +1,6 @@
 //! `--disk FILE[,ro][,overlay=memory|overlay=FILE]`: the disks of a guest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use devices::virtio::block::{Block, Disk, FileDisk, OpenDiskError, Overlay};
 use machine::Machine;
@@ -30,6 +30,18 @@ enum Writes {
     Memory,
     /// Into a file beside.
     Overlay(PathBuf),
+}
+
+impl DiskArg {
+    /// The file that the guest reads.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether what the guest writes is still there in the next run.
+    pub fn leaves_traces(&self) -> bool {
+        matches!(self.writes, Writes::Through | Writes::Overlay(_))
+    }
 }
 
 /// Reads the option. A comma belongs to the path unless a known word follows it.

@@ -87,6 +87,22 @@ impl Source {
         })
     }
 
+    /// What the guest begins with, by its content.
+    pub fn identity(&self) -> io::Result<String> {
+        let hash = |path: &Path| fs::read(path).map(|bytes| Digest::of(&bytes).to_string());
+        match &self.origin {
+            Origin::Restore(snapshot) => {
+                let header = snapshot.header();
+                Ok(format!("snapshot {} {}", header.state.sha256, header.memory.sha256))
+            }
+            Origin::Boot { kernel, initrd, .. } => match (&self.image_digest, initrd) {
+                (Some(digest), _) => Ok(format!("image {digest}")),
+                (None, Some(initrd)) => Ok(format!("kernel {}, initrd {}", hash(kernel)?, hash(initrd)?)),
+                (None, None) => Ok(format!("kernel {}", hash(kernel)?)),
+            },
+        }
+    }
+
     /// The snapshot that the guest goes on from.
     pub fn restores(&self) -> Option<&Snapshot> {
         match &self.origin {

@@ -25,7 +25,9 @@ pub fn bare_status(
         End::Panic(_) => Err(told(Code::GuestPanic, outcome, false)),
         End::Timeout => Err(told(Code::Timeout, outcome, false)),
         End::Halted | End::TripleFault(_) => Err(told(Code::GuestLost, outcome, false)),
-        End::EngineFailed(_) | End::DeviceFailed(_) => Err(told(Code::Internal, outcome, false)),
+        End::EngineFailed(_) | End::DeviceFailed(_) | End::InputLog(_) => {
+            Err(told(Code::Internal, outcome, false))
+        }
         End::Stopped => match interrupted.signal() {
             Some(signal) => Ok(Status::Signaled { signal }),
             None if session.is_stopping() => Ok(Status::Stopped),
@@ -42,6 +44,10 @@ pub fn agent_status(
     args: &RunArgs,
     voice: &Voice,
 ) -> Result<Status, Failure> {
+    if let End::InputLog(_) = outcome.end {
+        // What the command came to is not what was asked about.
+        return Err(told(Code::Internal, outcome, false, voice));
+    }
     if let (Some(error), None) = (session.unwritten(), interrupted.signal()) {
         return Err(Failure::because(Code::Internal, "cannot write the command's output", error));
     }
@@ -118,7 +124,8 @@ pub fn machine_failure(error: MachineError) -> Failure {
         | MachineError::MemoryTooLarge { .. }
         | MachineError::MemoryNotPages { .. }
         | MachineError::CommandLineTooLong { .. }
-        | MachineError::CommandLineZero => Code::Usage,
+        | MachineError::CommandLineZero
+        | MachineError::DoesNotRepeat => Code::Usage,
         MachineError::Read { .. }
         | MachineError::NotElf { .. }
         | MachineError::LoadKernel { .. }

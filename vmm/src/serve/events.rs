@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use agent_protocol::AgentEvent;
 use control::events::{Counters, Event, Line, Start};
 use control::wire::{Reply, Stream};
-use machine::{End, GuestClock, Machine, Outcome, SnapshotError};
+use machine::{GuestClock, Machine, News, SnapshotError};
 use serde_json::json;
 
 use super::follow::Followers;
@@ -183,17 +183,15 @@ impl Events {
         })
     }
 
-    /// What the end of the run brought to light.
-    pub fn outcome(&self, outcome: &Outcome) {
-        if let End::Panic(message) = &outcome.end {
-            self.tell(Event::GuestPanic { message: message.clone() });
-        }
-        for reason in &outcome.device_failures {
-            self.tell(Event::DeviceFailed { reason: reason.clone() });
-        }
-        for (instruction, count) in outcome.stats.soft.iter().flat_map(|soft| &soft.unknown) {
-            self.tell(Event::MissingInstruction { instruction: instruction.clone(), count: *count });
-        }
+    /// Something went wrong in the guest.
+    pub fn went_wrong(&self, news: News) {
+        self.tell(match news {
+            News::Panic(message) => Event::GuestPanic { message },
+            News::DeviceFailed(reason) => Event::DeviceFailed { reason },
+            News::MissingInstruction { instruction, count } => {
+                Event::MissingInstruction { instruction, count }
+            }
+        });
     }
 
     /// Something happened. Who reads the file slowly holds the run back; a file that cannot be written is

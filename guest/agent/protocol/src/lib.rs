@@ -35,7 +35,7 @@ mod saved;
 pub mod window;
 
 pub use frame::{Decoder, FrameError, MAX_PAYLOAD};
-pub use link::{AgentEvent, AgentEvents, AgentLink, LinkError, LinkState, LostReason};
+pub use link::{AgentEvent, AgentEvents, AgentLink, BadFrames, LinkError, LinkState, LostReason};
 pub use message::{
     ExecFailure, ExecId, ExecRequest, ExitStatus, GuestMessage, Hello, HostMessage, SEED, Stream, WindowSize,
 };

@@ -145,6 +145,8 @@ struct State {
     outbox: VecDeque<u8>,
     /// Asked for by other threads since the last service.
     asked: Vec<u8>,
+    /// See [`AgentLink::hold`].
+    held: bool,
     /// Commands whose stdin waits for room in the outbox.
     starved: BTreeSet<ExecId>,
     /// The thread that is delivering the guest's bytes to the listener.
@@ -170,6 +172,7 @@ impl AgentLink {
             commands: BTreeMap::new(),
             outbox: VecDeque::new(),
             asked: Vec::new(),
+            held: false,
             starved: BTreeSet::new(),
             listening: None,
         };
@@ -339,8 +342,10 @@ impl AgentLink {
     /// What other threads asked for may be taken from now on.
     pub fn service(&self) {
         let mut state = self.lock();
-        let asked = std::mem::take(&mut state.asked);
-        state.outbox.extend(asked);
+        if !state.held {
+            let asked = std::mem::take(&mut state.asked);
+            state.outbox.extend(asked);
+        }
     }
 
     /// Fills `buffer` with what is to be sent to the agent, and returns how much that is: nothing
@@ -532,11 +537,14 @@ impl State {
         }
         // Nothing is taken before Ready, so until then the order alone matters. It always does: what the
         // listener sends does not overtake what other threads asked for before.
-        let at_once = self.listening == Some(thread::current().id()) && self.asked.is_empty();
-        if self.phase == LinkState::Ready && !at_once {
-            self.asked.extend(frame);
-        } else {
-            self.outbox.extend(frame);
+        let is_listener = self.listening == Some(thread::current().id());
+        let at_once = match self.held {
+            true => is_listener,
+            false => self.phase != LinkState::Ready || (is_listener && self.asked.is_empty()),
+        };
+        match at_once {
+            true => self.outbox.extend(frame),
+            false => self.asked.extend(frame),
         }
         Ok(())
     }
@@ -561,5 +569,8 @@ fn check(request: &ExecRequest) -> Result<(), LinkError> {
     if has_program && plain { Ok(()) } else { Err(LinkError::BadCommand) }
 }
 
+mod logged;
 #[cfg(test)]
 mod tests;
+
+pub use logged::BadFrames;

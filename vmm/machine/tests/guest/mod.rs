@@ -11,7 +11,8 @@ use std::time::Duration;
 use iced_x86::IcedError;
 use iced_x86::code_asm::{CodeAssembler, al, dx};
 use machine::{
-    Activity, ClockMode, ConsoleLog, Execution, Kind, Machine, MachineConfig, SerialConsole, Start, choose,
+    Activity, ClockMode, ConsoleLog, Execution, Inputs, Kind, Machine, MachineConfig, SerialConsole, Start,
+    choose,
 };
 use tempfile::NamedTempFile;
 
@@ -122,6 +123,7 @@ pub fn config(engine: Kind, kernel: &NamedTempFile) -> (MachineConfig, Printed) 
         serial: SerialConsole { output: Box::new(printed.clone()), input: None },
         log: ConsoleLog::new(),
         activity: Activity::new(),
+        inputs: Inputs::Live,
         debugger: None,
     };
     (config, printed)

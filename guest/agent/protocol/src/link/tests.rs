@@ -237,6 +237,84 @@ fn only_the_listener_is_sent_at_once() {
 }
 
 #[test]
+fn a_held_link_tells_what_it_lets_through_and_another_asks_for_it_again() {
+    let started = || {
+        let (link, _) = link(usize::MAX);
+        let id = link.exec(command("cat")).unwrap();
+        assert_eq!(id, ExecId(1));
+        link.hold();
+        link
+    };
+    let id = ExecId(1);
+    let (recorded, replayed) = (started(), started());
+    // Not even what is asked for before Ready is sent by itself.
+    recorded.signal(id, 10).unwrap();
+    for link in [&recorded, &replayed] {
+        ready(link);
+        say(link, GuestMessage::Started { id, pid: 5 });
+        assert_eq!(taken(link).len(), 1, "Exec alone");
+    }
+    assert_eq!(recorded.stdin(id, b"abc"), Ok(3));
+    recorded.resize(id, WindowSize { rows: 1, cols: 2 }).unwrap();
+    recorded.close_stdin(id).unwrap();
+    recorded.service();
+    assert!(taken(&recorded).is_empty());
+    let frames = recorded.take_asked();
+    assert!(recorded.take_asked().is_empty());
+    replayed.ask_again(&frames).unwrap();
+    let told = taken(&recorded);
+    assert_eq!(told.len(), 4, "{told:?}");
+    assert_eq!(taken(&replayed), told);
+    // Both know that it is closed, and how much of it was sent.
+    for link in [&recorded, &replayed] {
+        assert_eq!(link.stdin(id, b"x"), Err(LinkError::NotRunning));
+        say(link, GuestMessage::StdinCredit { id, bytes: 3 });
+    }
+}
+
+#[test]
+fn on_a_held_link_the_listener_waits_for_nobody() {
+    let link = AgentLink::new(Box::new(Eager));
+    link.hold();
+    ready(&link);
+    taken(&link);
+    link.sync(3).unwrap();
+    say(&link, GuestMessage::Log("x".into()));
+    assert_eq!(taken(&link), ["Sync { token: 1 }"]);
+    assert!(!link.take_asked().is_empty());
+    assert_eq!(taken(&link), ["Sync { token: 3 }", "Sync { token: 2 }"]);
+}
+
+#[test]
+fn what_no_link_lets_through_is_not_asked_for_again() {
+    let (link, _) = link(usize::MAX);
+    let id = link.exec(command("cat")).unwrap();
+    ready(&link);
+    taken(&link);
+    let frame = |message: HostMessage<'_>| {
+        let mut frame = Vec::new();
+        message.encode(&mut frame);
+        frame
+    };
+    let closed = frame(HostMessage::StdinClosed { id });
+    let full = frame(HostMessage::Stdin { id, bytes: &[0; WINDOW as usize] });
+    for bad in [
+        frame(HostMessage::PowerOff),
+        frame(HostMessage::Sync { token: 1 }),
+        closed[..closed.len() - 1].to_vec(),
+        vec![0xff; 9],
+        [&full[..], &full].concat(),
+        vec![0; 3 * MAX_OUTBOX],
+    ] {
+        assert!(link.ask_again(&bad).is_err());
+    }
+    assert!(taken(&link).is_empty());
+    // A command that is not there any more.
+    link.ask_again(&frame(HostMessage::Stdin { id: ExecId(7), bytes: b"x" })).unwrap();
+    assert_eq!(taken(&link).len(), 1);
+}
+
+#[test]
 fn stdin_of_many_commands_waits_for_the_outbox_and_is_asked_for_again() {
     let (link, diary) = link(usize::MAX);
     ready(&link);
