@@ -92,6 +92,10 @@ pub(crate) struct Mapping {
     slots: Vec<Slot>,
     /// Buffers by offset.
     pub buffers: BTreeMap<u64, BufferId>,
+    /// Where the last hole starts, which reaches to the end of the mapping. It is in neither table: a mapping
+    /// that is not fragmented has no other one.
+    tail: u64,
+    /// The other holes: sizes by offset.
     holes: BTreeMap<u64, u64>,
     holes_by_size: BTreeSet<(u64, u64)>,
     pub async_free: u64,
@@ -124,22 +128,21 @@ impl Mapping {
         if !address.is_multiple_of(PAGE) || address.checked_add(length).is_none() {
             return None;
         }
-        let mut mapping = Mapping {
+        Some(Mapping {
             guest,
             address,
             length,
             unmapped: false,
             slots: vec![Slot::default(); (length / PAGE) as usize],
             buffers: BTreeMap::new(),
+            tail: 0,
             holes: BTreeMap::new(),
             holes_by_size: BTreeSet::new(),
             async_free: length / 2,
             async_use: BTreeMap::new(),
             spam_reported: false,
             pages_high: 0,
-        };
-        mapping.add_hole(0, length);
-        Some(mapping)
+        })
     }
 
     fn add_hole(&mut self, offset: u64, size: u64) {
@@ -155,6 +158,42 @@ impl Mapping {
         Some(size)
     }
 
+    /// Takes bytes from the smallest hole that has them; of two of one size, from the lower one.
+    fn take_place(&mut self, size: u64) -> Option<u64> {
+        let tail = self.length - self.tail;
+        match self.holes_by_size.range((size, 0)..).next() {
+            Some(&(hole, offset)) if hole <= tail || tail < size => {
+                self.take_hole(offset);
+                self.add_hole(offset + size, hole - size);
+                Some(offset)
+            }
+            _ if tail >= size => {
+                let offset = self.tail;
+                self.tail += size;
+                Some(offset)
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives bytes back; adjacent holes join (B347).
+    fn give_place(&mut self, mut start: u64, mut end: u64) {
+        if let Some((&before, &size)) = self.holes.range(..start).next_back()
+            && before + size == start
+        {
+            self.take_hole(before);
+            start = before;
+        }
+        if end == self.tail {
+            self.tail = start;
+            return;
+        }
+        if let Some(size) = self.take_hole(end) {
+            end += size;
+        }
+        self.add_hole(start, end - start);
+    }
+
     /// Finds a place: the low end of the smallest hole that is large enough (B346).
     pub(crate) fn place(&mut self, sizes: Sizes, sender: Option<Pid>) -> Result<Placed, Errno> {
         if self.unmapped {
@@ -164,9 +203,7 @@ impl Mapping {
         if sender.is_some() && self.async_free < size {
             return Err(Errno::ENOSPC);
         }
-        let &(hole, offset) = self.holes_by_size.range((size, 0)..).next().ok_or(Errno::ENOSPC)?;
-        self.take_hole(offset);
-        self.add_hole(offset + size, hole - size);
+        let offset = self.take_place(size).ok_or(Errno::ENOSPC)?;
         let spam_suspect = sender.is_some_and(|sender| self.charge(sender, size));
         let mut pages_taken = 0;
         let slots = self.slots_of(offset, size);
@@ -196,7 +233,7 @@ impl Mapping {
         report
     }
 
-    /// Gives a place back; adjacent holes join (B347). Returns how many pages became idle.
+    /// Gives a place back. Returns how many pages became idle.
     pub(crate) fn vacate(&mut self, buffer: &Buffer) -> u32 {
         self.buffers.remove(&buffer.offset);
         if buffer.is_async {
@@ -209,18 +246,7 @@ impl Mapping {
                 }
             }
         }
-        let mut start = buffer.offset;
-        let mut end = buffer.offset + buffer.size;
-        if let Some((&before, &size)) = self.holes.range(..start).next_back()
-            && before + size == start
-        {
-            self.take_hole(before);
-            start = before;
-        }
-        if let Some(size) = self.take_hole(end) {
-            end += size;
-        }
-        self.add_hole(start, end - start);
+        self.give_place(buffer.offset, buffer.offset + buffer.size);
         let mut idle = 0;
         for slot in self.slots_of(buffer.offset, buffer.size) {
             let slot = &mut self.slots[slot as usize];
@@ -293,6 +319,7 @@ impl Mapping {
         holds(self.slots.len() as u64 == self.length / PAGE, "a mapping has another number of slots")?;
 
         let mut pieces: BTreeMap<u64, u64> = self.holes.clone();
+        holds(self.tail <= self.length, "the last hole starts beyond the end of its mapping")?;
         let mut users = vec![0; self.slots.len()];
         let mut async_bytes = 0;
         let mut async_use: BTreeMap<Pid, AsyncUse> = BTreeMap::new();
@@ -318,7 +345,9 @@ impl Mapping {
             holds(offset == end && size > 0 && size <= self.length - end, "buffers and holes overlap")?;
             end += size;
         }
-        holds(end == self.length, "a part of a mapping is lost")?;
+        holds(end == self.tail, "a part of a mapping is lost")?;
+        let last_hole = self.holes.last_key_value().map(|(offset, size)| offset + size);
+        holds(last_hole != Some(self.tail), "the last two holes of a mapping did not join")?;
         let by_size: BTreeSet<(u64, u64)> =
             self.holes.iter().map(|(offset, size)| (*size, *offset)).collect();
         holds(by_size == self.holes_by_size, "the holes are in two tables that differ")?;
@@ -447,6 +476,41 @@ mod tests {
         }
         assert_eq!(map.place(data(16 * PAGE), None).unwrap().offset, 0);
         assert_eq!(mapping().place(data(16 * PAGE + 1), None).unwrap_err(), Errno::ENOSPC);
+    }
+
+    proptest::proptest! {
+        /// A list of free bytes is the model: covers B346, B347.
+        #[test]
+        fn places_are_those_of_a_plain_list_of_holes(
+            steps in proptest::collection::vec((proptest::bool::weighted(0.6), 0u64..3 * PAGE), 1..200)
+        ) {
+            let mut map = mapping();
+            let (mut used, mut live): (Vec<bool>, Vec<Placed>) = (vec![false; 2 * PAGE as usize], Vec::new());
+            for (place, number) in steps {
+                if place {
+                    // Sizes of a few kinds, so that holes of one size occur.
+                    let size = align8(if number % 3 == 0 { number } else { number % 7 * 256 }).max(8);
+                    let holes = used.chunk_by(|one, other| one == other).scan(0, |end, run| {
+                        let start = *end;
+                        *end += run.len() as u64 * 8;
+                        Some((run.len() as u64 * 8, start, run[0]))
+                    });
+                    let fits = holes.filter(|(length, _, used)| !used && *length >= size);
+                    let expected = fits.map(|(length, start, _)| (length, start)).min();
+                    let placed = map.place(data(size), None);
+                    proptest::prop_assert_eq!(placed.ok().map(|it| it.offset), expected.map(|(_, start)| start));
+                    live.extend(placed.ok());
+                    placed.iter().for_each(|it| used[(it.offset / 8) as usize..][..(it.size / 8) as usize].fill(true));
+                } else if !live.is_empty() {
+                    let placed = live.swap_remove(number as usize % live.len());
+                    map.vacate(&buffer(placed, None));
+                    used[(placed.offset / 8) as usize..][..(placed.size / 8) as usize].fill(false);
+                }
+            }
+            live.into_iter().for_each(|placed| { map.vacate(&buffer(placed, None)); });
+            proptest::prop_assert!(map.check(|_| None).is_ok());
+            proptest::prop_assert_eq!((map.tail, map.holes.len()), (0, 0));
+        }
     }
 
     /// covers: B349, B350, B351

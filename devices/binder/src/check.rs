@@ -97,6 +97,7 @@ impl Domain {
         self.check_totals()?;
         ends(transactions, |transaction| transaction.from_parent)?;
         ends(transactions, |transaction| transaction.to_parent)?;
+        guests.check()?;
         guests.iter().try_for_each(|(id, guest)| self.check_guest(*id, guest))
     }
 

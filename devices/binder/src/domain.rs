@@ -11,6 +11,7 @@ use crate::death::Death;
 use crate::errno::Errno;
 use crate::faults::Faults;
 use crate::freeze::Freeze;
+use crate::guest_table::GuestTable;
 use crate::ids::{DebugId, GuestId, Pid, ProcId, Tid, Token};
 use crate::limits::{Limits, Profile};
 use crate::logs::{Counters, LogRing, Totals};
@@ -144,7 +145,7 @@ impl<'a> Cx<'a> {
 pub struct Domain {
     pub(crate) limits: Limits,
     pub(crate) profile: Profile,
-    pub(crate) guests: BTreeMap<GuestId, Guest>,
+    pub(crate) guests: GuestTable,
     pub(crate) contexts: BTreeMap<ContextId, Context>,
     pub(crate) last_context: ContextId,
     pub(crate) procs: ProcTable,
@@ -176,7 +177,7 @@ impl Domain {
         Domain {
             limits,
             profile,
-            guests: BTreeMap::new(),
+            guests: GuestTable::default(),
             contexts: BTreeMap::new(),
             last_context: ContextId(0),
             procs: ProcTable::default(),
@@ -199,12 +200,12 @@ impl Domain {
 
     /// Lets a guest take part. A guest that is not attached gets `EBADF` for everything.
     pub fn attach(&mut self, guest: GuestId) {
-        self.guests.entry(guest).or_default();
+        self.guests.attach(guest);
     }
 
     /// The guests that take part.
     pub fn guests(&self) -> impl Iterator<Item = GuestId> {
-        self.guests.keys().copied()
+        self.guests.iter().map(|(id, _)| *id)
     }
 
     /// How many bytes of each payload trace events carry from now on.

@@ -42,6 +42,7 @@ pub mod errno;
 pub mod faults;
 mod fetched;
 mod freeze;
+mod guest_table;
 pub mod ids;
 mod ioctl;
 mod lifecycle;

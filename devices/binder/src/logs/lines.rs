@@ -71,7 +71,7 @@ impl Printer<'_> {
         let own = self.domain.find_thread(thread.proc, thread.tid);
         let mut next = thread.stack;
         // A stack has at most all transactions; a damaged domain may have one that comes back to itself.
-        for _ in 0..self.domain.guests.values().map(|guest| guest.transactions).sum::<u32>() {
+        for _ in 0..self.domain.guests.iter().map(|(_, guest)| guest.transactions).sum::<u32>() {
             let Some(call) = next.and_then(|id| self.domain.transactions.get(id)) else { break };
             let prefix;
             (prefix, next) = if call.from == own {
