@@ -22,8 +22,8 @@ impl Domain {
 
     /// Asks for the pages that the mapping lacks, and runs the ioctl when there are none.
     pub(crate) fn fill_and_proceed(&mut self, cx: &mut Cx<'_>, call: Box<Call>) -> Answer {
-        let proc = self.thread_proc(call.thread).filter(|_| self.is_shared());
-        let Some((proc, slots)) = proc.and_then(|proc| self.empty_slots(proc)) else {
+        let empty = if self.is_shared() { self.empty_slots(call.proc()) } else { None };
+        let Some((proc, slots)) = empty else {
             return self.proceed(cx, call);
         };
         let needs = vec![Need::Pages { proc, slots: slots.clone() }];
@@ -58,9 +58,8 @@ impl Domain {
             [NeedResult { error: Errno::OK, outcome: Outcome::Pages(pfns) }] => pfns,
             _ => &[],
         };
-        let thread_proc = self.thread_proc(call.thread);
         let mut idle = 0;
-        if let Some(object) = thread_proc.and_then(|proc| self.procs.get_mut(&proc))
+        if let Some(object) = self.procs.get_mut(&call.proc())
             && let Some(mapping) = object.mapping.as_mut()
             && pfns.iter().all(|pfn| cx.pages.is_ram(object.guest, *pfn))
         {

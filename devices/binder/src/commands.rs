@@ -42,7 +42,7 @@ impl Domain {
     /// Executes whole commands of the present chunk.
     pub(crate) fn run_write(&mut self, cx: &mut Cx<'_>, call: &mut Call) -> WriteFlow {
         loop {
-            let files = self.guests.get(&self.thread_guest(call.thread)).map_or(0, |guest| guest.fputs.len());
+            let files = self.guests.get(&call.guest).map_or(0, |guest| guest.fputs.len());
             if call.actions.len() + files > ACTIONS_BEFORE_MORE || call.effort > MAX_EFFORT {
                 return WriteFlow::More;
             }
@@ -53,11 +53,11 @@ impl Domain {
             let rest = call.write.bytes.get(call.write.cursor..).unwrap_or_default();
             let decoded = Command::decode(rest);
             match &decoded {
-                Ok((command, _)) => self.count_command(call.thread, command.code()),
+                Ok((command, _)) => self.count_command(call, command.code()),
                 // One that is cut comes again, whole.
                 Err(NotACommand::Short { .. }) if call.write.end == ChunkEnd::Cut => {}
                 Err(NotACommand::Short { word } | NotACommand::Unknown { word }) => {
-                    self.count_command(call.thread, *word);
+                    self.count_command(call, *word);
                 }
                 Err(NotACommand::End) => {}
             }

@@ -255,10 +255,10 @@ impl Domain {
         sink: &mut dyn TraceSink,
     ) -> Answer {
         let mut cx = Cx::new(pages, sink);
-        let Message { header, body } = message;
+        let Message { header, mut body } = message;
         let kind = message_kind(&body);
         cx.trace(|| TraceEvent::Message { guest, proc: header.proc, tid: header.tid, seq: header.seq, kind });
-        let mut answer = self.dispatch(&mut cx, guest, header, body);
+        let mut answer = self.dispatch(&mut cx, guest, header, &mut body);
         self.settle(&mut cx);
         self.add_leftovers(guest, &header, kind, &mut answer);
         let proc = answer.proc.map_or(header.proc, |proc| proc.0);
@@ -267,17 +267,17 @@ impl Domain {
         answer
     }
 
-    fn dispatch(&mut self, cx: &mut Cx<'_>, guest: GuestId, header: Header, body: Body) -> Answer {
+    fn dispatch(&mut self, cx: &mut Cx<'_>, guest: GuestId, header: Header, body: &mut Body) -> Answer {
         if !self.guests.contains_key(&guest) {
             return Answer::error(Errno::EBADF);
         }
-        let body = match body {
-            Body::Open(open) => return self.open(cx, guest, &header, open),
-            Body::CtxDel { device } => return self.end_device(guest, device),
+        match body {
+            Body::Open(open) => return self.open(cx, guest, &header, std::mem::take(open)),
+            Body::CtxDel { device } => return self.end_device(guest, *device),
             Body::Policy => return self.forget_permissions(guest),
-            Body::Log(read) => return self.read_text(cx, guest, header.time, &read),
-            body => body,
-        };
+            Body::Log(read) => return self.read_text(cx, guest, header.time, read),
+            _ => {}
+        }
         let proc = ProcId(header.proc);
         if self.procs.get(&proc).is_none_or(|proc| proc.guest != guest) {
             // After RELEASE the worker of that process fetches what is left to be let go.
@@ -286,14 +286,14 @@ impl Domain {
         }
         match body {
             Body::Open(_) | Body::CtxDel { .. } | Body::Log(_) | Body::Policy => Answer::error(Errno::EPROTO),
-            Body::Mmap { address, length } => self.mmap(proc, address, length),
+            Body::Mmap { address, length } => self.mmap(proc, *address, *length),
             Body::Unmap => self.unmap(proc),
             Body::Flush => self.flush(cx, proc),
             Body::Release => {
                 self.release_proc(cx, proc);
                 Answer::default()
             }
-            Body::Trim { max } => self.trim(proc, max),
+            Body::Trim { max } => self.trim(proc, *max),
             Body::Ioctl(_) | Body::Poll if header.tid == Tid(0) => Answer::error(Errno::EPROTO),
             Body::Ioctl(ioctl) => match self.get_thread(cx, proc, header.tid) {
                 Ok(thread) => self.ioctl(cx, header, thread, ioctl),
@@ -317,9 +317,9 @@ impl Domain {
     }
 
     /// Messages that belong to an ioctl that was begun.
-    fn follow_up(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId, body: Body) -> Answer {
+    fn follow_up(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId, body: &mut Body) -> Answer {
         match body {
-            Body::Continue(more) => self.resume(cx, header, thread, more),
+            Body::Continue(more) => self.resume(cx, header, thread, std::mem::take(more)),
             Body::Cancel => self.cancel(cx, header, thread),
             Body::Timeout => self.timeout(cx, header, thread),
             Body::Fetch => self.fetch(thread),

@@ -281,16 +281,15 @@ impl Domain {
         faults: &mut Faults,
         names: &BTreeMap<(GuestId, Pid), String>,
     ) -> Result<(), SendError> {
-        let guest = self.thread_guest(s.thread);
         let mut payload = vec![0; s.data.data_size.min(TOKEN as u64) as usize];
-        if s.memory(call, guest).read(cx.pages, s.data.data, &mut payload).is_err() {
+        if s.memory(call).read(cx.pages, s.data.data, &mut payload).is_err() {
             payload.clear();
         }
         let of = |proc: Option<ProcId>| {
             let proc = self.procs.get(&proc?)?;
             Some((proc.guest, proc.pid))
         };
-        let (from, to) = (of(self.thread_proc(s.thread)), of(s.target_proc));
+        let (from, to) = (of(Some(s.proc)), of(s.target_proc));
         // A reply comes from the node that its call went to.
         let node = match s.in_reply_to {
             Some(call) => self.transactions.get(call).and_then(|call| call.node),

@@ -6,12 +6,18 @@ use crate::errno::Errno;
 use crate::ids::ProcId;
 use crate::message::{Answer, Header, Ioctl, Park, Status};
 use crate::protocol::{PROTOCOL_VERSION, Reader, ioctl};
-use crate::thread::{Activity, Call, FreezeWait, Read, Write};
+use crate::thread::{Activity, Call, FreezeWait};
 use crate::trace::{Party, TraceEvent};
 
 impl Domain {
     /// A new ioctl of an idle thread.
-    pub(crate) fn ioctl(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId, body: Ioctl) -> Answer {
+    pub(crate) fn ioctl(
+        &mut self,
+        cx: &mut Cx<'_>,
+        header: Header,
+        thread: ThreadId,
+        body: &mut Ioctl,
+    ) -> Answer {
         let Some(object) = self.threads.get_mut(thread) else { return Answer::error(Errno::EBADF) };
         if !matches!(object.activity, Activity::Idle) {
             return Answer::error(Errno::EPROTO);
@@ -28,11 +34,11 @@ impl Domain {
             return self.end_ioctl(cx, thread, party, cmd, Err(Errno::EINTR));
         }
         let result = match cmd {
-            ioctl::WRITE_READ => match self.write_read(cx, header, thread, body) {
-                Ok(answer) => return answer,
+            ioctl::WRITE_READ => match self.begin_write_read(header, thread, body) {
+                Ok(call) => return self.fill_and_proceed(cx, call),
                 Err(errno) => Err(errno),
             },
-            ioctl::FREEZE => match self.freeze(cx, header, thread, &body) {
+            ioctl::FREEZE => match self.freeze(cx, header, thread, body) {
                 Ok(answer) => return answer,
                 Err(errno) => Err(errno),
             },
@@ -40,7 +46,7 @@ impl Domain {
                 self.release_thread(cx, thread);
                 Ok(Vec::new())
             }
-            _ => self.simple_ioctl(cx, &header, thread, proc, &body),
+            _ => self.simple_ioctl(cx, &header, thread, proc, body),
         };
         self.end_ioctl(cx, thread, party, cmd, result)
     }
@@ -203,25 +209,27 @@ impl Domain {
     }
 
     /// BINDER_WRITE_READ begins.
-    fn write_read(
+    fn begin_write_read(
         &mut self,
-        cx: &mut Cx<'_>,
         header: Header,
         thread: ThreadId,
-        body: Ioctl,
-    ) -> Result<Answer, Errno> {
-        let mut arg = Argument::new(&body);
+        body: &mut Ioctl,
+    ) -> Result<Box<Call>, Errno> {
+        let mut arg = Argument::new(body);
         arg.readable(Errno::EFAULT)?;
         let [write_size, write_consumed, _, read_size, read_consumed, _] =
             [arg.u64(), arg.u64(), arg.u64(), arg.u64(), arg.u64(), arg.u64()];
-        let mut write = Write { size: write_size, position: write_consumed, ..Write::default() };
-        if write_consumed < write_size && !write.feed(body.chunk) {
+        let guest = self.thread_guest(thread);
+        let mut call = Call::begin(self.spare.take(), thread, guest, header);
+        call.write.size = write_size;
+        call.write.position = write_consumed;
+        call.read.size = read_size;
+        call.read.start = read_consumed;
+        call.read.position = read_consumed;
+        if write_consumed < write_size && !call.write.feed(std::mem::take(&mut body.chunk)) {
             return Err(Errno::EPROTO);
         }
-        let read = Read { size: read_size, start: read_consumed, position: read_consumed, ..Read::default() };
-        let mut call = Call::begin(self.spare.take(), thread, header, read);
-        call.write = write;
-        Ok(self.fill_and_proceed(cx, call))
+        Ok(call)
     }
 
     /// BINDER_FREEZE begins (B367 to B375).

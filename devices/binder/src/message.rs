@@ -230,6 +230,12 @@ pub enum Continue {
     Install(NeedResult),
 }
 
+impl Default for Continue {
+    fn default() -> Self {
+        Continue::More(Chunk::default())
+    }
+}
+
 /// What became of one need (`struct vb_result`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NeedResult {

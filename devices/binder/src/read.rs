@@ -169,7 +169,7 @@ impl Domain {
                 call.read.push(error_return(code));
             }
             Work::Complete(completion) => {
-                let proc = self.thread_proc(call.thread).and_then(|proc| self.procs.get(&proc));
+                let proc = self.procs.get(&call.proc());
                 let detects = proc.is_some_and(|proc| proc.spam_detection);
                 call.read.push(match completion {
                     Completion::SpamSuspect if detects => Return::OnewaySpamSuspect,
@@ -236,7 +236,7 @@ impl Domain {
         let address = mapping.map_or(0, |mapping| mapping.address.wrapping_add(buffer.offset));
         let node = transaction.node.and_then(|node| self.nodes.get(node));
         let from = transaction.from.and_then(|from| self.threads.get(from));
-        let reader_guest = self.thread_guest(call.thread);
+        let reader_guest = call.guest;
         let sender = from.filter(|from| from.guest == reader_guest).map(|from| from.proc);
         let data = TransactionData {
             target: node.map_or(0, |node| node.ptr),

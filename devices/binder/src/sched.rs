@@ -161,7 +161,7 @@ impl Domain {
 
     /// The caller reads a transaction (B320 to B322, B327). Its own scheduling is remembered for the reply.
     pub(crate) fn schedule_callee(&mut self, call: &mut Call, id: TransactionId) {
-        let proc = self.thread_proc(call.thread).and_then(|proc| self.procs.get(&proc));
+        let proc = self.procs.get(&call.proc());
         let default = proc.map_or(Scheduling::default(), |proc| proc.default_sched);
         let Some(transaction) = self.transactions.get_mut(id) else { return };
         if transaction.is_reply {

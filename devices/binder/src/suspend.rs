@@ -49,7 +49,7 @@ impl Domain {
         sending: Box<Sending>,
         needs: Vec<Need>,
     ) -> Answer {
-        let guest = self.thread_guest(call.thread);
+        let guest = call.guest;
         let bytes = sending.weight() + call.write.weight();
         if self.guests.get(&guest).is_none_or(|g| g.suspended_bytes + bytes > self.limits.max_suspended_bytes)
         {
@@ -105,7 +105,7 @@ impl Domain {
         };
         let (id, wait_for_proc) = (call.thread, call.read.wait_for_proc);
         let mut ticket = None;
-        if wait_for_proc && let Some(proc) = self.thread_proc(id).and_then(|proc| self.procs.get_mut(&proc)) {
+        if wait_for_proc && let Some(proc) = self.procs.get_mut(&call.proc()) {
             ticket = Some(proc.waiting.push(id));
         }
         if let Some(object) = self.threads.get_mut(id) {
@@ -119,11 +119,8 @@ impl Domain {
     /// Ends an ioctl (B036, B063, B076, B077).
     fn finish(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, errno: Errno, half: Half) -> Answer {
         let id = call.thread;
-        if half == Half::Read
-            && let Some(proc) = self.thread_proc(id)
-            && self.procs.get(&proc).is_some_and(|proc| !proc.todo.is_empty())
-        {
-            self.wake_proc(cx, proc);
+        if half == Half::Read && self.procs.get(&call.proc()).is_some_and(|proc| !proc.todo.is_empty()) {
+            self.wake_proc(cx, call.proc());
         }
         if let Some(object) = self.threads.get_mut(id) {
             object.need_return = false;
@@ -137,9 +134,11 @@ impl Domain {
             (false, Half::Read) => call.read.start,
         };
         if errno.is_ok() {
-            self.count_returns(id, &call.read.returns, call.read.spawn);
-            for item in &call.read.returns {
-                self.trace_thread(cx, id, |thread| TraceEvent::Return { thread, item: *item });
+            self.count_returns(&call);
+            if cx.traces() {
+                for item in &call.read.returns {
+                    self.trace_thread(cx, id, |thread| TraceEvent::Return { thread, item: *item });
+                }
             }
             if call.read.spawn {
                 let word = crate::protocol::br::SPAWN_LOOPER.to_le_bytes();
@@ -202,7 +201,7 @@ impl Domain {
             }
             (Activity::Suspended { mut call, mut sending, needs, bytes }, Continue::Needs(results)) => {
                 call.follow(header);
-                self.count_suspended(self.thread_guest(thread), bytes, false);
+                self.count_suspended(call.guest, bytes, false);
                 if self.take_results(cx, &mut sending, &needs, results).is_err() {
                     let error = SendError::failed(Errno::ENOMEM);
                     self.fail_send(cx, &mut call, *sending, error);
@@ -279,11 +278,10 @@ impl Domain {
                         LsmQuestion::Transaction => sending.call_allowed = Some(allowed),
                         LsmQuestion::TransferBinder => sending.transfer_allowed = Some(allowed),
                     }
-                    let sender = self.thread_proc(sending.thread);
                     if self.limits.lsm == crate::limits::LsmMode::Cache
                         && !sending.asks_anew
                         && self.procs.contains_key(proc)
-                        && let Some(sender) = sender.and_then(|sender| self.procs.get_mut(&sender))
+                        && let Some(sender) = self.procs.get_mut(&sending.proc)
                     {
                         sender.lsm.insert((proc.0, *question), allowed);
                     }
@@ -335,8 +333,7 @@ impl Domain {
         if tokens.len() > fds.len() || (error.is_ok() && tokens.len() < fds.len()) {
             return Err(Mismatch);
         }
-        let guest = self.thread_guest(sending.thread);
-        if let Some(guest) = self.guests.get_mut(&guest) {
+        if let Some(guest) = self.guests.get_mut(&sending.guest) {
             guest.tokens += tokens.len() as u32;
         }
         sending.tokens.extend(tokens);

@@ -151,6 +151,8 @@ pub(crate) struct Delivery {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Call {
     pub thread: ThreadId,
+    /// The thread's.
+    pub guest: GuestId,
     /// Of the latest message of the ioctl.
     pub header: Header,
     pub write: Write,
@@ -168,23 +170,25 @@ impl Call {
     pub(crate) fn begin(
         spare: Option<Box<Call>>,
         thread: ThreadId,
+        guest: GuestId,
         header: Header,
-        sizes: Read,
     ) -> Box<Call> {
-        let mut call = spare.unwrap_or_else(|| Box::new(Call::new(thread)));
+        let mut call = spare.unwrap_or_else(|| Box::new(Call::new(thread, guest)));
         let mut returns = std::mem::take(&mut call.read.returns);
         returns.clear();
         call.thread = thread;
+        call.guest = guest;
         call.header = header;
-        call.read = Read { returns, ..sizes };
+        call.read = Read { returns, ..Read::default() };
         call.sched = header.scheduling();
         call.effort = 0;
         call
     }
 
-    fn new(thread: ThreadId) -> Call {
+    fn new(thread: ThreadId, guest: GuestId) -> Call {
         Call {
             thread,
+            guest,
             header: Header::default(),
             write: Write::default(),
             read: Read::default(),
@@ -192,6 +196,11 @@ impl Call {
             effort: 0,
             sched: Scheduling::default(),
         }
+    }
+
+    /// The thread's process.
+    pub(crate) fn proc(&self) -> ProcId {
+        ProcId(self.header.proc)
     }
 
     /// The next message of the ioctl. A read buffer that was found bad stays so.

@@ -32,7 +32,7 @@ impl Domain {
                 let whole = cursor.checked_add(*current).is_some_and(|end| end <= bytes.len());
                 holds(whole, "a suspended command is longer than what was sent")?;
                 check_needs(needs)?;
-                self.check_sending(id, sending)
+                self.check_sending(id, thread, sending)
             }
             Activity::Filling { call, slots } => {
                 holds(
@@ -62,10 +62,12 @@ impl Domain {
         }
     }
 
-    fn check_sending(&self, id: ThreadId, sending: &Sending) -> Result<(), Inconsistent> {
+    fn check_sending(&self, id: ThreadId, sender: &Thread, sending: &Sending) -> Result<(), Inconsistent> {
         let Sending {
             debug_id: _,
             thread,
+            proc,
+            guest,
             reply: _,
             data,
             buffers_size,
@@ -90,7 +92,8 @@ impl Domain {
             log: _,
             started: _,
         } = sending;
-        holds(*thread == id, "a command is suspended at a thread that did not send it")?;
+        let own = *thread == id && *proc == sender.proc && *guest == sender.guest;
+        holds(own, "a command is suspended at a thread that did not send it")?;
         fetched.check()?;
         if *stage != Stage::Gathering {
             let begun = buffer.is_some() || secctx.is_some() || offsets.is_some() || plan.is_some();
@@ -120,8 +123,8 @@ impl Domain {
 }
 
 fn check_call(id: ThreadId, thread: &Thread, call: &Call) -> Result<(), Inconsistent> {
-    let Call { thread: own, header, write, read, actions: _, effort, sched: _ } = call;
-    holds(*own == id, "an ioctl is at a thread that did not call it")?;
+    let Call { thread: own, guest, header, write, read, actions: _, effort, sched: _ } = call;
+    holds(*own == id && *guest == thread.guest, "an ioctl is at a thread that did not call it")?;
     holds(header.proc == thread.proc.0 && header.tid == thread.tid, "an ioctl is of another thread")?;
     holds(*effort < MAX_EFFORT, "an ioctl did more than it could")?;
     let Write { size: _, position, bytes, cursor, current: _, end: _, user: _ } = write;

@@ -10,6 +10,7 @@ use crate::limits::Profile;
 use crate::logs::{Scope, name};
 use crate::proc::Proc;
 use crate::protocol::{Return, br};
+use crate::thread::{Call, Read};
 use crate::work::Work;
 
 /// Names of the commands by number (`_IOC_NR`).
@@ -116,25 +117,25 @@ pub(crate) struct Totals {
 
 impl Domain {
     /// Counts a command for its process and its guest.
-    pub(crate) fn count_command(&mut self, thread: crate::arena::ThreadId, word: u32) {
+    pub(crate) fn count_command(&mut self, call: &Call, word: u32) {
         let profile = self.profile;
-        self.each_counters(thread, |counters| counters.count_command(word, profile));
+        self.each_counters(call, |counters| counters.count_command(word, profile));
     }
 
     /// Counts what a read hands out. BR_NOOP is not counted (B429).
-    pub(crate) fn count_returns(&mut self, thread: crate::arena::ThreadId, returns: &[Return], spawn: bool) {
-        self.each_counters(thread, |counters| {
+    pub(crate) fn count_returns(&mut self, call: &Call) {
+        let Read { returns, spawn, .. } = &call.read;
+        self.each_counters(call, |counters| {
             let codes = returns.iter().map(Return::code).filter(|code| *code != br::NOOP);
             codes.chain(spawn.then_some(br::SPAWN_LOOPER)).for_each(|code| counters.count_return(code));
         });
     }
 
-    fn each_counters(&mut self, thread: crate::arena::ThreadId, count: impl Fn(&mut Counters)) {
-        let Some(thread) = self.threads.get(thread) else { return };
-        if let Some(guest) = self.guests.get_mut(&thread.guest) {
+    fn each_counters(&mut self, call: &Call, count: impl Fn(&mut Counters)) {
+        if let Some(guest) = self.guests.get_mut(&call.guest) {
             count(&mut guest.counters);
         }
-        if let Some(proc) = self.procs.get_mut(&thread.proc) {
+        if let Some(proc) = self.procs.get_mut(&call.proc()) {
             count(&mut proc.counters);
         }
     }

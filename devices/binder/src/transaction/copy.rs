@@ -54,12 +54,18 @@ impl Copier<'_> {
 
     /// The offsets array as it was sent.
     pub(crate) fn offsets(&self, offsets: &[u64]) -> Result<(), NotRam> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
         let bytes: Vec<u8> = offsets.iter().flat_map(|offset| offset.to_le_bytes()).collect();
         self.write(align8(self.data_size), &bytes)
     }
 
     /// The memory of the PTRs around the words that are replaced, and zeros after it up to `end`.
     pub(crate) fn pointers(&self, plan: &Plan, extra_start: u64, end: u64) -> Result<(), NotRam> {
+        if plan.objects.is_empty() {
+            return self.zero(extra_start, end);
+        }
         let patches = self.patches(plan);
         let mut used = extra_start;
         for object in &plan.objects {

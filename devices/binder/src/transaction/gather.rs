@@ -39,19 +39,20 @@ impl Domain {
         }
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let mut needs = self.missing_pages(s, target)?;
-        let guest = self.thread_guest(s.thread);
         if s.offsets.is_none() {
             let (from, size) = (s.data.offsets, s.data.offsets_size);
-            match s.memory(call, guest).covers(from, size) {
+            match s.memory(call).covers(from, size) {
                 Err(Absent::Fault) => return Err(SendError::failed(Errno::EFAULT)),
                 Err(Absent::Missing(at)) => needs.push(Need::Data { address: at, length: from + size - at }),
-                Ok(()) => s.offsets = Some(self.read_offsets(cx, call, s, guest)?),
+                Ok(()) => s.offsets = Some(self.read_offsets(cx, call, s)?),
             }
         }
         // With a plan the data has been there. A fault is judged by its place among the objects.
-        if s.plan.is_none()
-            && let Err(Absent::Missing(at)) = s.memory(call, guest).covers(s.data.data, s.data.data_size)
-        {
+        let data = match s.plan {
+            Some(_) => Ok(()),
+            None => s.memory(call).covers(s.data.data, s.data.data_size),
+        };
+        if let Err(Absent::Missing(at)) = data {
             let length = s.data.data + s.data.data_size - at;
             needs.push(Need::Data { address: at, length });
             return Ok(needs);
@@ -59,9 +60,16 @@ impl Domain {
         let Some(offsets) = s.offsets.as_deref() else { return Ok(needs) };
         let mut plan = match s.plan.take() {
             Some(plan) => plan,
-            None => self.judge(cx, call, s, guest).plan(offsets),
+            None if offsets.is_empty() => {
+                Plan { failure: data.err().map(|_| Errno::EFAULT), ..Plan::default() }
+            }
+            None => self.judge(cx, call, s).plan(offsets),
         };
-        let more = self.plan_needs(cx, call, s, guest, target, &mut plan);
+        if plan.objects.is_empty() {
+            s.plan = Some(plan);
+            return Ok(needs);
+        }
+        let more = self.plan_needs(cx, call, s, target, &mut plan);
         s.plan = Some(plan);
         needs.extend(more);
         needs.truncate(MAX_NEEDS);
@@ -79,20 +87,14 @@ impl Domain {
         if mapping.unmapped {
             return Err(SendError::dead(Errno::ESRCH));
         }
-        if proc.guest != self.thread_guest(s.thread) {
+        if proc.guest != s.guest {
             // The sender's shim has no business with another guest's mapping.
             return Err(SendError::failed(Errno::ENOMEM));
         }
         Ok(vec![Need::Pages { proc: target, slots }])
     }
 
-    fn read_offsets(
-        &self,
-        cx: &Cx<'_>,
-        call: &Call,
-        s: &Sending,
-        guest: GuestId,
-    ) -> Result<Vec<u64>, SendError> {
+    fn read_offsets(&self, cx: &Cx<'_>, call: &Call, s: &Sending) -> Result<Vec<u64>, SendError> {
         let size = s.data.offsets_size;
         if !size.is_multiple_of(8) || !s.buffers_size.is_multiple_of(8) {
             return Err(SendError::failed(Errno::EINVAL));
@@ -101,13 +103,13 @@ impl Domain {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         let mut bytes = vec![0; size as usize];
-        let memory = s.memory(call, guest);
+        let memory = s.memory(call);
         memory.read(cx.pages, s.data.offsets, &mut bytes).map_err(|_| SendError::failed(Errno::EFAULT))?;
         let (words, _) = bytes.as_chunks::<8>();
         Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
     }
 
-    fn judge<'a>(&self, cx: &'a Cx<'_>, call: &'a Call, s: &'a Sending, guest: GuestId) -> Judge<'a> {
+    fn judge<'a>(&self, cx: &'a Cx<'_>, call: &'a Call, s: &'a Sending) -> Judge<'a> {
         let extra_start = align8(s.data.data_size) + align8(s.data.offsets_size);
         let accepts_fds = match (s.in_reply_to, s.target_node) {
             (Some(call), _) => self.transactions.get(call).is_some_and(|t| t.flags & tf::ACCEPT_FDS != 0),
@@ -115,7 +117,7 @@ impl Domain {
             (None, None) => false,
         };
         Judge {
-            memory: s.memory(call, guest),
+            memory: s.memory(call),
             pages: cx.pages,
             data: s.data.data,
             data_size: s.data.data_size,
@@ -131,10 +133,10 @@ impl Domain {
         cx: &Cx<'_>,
         call: &Call,
         s: &Sending,
-        guest: GuestId,
         target: ProcId,
         plan: &mut Plan,
     ) -> Vec<Need> {
+        let guest = s.guest;
         let mut needs = Vec::new();
         let is_flat = |what: &What| matches!(what, What::Binder { .. } | What::Handle { .. });
         if let Some(first) = plan.objects.iter().position(|object| is_flat(&object.what)) {
@@ -144,7 +146,7 @@ impl Domain {
                 Permission::Ask(need) => needs.push(need),
             }
         }
-        let memory = s.memory(call, guest);
+        let memory = s.memory(call);
         if plan.failure.is_none() {
             let mut all_there = true;
             for (index, object) in plan.objects.iter().enumerate().skip(plan.covered) {

@@ -1,22 +1,26 @@
 //! What the logs tell of a send (B430 to B432), and the count of transactions.
 
-use crate::arena::ThreadId;
-use crate::domain::Domain;
+use crate::domain::{Domain, Guest};
 use crate::ids::{DebugId, Pid, Tid};
 use crate::logs::{LogEntry, LogKind};
 use crate::protocol::{TransactionData, tf};
+use crate::thread::Call;
 use crate::transaction::{SendError, Sending};
+
+impl Guest {
+    /// 7.2 counts a transaction before it is judged, older drivers once its target is found.
+    fn count_transaction(&mut self) {
+        self.totals.transactions = self.totals.transactions.wrapping_add(1);
+    }
+}
 
 impl Domain {
     /// A send begins. Returns the number of its entry.
-    pub(super) fn log_send(
-        &mut self,
-        thread: ThreadId,
-        id: DebugId,
-        data: &TransactionData,
-        reply: bool,
-    ) -> u64 {
-        let from = self.party(thread);
+    pub(super) fn log_send(&mut self, call: &Call, id: DebugId, data: &TransactionData, reply: bool) -> u64 {
+        let proc = self.procs.get(&call.proc());
+        let context = proc.and_then(|proc| self.contexts.get(&proc.context));
+        let name = context.map(|context| context.name.as_slice()).unwrap_or_default();
+        let from = (proc.map(|proc| proc.pid).unwrap_or_default(), call.header.tid);
         let kind = match (reply, data.flags & tf::ONE_WAY != 0) {
             (true, _) => LogKind::Reply,
             (false, true) => LogKind::Async,
@@ -25,7 +29,7 @@ impl Domain {
         let entry = LogEntry {
             id,
             kind,
-            from: (from.pid, from.tid),
+            from,
             to: (Pid(0), Tid(0)),
             context: Vec::new(),
             node: DebugId(0),
@@ -36,21 +40,11 @@ impl Domain {
             errno: crate::errno::Errno::OK,
             complete: false,
         };
+        let Some(guest) = self.guests.get_mut(&call.guest) else { return 0 };
         if self.profile.tells_async() {
-            self.count_transaction(thread);
+            guest.count_transaction();
         }
-        let guest = self.thread_guest(thread);
-        let context = self.procs.get(&from.proc).and_then(|proc| self.contexts.get(&proc.context));
-        let name = context.map(|context| context.name.as_slice()).unwrap_or_default();
-        self.guests.get_mut(&guest).map_or(0, |guest| guest.log.push(entry, name))
-    }
-
-    /// 7.2 counts a transaction before it is judged, older drivers once its target is found.
-    fn count_transaction(&mut self, thread: ThreadId) {
-        let guest = self.thread_guest(thread);
-        if let Some(guest) = self.guests.get_mut(&guest) {
-            guest.totals.transactions = guest.totals.transactions.wrapping_add(1);
-        }
+        guest.log.push(entry, name)
     }
 
     /// The target's node is known.
@@ -61,12 +55,14 @@ impl Domain {
 
     /// The target may be called: from here on it is named.
     pub(super) fn log_target(&mut self, s: &Sending) {
-        if !self.profile.tells_async() {
-            self.count_transaction(s.thread);
+        if !self.profile.tells_async()
+            && let Some(guest) = self.guests.get_mut(&s.guest)
+        {
+            guest.count_transaction();
         }
-        let guest = self.thread_guest(s.thread);
         let target = s.target_proc.and_then(|proc| self.procs.get(&proc));
-        let pid = target.filter(|target| target.guest == guest).map(|target| target.pid).unwrap_or_default();
+        let pid =
+            target.filter(|target| target.guest == s.guest).map(|target| target.pid).unwrap_or_default();
         let thread = s.target_thread.and_then(|thread| self.threads.get(thread));
         let tid = thread.map(|thread| thread.tid).unwrap_or_default();
         self.log_entry(s, |entry| entry.to = (pid, tid));
@@ -84,16 +80,14 @@ impl Domain {
             entry.complete = true;
             failed = Some(entry.clone());
         });
-        let guest = self.thread_guest(s.thread);
-        if let (Some(entry), Some(guest)) = (failed, self.guests.get_mut(&guest)) {
+        if let (Some(entry), Some(guest)) = (failed, self.guests.get_mut(&s.guest)) {
             let name = entry.context.clone();
             guest.failed_log.push(entry, &name);
         }
     }
 
     fn log_entry(&mut self, s: &Sending, change: impl FnOnce(&mut LogEntry)) {
-        let guest = self.thread_guest(s.thread);
-        if let Some(entry) = self.guests.get_mut(&guest).and_then(|guest| guest.log.get_mut(s.log)) {
+        if let Some(entry) = self.guests.get_mut(&s.guest).and_then(|guest| guest.log.get_mut(s.log)) {
             change(entry);
         }
     }

@@ -88,7 +88,10 @@ pub(crate) enum Stage {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sending {
     pub debug_id: DebugId,
+    /// The sender, its process and its guest.
     pub thread: ThreadId,
+    pub proc: ProcId,
+    pub guest: GuestId,
     pub reply: bool,
     pub data: TransactionData,
     pub buffers_size: u64,

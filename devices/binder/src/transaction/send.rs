@@ -24,8 +24,8 @@ impl Sending {
         !self.reply && self.data.flags & tf::ONE_WAY != 0
     }
 
-    pub(crate) fn memory<'a>(&'a self, call: &'a Call, guest: GuestId) -> UserMemory<'a> {
-        UserMemory { guest, chunk: &call.write.user, fetched: &self.fetched }
+    pub(crate) fn memory<'a>(&'a self, call: &'a Call) -> UserMemory<'a> {
+        UserMemory { guest: self.guest, chunk: &call.write.user, fetched: &self.fetched }
     }
 }
 
@@ -48,6 +48,8 @@ impl Domain {
         let mut sending = Sending {
             debug_id,
             thread: call.thread,
+            proc: call.proc(),
+            guest: call.guest,
             reply,
             data,
             buffers_size,
@@ -69,7 +71,7 @@ impl Domain {
             tokens: Vec::new(),
             file_error: None,
             page_error: None,
-            log: self.log_send(call.thread, debug_id, &data, reply),
+            log: self.log_send(call, debug_id, &data, reply),
             started: call.header.time,
         };
         let aimed = if reply { self.aim_reply(call, &mut sending) } else { self.aim_call(&mut sending) };
@@ -132,7 +134,7 @@ impl Domain {
 
     /// Finds the target of a call and takes the count that keeps its node (B119 to B123).
     fn aim_call(&mut self, s: &mut Sending) -> Result<(), SendError> {
-        let proc_id = self.thread_proc(s.thread).ok_or(SendError::failed(Errno::EINVAL))?;
+        let proc_id = s.proc;
         let handle = s.data.target as u32;
         let node_id = if handle == 0 {
             self.manager_of(proc_id).ok_or(SendError::dead(Errno::EINVAL))?
@@ -196,11 +198,11 @@ impl Domain {
     /// Asks the LSM as the mode says.
     pub(super) fn permission(&self, s: &Sending, question: LsmQuestion, answer: Option<bool>) -> Permission {
         let Some(target) = s.target_proc else { return Permission::Refused };
-        if self.procs.get(&target).is_some_and(|proc| proc.guest != self.thread_guest(s.thread)) {
+        if self.procs.get(&target).is_some_and(|proc| proc.guest != s.guest) {
             // The sender's security module knows nothing of another guest's processes.
             return Permission::Granted;
         }
-        let known = || self.procs.get(&self.thread_proc(s.thread)?)?.lsm.get(&(target.0, question)).copied();
+        let known = || self.procs.get(&s.proc)?.lsm.get(&(target.0, question)).copied();
         let answer = match self.limits.lsm {
             LsmMode::Off => Some(true),
             LsmMode::Ask => answer,
@@ -249,8 +251,7 @@ impl Domain {
     /// Security context and space in the target.
     fn reserve(&mut self, s: &mut Sending) -> Result<(), SendError> {
         self.log_target(s);
-        let sender = self.thread_proc(s.thread).and_then(|proc| self.procs.get(&proc));
-        let sender = sender.ok_or(SendError::failed(Errno::EINVAL))?;
+        let sender = self.procs.get(&s.proc).ok_or(SendError::failed(Errno::EINVAL))?;
         let (sender_pid, sender_guest) = (sender.pid, sender.guest);
         let wants_secctx =
             s.target_node.and_then(|node| self.nodes.get(node)).is_some_and(|n| n.wants_secctx);
@@ -333,11 +334,11 @@ impl Domain {
         if let Some(errno) = plan.failure {
             return Err(SendError::failed(errno));
         }
-        let guest = self.thread_guest(s.thread);
+        let guest = s.guest;
         let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
         let copier = Copier {
             pages: cx.pages,
-            memory: s.memory(call, guest),
+            memory: s.memory(call),
             sender: guest,
             mapping,
             start,
@@ -391,8 +392,7 @@ impl Domain {
         self.trace_sent(cx, call, &s, Err(error));
         self.log_failure(&s, error);
         self.user_error(cx, s.thread, UserError::BadTransaction(s.debug_id));
-        let guest = self.thread_guest(s.thread);
-        self.abandon_send(cx, &s, guest);
+        self.abandon_send(cx, &s, s.guest);
         let reason = extended(s.debug_id, error.code, error.errno);
         match s.in_reply_to {
             Some(answered) => {
@@ -432,7 +432,7 @@ impl Domain {
             return;
         }
         let mut payload = vec![0; s.data.data_size.min(u64::from(self.limits.trace_payload)) as usize];
-        if s.memory(call, self.thread_guest(s.thread)).read(cx.pages, s.data.data, &mut payload).is_err() {
+        if s.memory(call).read(cx.pages, s.data.data, &mut payload).is_err() {
             payload.clear();
         }
         let to = s.target_proc.map(|proc| match s.target_thread {
@@ -470,8 +470,7 @@ impl Domain {
 
     /// The objects of a transaction as far as they were judged, for the trace.
     fn sent_objects(&self, s: &Sending) -> Vec<ObjectRecord> {
-        let sender = self.thread_proc(s.thread);
-        let proc = sender.and_then(|id| self.procs.get(&id));
+        let proc = self.procs.get(&s.proc);
         let debug_id = |id| self.nodes.get(id).map(|node| node.debug_id);
         let planned = s.plan.iter().flat_map(|plan| &plan.objects).take(MAX_OBJECTS);
         let object = |what: &What| match *what {
@@ -480,7 +479,7 @@ impl Domain {
                 SentObject::Binder { strong, ptr, node }
             }
             What::Handle { strong, handle, .. } => {
-                let id = sender.and_then(|proc| self.find_ref(proc, handle, strong));
+                let id = self.find_ref(s.proc, handle, strong);
                 let node = id.and_then(|id| self.refs.get(id)).and_then(|entry| debug_id(entry.node));
                 SentObject::Handle { strong, handle, node }
             }
