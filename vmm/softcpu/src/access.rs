@@ -147,12 +147,46 @@ impl Cpu {
             // SAFETY: as in `load`; any bytes are an array of bytes.
             return Ok(unsafe { memory::read_host(entry.host + offset) });
         }
+        self.load_bytes_slow(address)
+    }
+
+    /// One byte of a page the long way, then the rest of the page if that turned out to be plain RAM: what a
+    /// context switch saves (FXSAVE, 512 bytes) may lie across two pages for good.
+    #[cold]
+    #[inline(never)]
+    fn load_bytes_slow<const N: usize>(&mut self, address: u64) -> Result<[u8; N], Abort> {
         self.require_aligned(self.mode, address, N as u64)?;
         let mut bytes = [0; N];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = self.load_slow(self.mode, address.wrapping_add(i as u64))?;
+        let mut done = 0;
+        while done < N {
+            let at = address.wrapping_add(done as u64);
+            let Some(host) = self.plain_read(at) else {
+                bytes[done] = self.load_slow(self.mode, at)?;
+                done += 1;
+                continue;
+            };
+            let length = ((PAGE - at % PAGE) as usize).min(N - done);
+            for (byte, host) in bytes[done..done + length].iter_mut().zip(host..) {
+                // SAFETY: as in `peek`; the bytes are those up to the end of the page.
+                *byte = unsafe { memory::read_host(host) };
+            }
+            done += length;
         }
         Ok(bytes)
+    }
+
+    /// Where the byte at a linear address is in the host, if the TLB knows its page to be plain RAM.
+    fn plain_read(&self, address: u64) -> Option<u64> {
+        let entry = self.tlb.entry(self.mode, address);
+        let offset = address ^ entry.read;
+        (offset < PAGE).then(|| entry.host + offset)
+    }
+
+    /// The same for a byte to be written.
+    fn plain_write(&self, address: u64) -> Option<u64> {
+        let entry = self.tlb.entry(self.mode, address);
+        let offset = address ^ entry.write;
+        (offset < PAGE).then(|| entry.host + offset)
     }
 
     /// Writes `N` bytes, or none if a part of them aborts.
@@ -165,10 +199,29 @@ impl Cpu {
             unsafe { memory::write_host(entry.host + offset, bytes) };
             return Ok(());
         }
+        self.store_bytes_slow(address, bytes)
+    }
+
+    /// As [`load_bytes_slow`](Self::load_bytes_slow).
+    #[cold]
+    #[inline(never)]
+    fn store_bytes_slow<const N: usize>(&mut self, address: u64, bytes: [u8; N]) -> Result<(), Abort> {
         self.require_aligned(self.mode, address, N as u64)?;
         self.probe_write(address, N as u64)?;
-        for (i, byte) in bytes.into_iter().enumerate() {
-            self.store_slow(self.mode, address.wrapping_add(i as u64), byte)?;
+        let mut done = 0;
+        while done < N {
+            let at = address.wrapping_add(done as u64);
+            let Some(host) = self.plain_write(at) else {
+                self.store_slow(self.mode, at, bytes[done])?;
+                done += 1;
+                continue;
+            };
+            let length = ((PAGE - at % PAGE) as usize).min(N - done);
+            for (byte, host) in bytes[done..done + length].iter().zip(host..) {
+                // SAFETY: as in `load_bytes_slow`.
+                unsafe { memory::write_host(host, *byte) };
+            }
+            done += length;
         }
         Ok(())
     }
