@@ -539,6 +539,10 @@ pub struct BenchArgs {
     /// median counts.
     #[arg(long, conflicts_with = "qemu")]
     pub binder: bool,
+    /// Measure what recording a trace costs instead: binder calls with and without `run --trace`, in pairs as with
+    /// `--binder`.
+    #[arg(long, conflicts_with_all = ["qemu", "binder"])]
+    pub trace: bool,
     /// QEMU's program, if it is not `qemu-system-x86_64`.
     #[arg(long, value_name = "FILE")]
     pub qemu: Option<PathBuf>,

@@ -6,7 +6,7 @@
 //! measured is CPU time of the contender's process and of nothing else. The runs of the contenders
 //! take turns, and the least of each counts. The soft engine also goes on from a snapshot of the booted
 //! image: `restore` is from the start of its process to the first output of its command. What a binder
-//! call costs is measured otherwise, in [`binder`].
+//! call costs, and recording it, is measured otherwise, in [`binder`].
 
 mod binder;
 mod contender;
@@ -46,6 +46,9 @@ pub type Measurements = Vec<(String, Measurement)>;
 pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     if args.binder {
         return binder::run(args);
+    }
+    if args.trace {
+        return binder::run_trace(args);
     }
     if PROGRAM.is_empty() {
         let message =

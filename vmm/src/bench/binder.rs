@@ -4,8 +4,11 @@
 //! the CPU time of the whole `bindervm` process for a run with calls less that of one without, by the number of calls.
 //! The two drivers take turns, and the median of all pairs counts. Doorbells, interrupts and instructions are counted
 //! and not measured: they are the same on every machine.
+//!
+//! What recording costs is measured the same way: calls of 4 bytes through our driver, with and without `--trace`.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -20,6 +23,10 @@ const SIZES: [usize; 6] = [4, 128, 1024, 4096, 16 << 10, 64 << 10];
 /// Calls of a run: enough to be seen beside the boot.
 const CALLS: u64 = 10_000;
 const DRIVERS: [&str; 2] = ["host", "kernel"];
+/// Calls of a run with or without a trace: more, because the difference is small.
+const TRACED_CALLS: u64 = 30_000;
+/// Bytes each way of a traced call.
+const TRACED_BYTES: usize = 4;
 
 /// What one run took and did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,9 +75,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         let mut calls: [Vec<Call>; 2] = Default::default();
         for _ in 0..args.runs.get() {
             for (driver, calls) in DRIVERS.iter().zip(&mut calls) {
-                let without = play(&args.image, driver, 0, bytes)?;
-                let with = play(&args.image, driver, CALLS, bytes)?;
-                calls.push(Call::between(&without, &with));
+                let without = play(&args.image, driver, 0, bytes, None)?;
+                let with = play(&args.image, driver, CALLS, bytes, None)?;
+                calls.push(Call::between(&without, &with, CALLS));
             }
         }
         let [host, kernel] = calls.map(median);
@@ -78,14 +85,85 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
         rows.push(Row { bytes, host, kernel, ratio });
     }
     let report = Report { image: args.image.clone(), calls: CALLS, pairs: args.runs.get(), load, rows };
-    output::print(|out| if args.json { report.json(out) } else { report.table(out) })
+    output::print(|out| if args.json { json(&report, out) } else { report.table(out) })
+}
+
+/// Measures what recording costs, and prints a table or JSON.
+pub fn run_trace(args: &BenchArgs) -> Result<(), Failure> {
+    let folder = tempfile::tempdir()
+        .map_err(|error| Failure::because(Code::Internal, "cannot make a temporary folder", error))?;
+    let file = folder.path().join("bench.trace");
+    let load = load();
+    let mut calls: [Vec<Call>; 2] = Default::default();
+    let mut bytes_a_call = 0.0;
+    for pair in 0..args.runs.get() {
+        eprintln!("bindervm: pair {} of {}", pair + 1, args.runs);
+        for (trace, calls) in [None, Some(file.as_path())].into_iter().zip(&mut calls) {
+            let size = || std::fs::metadata(&file).map_or(0, |file| file.len());
+            let without = play(&args.image, "host", 0, TRACED_BYTES, trace)?;
+            let begun = size();
+            let with = play(&args.image, "host", TRACED_CALLS, TRACED_BYTES, trace)?;
+            if trace.is_some() {
+                bytes_a_call = size().saturating_sub(begun) as f64 / TRACED_CALLS as f64;
+            }
+            calls.push(Call::between(&without, &with, TRACED_CALLS));
+        }
+    }
+    let [plain, traced] = calls.map(median);
+    let cost = traced.cpu_us / plain.cpu_us - 1.0;
+    let pairs = args.runs.get();
+    let report = TraceReport {
+        image: args.image.clone(),
+        calls: TRACED_CALLS,
+        pairs,
+        load,
+        plain,
+        traced,
+        cost,
+        bytes_a_call,
+    };
+    output::print(|out| if args.json { json(&report, out) } else { report.text(out) })
+}
+
+/// What recording a call costs.
+#[derive(Debug, Serialize)]
+struct TraceReport {
+    image: String,
+    calls: u64,
+    pairs: u32,
+    load: f64,
+    plain: Call,
+    traced: Call,
+    /// CPU time that a call takes more, by what it takes without a trace.
+    cost: f64,
+    /// What a call adds to the file.
+    bytes_a_call: f64,
+}
+
+impl TraceReport {
+    fn text(&self, out: &mut dyn Write) -> io::Result<()> {
+        let TraceReport { image, calls, pairs, load, plain, traced, cost, bytes_a_call } = self;
+        writeln!(
+            out,
+            "a call of {TRACED_BYTES} bytes: {:.2} us, recorded {:.2} us",
+            plain.cpu_us, traced.cpu_us
+        )?;
+        writeln!(out, "recording costs {:.1} % and {bytes_a_call:.0} bytes a call", cost * 100.0)?;
+        writeln!(out, "image {image}, CPU time, median of {pairs} pairs of {calls} calls; load {load:.1}")
+    }
+}
+
+fn json(report: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, report)?;
+    writeln!(out)
 }
 
 impl Call {
-    fn between(without: &Run, with: &Run) -> Call {
-        let each = |with: u64, without: u64| with.saturating_sub(without) as f64 / CALLS as f64;
+    /// What each of `count` calls took.
+    fn between(without: &Run, with: &Run, count: u64) -> Call {
+        let each = |with: u64, without: u64| with.saturating_sub(without) as f64 / count as f64;
         Call {
-            cpu_us: with.cpu.saturating_sub(without.cpu).as_secs_f64() * 1e6 / CALLS as f64,
+            cpu_us: with.cpu.saturating_sub(without.cpu).as_secs_f64() * 1e6 / count as f64,
             instructions: each(with.instructions, without.instructions),
             doorbells: each(with.doorbells, without.doorbells),
             interrupts: each(with.interrupts, without.interrupts),
@@ -102,14 +180,17 @@ fn median(mut calls: Vec<Call>) -> Call {
     call
 }
 
-/// One run of this very program.
-fn play(image: &str, driver: &str, calls: u64, bytes: usize) -> Result<Run, Failure> {
+/// One run of this very program, recorded if there is a file for it.
+fn play(image: &str, driver: &str, calls: u64, bytes: usize, trace: Option<&Path>) -> Result<Run, Failure> {
     let cannot = |what: &str, error: io::Error| Failure::because(Code::Internal, what.to_owned(), error);
     let own = std::env::current_exe().map_err(|error| cannot("cannot find bindervm itself", error))?;
     let status = tempfile::NamedTempFile::new().map_err(|error| cannot("cannot make a file", error))?;
     let mut command = Command::new(own);
     command.args(["run", image, "--engine", "soft", "--clock", "virtual", "--timeout", "300s"]);
     command.args(["--binder", driver, "--lsm", "cache", "--status"]).arg(status.path());
+    if let Some(trace) = trace {
+        command.arg("--trace").arg(trace);
+    }
     command.args(["--", "/bin/conformance", "bench", &calls.to_string(), &bytes.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let before = children_cpu_time();
@@ -153,11 +234,6 @@ fn load() -> f64 {
 }
 
 impl Report {
-    fn json(&self, out: &mut dyn Write) -> io::Result<()> {
-        serde_json::to_writer(&mut *out, self)?;
-        writeln!(out)
-    }
-
     fn table(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
@@ -209,7 +285,7 @@ mod tests {
             doorbells,
             interrupts: 0,
         };
-        let call = Call::between(&run(100, 1000, 16), &run(300, 1000 + 7 * CALLS, 16 + 3 * CALLS));
+        let call = Call::between(&run(100, 1000, 16), &run(300, 1000 + 7 * CALLS, 16 + 3 * CALLS), CALLS);
         assert_eq!((call.cpu_us, call.instructions, call.doorbells), (2e5 / CALLS as f64, 7.0, 3.0));
     }
 }
