@@ -56,6 +56,37 @@ fn a_store_into_two_pages_writes_neither_if_one_faults() {
     assert_eq!(cr2(&mut board), DATA + 0x1000, "CR2 names the byte that is missing");
 }
 
+/// FXSAVE of XMM15 to an area whose second half is in the next page, and back.
+fn save_across_the_edge(a: &mut CodeAssembler) {
+    a.mov(rax, 0x1122_3344_5566_7788u64).unwrap();
+    a.movq(xmm15, rax).unwrap();
+    a.fxsave64(ptr(DATA + 0xf00)).unwrap();
+    a.pxor(xmm15, xmm15).unwrap();
+    a.fxrstor64(ptr(DATA + 0xf00)).unwrap();
+    a.movq(rbx, xmm15).unwrap();
+    a.hlt().unwrap();
+}
+
+#[test]
+fn an_fxsave_area_may_lie_in_two_pages() {
+    let mut board = Board::new();
+    board.put(DATA + 0xef8, 1);
+    board.put(DATA + 0x1100, 2);
+    assert_eq!(board.run(save_across_the_edge), Exit::DeadHalt);
+    assert_eq!(board.vm.registers().gpr[3], 0x1122_3344_5566_7788);
+    assert_eq!(board.get(DATA + 0xf00 + 160 + 15 * 16), 0x1122_3344_5566_7788, "in the second page");
+    assert_eq!(board.get(DATA + 0xf18) >> 32, 0xffff, "MXCSR_MASK is in the first");
+    assert_eq!((board.get(DATA + 0xef8), board.get(DATA + 0x1100)), (1, 2), "and nothing beside it");
+}
+
+#[test]
+fn an_fxsave_into_two_pages_writes_neither_if_one_faults() {
+    let (mut board, frame) = fault(save_across_the_edge);
+    assert_eq!(frame.vector, 14);
+    assert_eq!(board.get(DATA + 0xf18), 0);
+    assert_eq!(cr2(&mut board), DATA + 0x1000);
+}
+
 #[test]
 fn a_repeated_move_stops_exactly_at_the_missing_page_and_can_go_on() {
     let mut board = Board::new();
