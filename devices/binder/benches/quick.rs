@@ -8,7 +8,6 @@ use criterion::measurement::Measurement;
 use shim::cpu_time::CpuTime;
 use shim::{Pair, Round, Shim};
 
-#[expect(dead_code, reason = "the other benchmark uses the rest")]
 mod shim;
 
 const ROUNDS: usize = 10;
