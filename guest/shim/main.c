@@ -21,6 +21,10 @@ static bool misc = true;
 module_param(misc, bool, 0444);
 MODULE_PARM_DESC(misc, "whether the devices are in /dev, too");
 
+static bool attempt_acquire;
+module_param(attempt_acquire, bool, 0444);
+MODULE_PARM_DESC(attempt_acquire, "OpenBinder's attempt-acquire commands, which no Linux driver has");
+
 struct workqueue_struct *vb_wq;
 
 /* The names of the devices are the system's: one virtio device can have them. */
@@ -231,7 +235,7 @@ static struct vb_device *vb_device_new(struct virtio_device *vdev)
 	return dev;
 }
 
-/* What the shim cannot work with is refused here, before the device is live. */
+/* What the shim cannot work with is refused here, before the device is live; what it shall not use is let go. */
 static int vb_validate(struct virtio_device *vdev)
 {
 	if (!virtio_has_feature(vdev, VIRTIO_F_VERSION_1)) {
@@ -243,6 +247,8 @@ static int vb_validate(struct virtio_device *vdev)
 		dev_err(&vdev->dev, "ACCESS_PLATFORM is not supported\n");
 		return -ENODEV;
 	}
+	if (!attempt_acquire)
+		__virtio_clear_bit(vdev, VB_F_ATTEMPT_ACQUIRE);
 	return 0;
 }
 
@@ -343,7 +349,7 @@ static int vb_restore(struct virtio_device *vdev)
 }
 #endif
 
-static const unsigned int vb_features[] = { VB_F_INLINE, VB_F_BINDERFS };
+static const unsigned int vb_features[] = { VB_F_INLINE, VB_F_BINDERFS, VB_F_ATTEMPT_ACQUIRE };
 
 static const struct virtio_device_id vb_ids[] = {
 	{ VB_DEVICE_ID, VIRTIO_DEV_ANY_ID },

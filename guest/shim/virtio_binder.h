@@ -38,6 +38,8 @@ typedef uint64_t __le64;
 #define VB_F_INLINE		0
 /* Feature bit: devices of binderfs (vb_open.device, CTX_DEL), LOG, vb_config.driver. */
 #define VB_F_BINDERFS		1
+/* Feature bit: attempt-acquire, which no Linux driver has; accepted only where it is asked for. */
+#define VB_F_ATTEMPT_ACQUIRE	2
 
 /* struct vb_config.driver: what the driver that the host follows has */
 #define VB_DRIVER_FREEZE_NOTIFICATION	1	/* features/freeze_notification */

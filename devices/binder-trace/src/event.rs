@@ -297,6 +297,10 @@ fn return_fields(about: Described, item: &Return) -> Described {
         Return::Transaction(data) => received(about, data, true),
         Return::TransactionSecCtx(data, secctx) => received(about, data, true).hex("secctx", *secctx),
         Return::Reply(data) => received(about, data, false),
+        Return::AcquireResult(value) => about.with("value", *value),
+        Return::AttemptAcquire { priority, ptr, cookie } => {
+            about.object(*ptr, *cookie).with("priority", *priority)
+        }
         Return::Increfs { ptr, cookie }
         | Return::Acquire { ptr, cookie }
         | Return::Release { ptr, cookie }

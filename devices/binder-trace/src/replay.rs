@@ -150,6 +150,10 @@ impl Replay {
             Step::Ram { guest, pieces } => {
                 self.ram.insert(*guest, pieces.clone());
             }
+            Step::Features { guest, attempt_acquire } => {
+                let domain = self.domain.as_mut().ok_or_else(no_start)?;
+                domain.accept_attempts(*guest, *attempt_acquire);
+            }
             Step::Message { guest, message } => {
                 self.message = Some((*guest, message.clone()));
                 self.recorded.clear();

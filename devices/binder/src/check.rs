@@ -229,7 +229,8 @@ impl Domain {
         let parked = matches!(activity, Activity::Parked(_));
         holds(waiting.is_none() || parked, "a thread that does not sleep is on a waiting list")?;
         if let Some(Delivery { seq: _, transaction, buffer }) = last_delivery {
-            let buffer = self.buffers.get(*buffer).is_none_or(|buffer| buffer.proc == *proc);
+            let buffer = buffer.and_then(|buffer| self.buffers.get(buffer));
+            let buffer = buffer.is_none_or(|buffer| buffer.proc == *proc);
             let call = transaction.and_then(|call| self.transactions.get(call));
             let call = call.is_none_or(|call| call.to_thread.is_none_or(|to| to == id));
             holds(buffer && call, "a thread was delivered what is not its own")?;
@@ -248,6 +249,7 @@ impl Domain {
             internal_strong,
             local_strong,
             local_weak,
+            surplus,
             refs,
             told_strong: _,
             told_weak: _,
@@ -266,7 +268,7 @@ impl Domain {
         let owned = owner.is_none_or(|owner| owner.is_some_and(|owner| owner.guest == *guest));
         holds(owned, "a node's owner is not there")?;
         holds(self.contexts.contains_key(context), "a node is of a context that is not there")?;
-        let counts = [internal_strong, local_strong, local_weak];
+        let counts = [internal_strong, local_strong, local_weak, surplus];
         holds(counts.iter().all(|count| **count < MAX_COUNT), "a node's counts are too high")?;
         for (debug_id, entry) in refs {
             let entry = self.refs.get(*entry);
@@ -291,7 +293,7 @@ impl Domain {
         let Transaction {
             debug_id: _,
             guest,
-            is_reply: _,
+            kind: _,
             from: _,
             sender: _,
             from_parent: _,
@@ -439,6 +441,7 @@ impl Domain {
             fputs: _,
             events,
             contexts,
+            attempt_acquire: _,
             counters: _,
             totals: _,
             log,

@@ -95,7 +95,10 @@ impl Domain {
             Command::Decrefs { handle } => self.dec_handle(cx, thread, handle, false),
             Command::IncrefsDone { ptr, cookie } => self.node_done(cx, thread, ptr, cookie, false),
             Command::AcquireDone { ptr, cookie } => self.node_done(cx, thread, ptr, cookie, true),
-            Command::AttemptAcquire { .. } | Command::AcquireResult(_) => return Step::Error(Errno::EINVAL),
+            Command::AttemptAcquire { priority, handle } => {
+                return step(self.attempt_acquire(cx, call, priority, handle));
+            }
+            Command::AcquireResult(value) => return step(self.acquire_result(cx, call, value)),
             Command::RegisterLooper => self.register_looper(cx, thread),
             Command::EnterLooper => self.set_looper(cx, thread, looper::ENTERED, looper::REGISTERED),
             Command::ExitLooper => self.set_looper(cx, thread, looper::EXITED, 0),

@@ -92,6 +92,8 @@ pub(crate) struct Guest {
     pub events: VecDeque<(ThreadId, Notice)>,
     /// binderfs devices with a context.
     pub contexts: u32,
+    /// Its driver takes part in attempt-acquire.
+    pub attempt_acquire: bool,
     /// Commands and returns of its processes, the ended ones included.
     pub counters: Counters,
     /// Objects ever made.
@@ -503,6 +505,7 @@ impl Domain {
             state.fputs.clear();
             state.events.clear();
             state.contexts = 0;
+            state.attempt_acquire = false;
         }
         // Its devices are gone with its epoch; so is everybody who could hold on to them.
         self.contexts.retain(|_, context| context.device.is_none_or(|(owner, _)| owner != guest));

@@ -24,7 +24,7 @@
 //!
 //! [`Domain::handle`] → `lifecycle` (open, mmap, flush, release), `ioctl`, `poll` → `suspend`
 //! (the life of a BINDER_WRITE_READ) → `commands` (the write half, the one place that executes BC
-//! commands) → `transaction` (judge, copy, enqueue), `refs`, `node`, `death`, `freeze` → `read` (the
+//! commands) → `transaction` (judge, copy, enqueue), `refs`, `node`, `death`, `freeze`, `attempt` → `read` (the
 //! read half, the one place that makes BR returns) → `wake` (the woken threads read). [`faults`] may step in
 //! before a transaction is queued.
 //!
@@ -33,6 +33,7 @@
 
 mod ahead;
 mod arena;
+mod attempt;
 mod buffer;
 mod check;
 mod commands;

@@ -202,9 +202,13 @@ impl Domain {
             self.send_failed_reply(cx, call, br::DEAD_REPLY);
         }
         for work in works {
-            self.release_work(cx, work);
-            // Node work goes on in the process, else its owner would never hear of it (B248).
-            if let Work::Node(_) = work {
+            let Work::Node(id) = work else {
+                self.release_work(cx, work);
+                continue;
+            };
+            // Node work goes on in the process, else its owner would never hear of it (B248). The end of the
+            // calls above may have queued it there already.
+            if self.nodes.get(id).is_some_and(|node| node.place.is_none()) {
                 self.enqueue(Queue::Proc(thread.proc), work);
                 self.wake_proc(cx, thread.proc);
             }

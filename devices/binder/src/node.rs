@@ -32,6 +32,9 @@ pub(crate) struct Node {
     pub internal_strong: u32,
     pub local_strong: u32,
     pub local_weak: u32,
+    /// Strong counts that the owner took for the driver beyond the one that it was told to take: BR_RELEASE is
+    /// due for each ([`attempt`](crate::attempt)).
+    pub surplus: u32,
     /// Refs by debug id, the latest last.
     pub refs: BTreeMap<DebugId, RefId>,
     /// What the owner was told.
@@ -102,6 +105,7 @@ impl Domain {
             internal_strong: 0,
             local_strong: 0,
             local_weak: 0,
+            surplus: 0,
             refs: BTreeMap::new(),
             told_strong: false,
             told_weak: false,

@@ -60,12 +60,14 @@ pub mod br {
     pub const TRANSACTION_SEC_CTX: u32 = 0x8048_7202;
     pub const TRANSACTION: u32 = 0x8040_7202;
     pub const REPLY: u32 = 0x8040_7203;
+    pub const ACQUIRE_RESULT: u32 = 0x8004_7204;
     pub const DEAD_REPLY: u32 = 0x0000_7205;
     pub const TRANSACTION_COMPLETE: u32 = 0x0000_7206;
     pub const INCREFS: u32 = 0x8010_7207;
     pub const ACQUIRE: u32 = 0x8010_7208;
     pub const RELEASE: u32 = 0x8010_7209;
     pub const DECREFS: u32 = 0x8010_720a;
+    pub const ATTEMPT_ACQUIRE: u32 = 0x8018_720b;
     pub const NOOP: u32 = 0x0000_720c;
     pub const SPAWN_LOOPER: u32 = 0x0000_720d;
     pub const DEAD_BINDER: u32 = 0x8008_720f;
@@ -388,6 +390,8 @@ pub enum Return {
     /// The second field is the user address of the sender's security context.
     TransactionSecCtx(TransactionData, u64),
     Reply(TransactionData),
+    /// What became of BC_ATTEMPT_ACQUIRE: 1 or 0.
+    AcquireResult(i32),
     DeadReply,
     TransactionComplete,
     Increfs {
@@ -403,6 +407,12 @@ pub enum Return {
         cookie: u64,
     },
     Decrefs {
+        ptr: u64,
+        cookie: u64,
+    },
+    /// `struct binder_pri_ptr_cookie`: the owner is to say whether the object can be held strongly.
+    AttemptAcquire {
+        priority: i32,
         ptr: u64,
         cookie: u64,
     },
@@ -435,12 +445,14 @@ impl Return {
             Return::Transaction(_) => br::TRANSACTION,
             Return::TransactionSecCtx(..) => br::TRANSACTION_SEC_CTX,
             Return::Reply(_) => br::REPLY,
+            Return::AcquireResult(_) => br::ACQUIRE_RESULT,
             Return::DeadReply => br::DEAD_REPLY,
             Return::TransactionComplete => br::TRANSACTION_COMPLETE,
             Return::Increfs { .. } => br::INCREFS,
             Return::Acquire { .. } => br::ACQUIRE,
             Return::Release { .. } => br::RELEASE,
             Return::Decrefs { .. } => br::DECREFS,
+            Return::AttemptAcquire { .. } => br::ATTEMPT_ACQUIRE,
             Return::Noop => br::NOOP,
             Return::SpawnLooper => br::SPAWN_LOOPER,
             Return::DeadBinder { .. } => br::DEAD_BINDER,
@@ -477,6 +489,13 @@ impl Return {
                 out.extend(cookie.to_le_bytes());
                 out.extend(u64::from(is_frozen).to_le_bytes());
             }
+            Return::AcquireResult(value) => out.extend(value.to_le_bytes()),
+            Return::AttemptAcquire { priority, ptr, cookie } => {
+                // The structure has a hole after its first field.
+                out.extend(u64::from(priority as u32).to_le_bytes());
+                out.extend(ptr.to_le_bytes());
+                out.extend(cookie.to_le_bytes());
+            }
             Return::Error
             | Return::DeadReply
             | Return::TransactionComplete
@@ -498,12 +517,16 @@ impl Return {
             br::TRANSACTION => Return::Transaction(TransactionData::read(r)?),
             br::TRANSACTION_SEC_CTX => Return::TransactionSecCtx(TransactionData::read(r)?, r.u64()?),
             br::REPLY => Return::Reply(TransactionData::read(r)?),
+            br::ACQUIRE_RESULT => Return::AcquireResult(r.u32()? as i32),
             br::DEAD_REPLY => Return::DeadReply,
             br::TRANSACTION_COMPLETE => Return::TransactionComplete,
             br::INCREFS => Return::Increfs { ptr: r.u64()?, cookie: r.u64()? },
             br::ACQUIRE => Return::Acquire { ptr: r.u64()?, cookie: r.u64()? },
             br::RELEASE => Return::Release { ptr: r.u64()?, cookie: r.u64()? },
             br::DECREFS => Return::Decrefs { ptr: r.u64()?, cookie: r.u64()? },
+            br::ATTEMPT_ACQUIRE => {
+                Return::AttemptAcquire { priority: r.u64()? as u32 as i32, ptr: r.u64()?, cookie: r.u64()? }
+            }
             br::NOOP => Return::Noop,
             br::SPAWN_LOOPER => Return::SpawnLooper,
             br::DEAD_BINDER => Return::DeadBinder { cookie: r.u64()? },

@@ -8,6 +8,7 @@ use crate::message::{Creds, MAX_RESULT};
 use crate::protocol::{Return, SENDER_PID_OFFSET, TransactionData, br};
 use crate::thread::{Call, Delivery, Read, ReadPhase};
 use crate::trace::{TraceEvent, UserError};
+use crate::transaction::{Kind, Transaction};
 use crate::work::{Completion, Queue, Work};
 
 /// Room that must be free before an item is taken: the longest one and a word (B072).
@@ -30,7 +31,7 @@ pub(crate) enum ReadFlow {
 }
 
 /// What an item does to the read.
-enum Taken {
+pub(crate) enum Taken {
     /// The read goes on.
     Next,
     /// It ends (B090).
@@ -39,7 +40,7 @@ enum Taken {
 }
 
 impl Read {
-    fn push(&mut self, item: Return) {
+    pub(crate) fn push(&mut self, item: Return) {
         if self.bytes.capacity() == 0 {
             // For what most reads have: a transaction and a few words.
             self.bytes.reserve_exact(FIRST_ROOM);
@@ -174,10 +175,15 @@ impl Domain {
                 call.read.push(match completion {
                     Completion::SpamSuspect if detects => Return::OnewaySpamSuspect,
                     Completion::PendingFrozen => Return::TransactionPendingFrozen,
+                    Completion::Acquire(granted) => Return::AcquireResult(granted.into()),
                     Completion::Sent | Completion::SpamSuspect => Return::TransactionComplete,
                 });
             }
             Work::Node(id) => {
+                if let Some(item) = self.give_back(call.thread, id) {
+                    call.read.push(item);
+                    return Taken::Next;
+                }
                 for item in self.tell_owner(cx, id) {
                     call.read.push(item);
                 }
@@ -216,6 +222,9 @@ impl Domain {
     }
 
     fn take_transaction(&mut self, cx: &mut Cx<'_>, call: &mut Call, id: TransactionId) -> Taken {
+        if let Some(&Transaction { kind: Kind::Attempt { reference }, .. }) = self.transactions.get(id) {
+            return self.take_attempt(cx, call, id, reference);
+        }
         self.schedule_callee(call, id);
         let Some(transaction) = self.transactions.get(id) else { return Taken::Next };
         if !transaction.files.is_empty() {
@@ -252,12 +261,12 @@ impl Domain {
         };
         let offset = (call.read.bytes.len() + 4 + SENDER_PID_OFFSET) as u32;
         call.read.creds = Some(Creds { offset, proc: sender });
-        call.read.push(match (transaction.is_reply, transaction.secctx) {
+        call.read.push(match (transaction.is_reply(), transaction.secctx) {
             (true, _) => Return::Reply(data),
             (false, Some(secctx)) => Return::TransactionSecCtx(data, secctx),
             (false, None) => Return::Transaction(data),
         });
-        let stays = !transaction.is_reply && !transaction.is_oneway();
+        let stays = !transaction.is_reply() && !transaction.is_oneway();
         let (debug_id, seq) = (transaction.debug_id, call.header.seq);
         self.trace_thread(cx, call.thread, |to| TraceEvent::TransactionDelivered {
             id: debug_id,
@@ -269,7 +278,7 @@ impl Domain {
         }
         if let Some(thread) = self.threads.get_mut(call.thread) {
             let transaction = stays.then_some(id);
-            thread.last_delivery = Some(Delivery { seq, transaction, buffer: buffer_id });
+            thread.last_delivery = Some(Delivery { seq, transaction, buffer: Some(buffer_id) });
             if let (true, Some(transaction)) = (stays, self.transactions.get_mut(id)) {
                 transaction.to_parent = thread.stack.replace(id);
                 transaction.to_thread = Some(call.thread);
@@ -290,7 +299,7 @@ impl Domain {
         fds: Option<&[u32]>,
     ) -> Option<ReadFlow> {
         let transaction = self.transactions.get(id)?;
-        let (is_reply, buffer, files) = (transaction.is_reply, transaction.buffer, transaction.files.len());
+        let (is_reply, buffer, files) = (transaction.is_reply(), transaction.buffer, transaction.files.len());
         let fds = fds.filter(|fds| fds.len() == files);
         if fds.is_some_and(|fds| self.write_fds(cx, id, fds)) {
             return match self.deliver(cx, call, id) {
@@ -346,7 +355,9 @@ impl Domain {
             transaction.to_thread = None;
             self.cleanup_transaction(cx, id, br::FAILED_REPLY);
         }
-        self.free_buffer(cx, delivery.buffer, None);
+        if let Some(buffer) = delivery.buffer {
+            self.free_buffer(cx, buffer, None);
+        }
     }
 }
 

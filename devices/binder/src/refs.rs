@@ -147,15 +147,8 @@ impl Domain {
         strong: bool,
     ) -> Result<(), Errno> {
         let Some(proc) = self.thread_proc(thread) else { return Ok(()) };
-        if handle == 0
-            && let Some(manager) = self.manager_of(proc)
-        {
-            if self.nodes.get(manager).is_some_and(|node| node.owner == Some(proc)) {
-                return Err(Errno::EINVAL);
-            }
-            if self.inc_ref_for_node(cx, proc, manager, strong, None).is_ok() {
-                return Ok(());
-            }
+        if handle == 0 && self.inc_manager(cx, proc, strong)? {
+            return Ok(());
         }
         let done = match self.find_ref(proc, handle, strong) {
             Some(id) => self.inc_ref(id, strong, None).is_ok(),
@@ -165,6 +158,16 @@ impl Domain {
             self.user_error(cx, thread, UserError::BadHandle(handle));
         }
         Ok(())
+    }
+
+    /// Adds a count on the manager, which every process knows as 0. False: there is none. `EINVAL`: it is the
+    /// process's own.
+    pub(crate) fn inc_manager(&mut self, cx: &mut Cx<'_>, proc: ProcId, strong: bool) -> Result<bool, Errno> {
+        let Some(manager) = self.manager_of(proc) else { return Ok(false) };
+        if self.nodes.get(manager).is_some_and(|node| node.owner == Some(proc)) {
+            return Err(Errno::EINVAL);
+        }
+        Ok(self.inc_ref_for_node(cx, proc, manager, strong, None).is_ok())
     }
 
     /// BC_RELEASE, BC_DECREFS. Misuse is silent (B259).

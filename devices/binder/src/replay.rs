@@ -25,6 +25,13 @@ pub enum Step {
         /// Where.
         pieces: Vec<(Pfn, u64)>,
     },
+    /// The guest's driver is ready: what it accepts.
+    Features {
+        /// Whose driver.
+        guest: GuestId,
+        /// [`Domain::accept_attempts`].
+        attempt_acquire: bool,
+    },
     /// A message is going to be handled.
     Message {
         /// From which guest.

@@ -164,7 +164,7 @@ impl Domain {
         let proc = self.procs.get(&call.proc());
         let default = proc.map_or(Scheduling::default(), |proc| proc.default_sched);
         let Some(transaction) = self.transactions.get_mut(id) else { return };
-        if transaction.is_reply {
+        if transaction.is_reply() {
             return;
         }
         transaction.saved_sched = Some(call.sched);

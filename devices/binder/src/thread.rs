@@ -144,7 +144,8 @@ pub(crate) struct Delivery {
     pub seq: Seq,
     /// Present while the call is to be answered.
     pub transaction: Option<TransactionId>,
-    pub buffer: crate::arena::BufferId,
+    /// A question of attempt-acquire has none.
+    pub buffer: Option<crate::arena::BufferId>,
 }
 
 /// A `BINDER_WRITE_READ` under way.

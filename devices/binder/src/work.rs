@@ -25,7 +25,7 @@ pub(crate) enum Work {
     Freeze(FreezeId),
 }
 
-/// How a send ended well.
+/// How a command ended that is answered with a word of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Completion {
     Sent,
@@ -33,6 +33,8 @@ pub(crate) enum Completion {
     PendingFrozen,
     /// Spam is suspected (B138).
     SpamSuspect,
+    /// BC_ATTEMPT_ACQUIRE is over: whether the ref is strong.
+    Acquire(bool),
 }
 
 /// A queue of the domain.

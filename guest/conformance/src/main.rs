@@ -31,6 +31,7 @@ usage: conformance list                           the cases and what each covers
        conformance run [CASE...]                  play cases (all by default), transcript on stdout
        conformance run binderfs                   play those that need binderfs, which the default leaves out
        conformance run race                       play those that need huge pages, secret memory and /dev/mem
+       conformance run attempt                    play those about attempt-acquire, which the module must be loaded with
        conformance selinux                        load the policy of the image `selinux`, play the cases about it
        conformance count                          a fixed workload; the commands each process wrote and read
        conformance canary TOKEN                   calls that carry TOKEN, a batch for each line on stdin

@@ -294,7 +294,7 @@ pub enum Return {
     Bare(u32),
     /// A transaction or a reply.
     Delivery(Delivery),
-    /// An item with ptr and cookie, or with a cookie alone, or anything else made of 64-bit words.
+    /// An item with ptr and cookie, or with a cookie alone, or anything else made of 64-bit words or of one 32-bit word.
     Words(u32, Vec<u64>),
     /// Bytes that are no item of the protocol.
     Garbage(Vec<u8>),
@@ -353,6 +353,7 @@ fn decode_one(bytes: &[u8]) -> Option<(Return, usize)> {
             secctx: (word == br::TRANSACTION_SEC_CTX).then(|| full(64)),
         }),
         _ if size == 0 => Return::Bare(word),
+        _ if size == 4 => Return::Words(word, vec![half(0).into()]),
         _ if size % 8 == 0 => Return::Words(word, (0..size).step_by(8).map(full).collect()),
         _ => return None,
     };

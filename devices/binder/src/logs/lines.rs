@@ -9,7 +9,7 @@ use crate::node::Node;
 use crate::proc::Proc;
 use crate::thread::{Activity, Thread};
 use crate::transaction::Transaction;
-use crate::work::Work;
+use crate::work::{Completion, Work};
 
 /// `WAITING` among the looper bits: asleep in a read (B094).
 const WAITING: u8 = 0x10;
@@ -175,9 +175,9 @@ impl Printer<'_> {
             t.sched.logged(),
         )?;
         if profile.tells_async() {
-            write!(self.out, " a{} r{}", u8::from(t.is_oneway()), u8::from(t.is_reply))?;
+            write!(self.out, " a{} r{}", u8::from(t.is_oneway()), u8::from(t.is_reply()))?;
         } else {
-            write!(self.out, " r{}", u8::from(!t.is_oneway() && !t.is_reply))?;
+            write!(self.out, " r{}", u8::from(!t.is_oneway() && !t.is_reply()))?;
         }
         if profile.tells_offsets() {
             let elapsed = self.scope.now.map_or(0, |now| now.wrapping_sub(t.started));
@@ -215,6 +215,7 @@ impl Printer<'_> {
             }
             // Only threads have errors, and they print them themselves.
             Work::ReturnError | Work::ReplyError => return Ok(()),
+            Work::Complete(Completion::Acquire(_)) => "acquire result",
             Work::Complete(_) => "transaction complete",
             Work::Death(id) => match self.domain.deaths.get(id).map(|death| death.state) {
                 Some(DeathState::Dead) => "has dead binder",

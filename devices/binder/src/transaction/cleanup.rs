@@ -1,7 +1,6 @@
 //! How transactions and buffers end.
 
-use crate::arena::NodeId;
-use crate::arena::{BufferId, ThreadId, TransactionId};
+use crate::arena::{BufferId, NodeId, ThreadId, TransactionId};
 use crate::buffer::Held;
 use crate::domain::{Cx, Domain};
 use crate::ids::{GuestId, ProcId, Token};
@@ -24,6 +23,12 @@ impl Domain {
         }
         if let Some(buffer) = transaction.buffer.and_then(|id| self.buffers.get_mut(id)) {
             buffer.transaction = None;
+        }
+        if let (true, Some(node)) = (transaction.is_attempt(), transaction.node) {
+            // The owner's pointer need not stay good any longer. A dead owner's node has no local counts.
+            if self.nodes.get(node).is_some_and(|node| node.owner.is_some()) {
+                self.dec_node(cx, node, false, Side::Local);
+            }
         }
         for file in transaction.files {
             self.put_file(transaction.guest, file.token);
@@ -50,7 +55,7 @@ impl Domain {
     /// Ends an undelivered transaction: a call fails back to its sender.
     pub(crate) fn cleanup_transaction(&mut self, cx: &mut Cx<'_>, id: TransactionId, code: u32) {
         let Some(transaction) = self.transactions.get(id) else { return };
-        if transaction.is_reply || transaction.is_oneway() {
+        if transaction.is_reply() || transaction.is_oneway() {
             let debug_id = transaction.debug_id;
             cx.trace(|| TraceEvent::TransactionFailed { id: debug_id, code, to: None });
             self.free_transaction(cx, id);
@@ -67,13 +72,20 @@ impl Domain {
             let Some(transaction) = self.transactions.get(id) else { return };
             let debug_id = transaction.debug_id;
             let waiting = transaction.from.filter(|thread| self.threads.get(*thread).is_some());
+            let attempt = transaction.is_attempt();
             next = transaction.from_parent;
             if let Some(thread) = waiting {
-                let to = Some(self.party(thread));
-                cx.trace(|| TraceEvent::TransactionFailed { id: debug_id, code, to });
+                if !attempt {
+                    let to = Some(self.party(thread));
+                    cx.trace(|| TraceEvent::TransactionFailed { id: debug_id, code, to });
+                }
                 self.pop_sent(thread, id);
                 self.free_transaction(cx, id);
-                self.fail_waiting(cx, thread, code);
+                if attempt {
+                    self.tell_acquired(cx, thread, false);
+                } else {
+                    self.fail_waiting(cx, thread, code);
+                }
                 return;
             }
             self.free_transaction(cx, id);

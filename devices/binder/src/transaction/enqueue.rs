@@ -1,6 +1,6 @@
 //! The queues that a finished transaction goes to.
 
-use crate::arena::{NodeId, TransactionId};
+use crate::arena::{NodeId, ThreadId, TransactionId};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
 use crate::ids::ProcId;
@@ -65,21 +65,33 @@ impl Domain {
             self.enqueue_ready(s.thread, Work::Complete(completion));
         } else {
             self.enqueue(Queue::Thread(s.thread), Work::Complete(Completion::Sent));
-            if let Some(thread) = self.threads.get_mut(s.thread) {
-                let below = thread.stack.replace(id);
-                if let Some(transaction) = self.transactions.get_mut(id) {
-                    transaction.from_parent = below;
-                }
-            }
-            match s.target_thread {
-                Some(thread) => {
-                    self.enqueue_ready(thread, Work::Transaction(id));
-                    self.wake_thread(cx, thread);
-                }
-                None => self.offer(cx, target, Work::Transaction(id)),
-            }
+            self.put_call(cx, s.thread, id, target, s.target_thread);
         }
         Ok(())
+    }
+
+    /// Puts a call on its sender's stack, and hands it to a thread that waits below it, or to the process.
+    pub(crate) fn put_call(
+        &mut self,
+        cx: &mut Cx<'_>,
+        sender: ThreadId,
+        id: TransactionId,
+        target: ProcId,
+        target_thread: Option<ThreadId>,
+    ) {
+        if let Some(thread) = self.threads.get_mut(sender) {
+            let below = thread.stack.replace(id);
+            if let Some(transaction) = self.transactions.get_mut(id) {
+                transaction.from_parent = below;
+            }
+        }
+        match target_thread {
+            Some(thread) => {
+                self.enqueue_ready(thread, Work::Transaction(id));
+                self.wake_thread(cx, thread);
+            }
+            None => self.offer(cx, target, Work::Transaction(id)),
+        }
     }
 
     /// At most one oneway of a node is in the target's hands (B146); the rest waits.

@@ -15,7 +15,7 @@ pub(crate) mod send;
 
 use serde::{Deserialize, Serialize};
 
-use crate::arena::{BufferId, NodeId, ThreadId, TransactionId};
+use crate::arena::{BufferId, NodeId, RefId, ThreadId, TransactionId};
 use crate::errno::Errno;
 use crate::fetched::Fetched;
 use crate::ids::{DebugId, GuestId, Kuid, ProcId, Token};
@@ -34,13 +34,27 @@ pub(crate) struct FileFixup {
     pub close: bool,
 }
 
+/// What a transaction is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    /// A call or, with TF_ONE_WAY, a oneway.
+    Call,
+    Reply,
+    /// An owner is asked for a strong count ([`attempt`](crate::attempt)): a call without a buffer. `code` is
+    /// the priority that it was sent with.
+    Attempt {
+        /// The ref of the asker.
+        reference: RefId,
+    },
+}
+
 /// A transaction that was sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Transaction {
     pub debug_id: DebugId,
     /// Whose quota it counts against.
     pub guest: GuestId,
-    pub is_reply: bool,
+    pub kind: Kind,
     /// The waiting sender; `None` for oneways and replies, and when the thread is gone.
     pub from: Option<ThreadId>,
     /// As it was when it was sent, for traces and TF_UPDATE_TXN.
@@ -68,8 +82,16 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
+    pub(crate) fn is_reply(&self) -> bool {
+        self.kind == Kind::Reply
+    }
+
+    pub(crate) fn is_attempt(&self) -> bool {
+        matches!(self.kind, Kind::Attempt { .. })
+    }
+
     pub(crate) fn is_oneway(&self) -> bool {
-        !self.is_reply && self.flags & tf::ONE_WAY != 0
+        self.kind == Kind::Call && self.flags & tf::ONE_WAY != 0
     }
 }
 

@@ -1,12 +1,12 @@
 //! Sending: BC_TRANSACTION and BC_REPLY in B117's order of checks, suspended where the guest must help.
 
-use crate::arena::BufferId;
+use crate::arena::{BufferId, ThreadId};
 use crate::buffer::{Buffer, Sizes, align8};
 use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
 use crate::fetched::Fetched;
-use crate::ids::GuestId;
+use crate::ids::{GuestId, ProcId};
 use crate::limits::LsmMode;
 use crate::memory::UserMemory;
 use crate::message::{Answer, LsmQuestion, Need};
@@ -16,7 +16,7 @@ use crate::thread::Call;
 use crate::trace::{MAX_OBJECTS, ObjectRecord, Party, SentObject, TraceEvent, TransactionRecord, UserError};
 use crate::transaction::copy::Copier;
 use crate::transaction::objects::{Plan, What};
-use crate::transaction::{FileFixup, SendError, Sending, Stage, Transaction, extended};
+use crate::transaction::{FileFixup, Kind, SendError, Sending, Stage, Transaction, extended};
 use crate::work::Work;
 
 impl Sending {
@@ -160,8 +160,8 @@ impl Domain {
         let protocol = SendError::failed(Errno::EPROTO);
         let thread = self.threads.get_mut(s.thread).ok_or(protocol)?;
         let id = thread.stack.ok_or(protocol)?;
-        let transaction =
-            self.transactions.get(id).filter(|t| t.to_thread == Some(s.thread)).ok_or(protocol)?;
+        let called = |t: &&Transaction| t.to_thread == Some(s.thread) && !t.is_attempt();
+        let transaction = self.transactions.get(id).filter(called).ok_or(protocol)?;
         let (saved, from) = (transaction.saved_sched, transaction.from);
         thread.stack = transaction.to_parent;
         s.in_reply_to = Some(id);
@@ -227,25 +227,38 @@ impl Domain {
         if s.is_oneway() {
             return Ok(());
         }
-        let protocol = SendError::failed(Errno::EPROTO);
-        let thread = self.threads.get(s.thread).ok_or(protocol)?;
-        if matches!(thread.todo.first(), Some(Work::Transaction(_))) {
-            return Err(protocol);
+        if !self.may_call(s.thread) {
+            return Err(SendError::failed(Errno::EPROTO));
         }
-        let Some(top) = thread.stack else { return Ok(()) };
-        if self.transactions.get(top).is_none_or(|top| top.to_thread != Some(s.thread)) {
-            return Err(protocol);
-        }
-        let mut next = Some(top);
+        s.target_thread = s.target_proc.and_then(|target| self.nested_target(s.thread, target));
+        Ok(())
+    }
+
+    /// Whether a thread may wait for an answer: it has no call to read first, nor waits for another one.
+    pub(crate) fn may_call(&self, thread: ThreadId) -> bool {
+        let Some(object) = self.threads.get(thread) else { return false };
+        let called = matches!(object.todo.first(), Some(Work::Transaction(_)));
+        let top = |id| self.transactions.get(id).is_some_and(|top| top.to_thread == Some(thread));
+        !called && object.stack.is_none_or(top)
+    }
+
+    /// The thread of `target` that waits, directly or not, for what this thread is doing.
+    pub(crate) fn nested_target(&self, thread: ThreadId, target: ProcId) -> Option<ThreadId> {
+        let mut next = self.threads.get(thread)?.stack;
         while let Some(transaction) = next.and_then(|id| self.transactions.get(id)) {
-            let from = transaction.from.filter(|from| self.thread_proc(*from) == s.target_proc);
+            let from = transaction.from.filter(|from| self.thread_proc(*from) == Some(target));
             if from.is_some() {
-                s.target_thread = from;
-                break;
+                return from;
             }
             next = transaction.from_parent;
         }
-        Ok(())
+        None
+    }
+
+    /// Whether a guest may send nothing more for now.
+    pub(crate) fn over_transactions(&self, guest: GuestId) -> bool {
+        let used = self.guests.get(&guest).map_or(0, |guest| guest.transactions.max(guest.completions));
+        used >= self.limits.max_transactions
     }
 
     /// Security context and space in the target.
@@ -266,10 +279,9 @@ impl Domain {
         }
         let over =
             |used: u32, max: u32| if used >= max { Err(SendError::failed(Errno::ENOMEM)) } else { Ok(()) };
-        over(
-            self.guests.get(&sender_guest).map_or(0, |g| g.transactions.max(g.completions)),
-            self.limits.max_transactions,
-        )?;
+        if self.over_transactions(sender_guest) {
+            return Err(SendError::failed(Errno::ENOMEM));
+        }
         let secctx = s.secctx.as_ref().map_or(0, |label| align8(label.len() as u64));
         let extra = s.buffers_size.checked_add(secctx).ok_or(SendError::failed(Errno::EINVAL))?;
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
@@ -365,7 +377,7 @@ impl Domain {
         let transaction = Transaction {
             debug_id: s.debug_id,
             guest,
-            is_reply: s.reply,
+            kind: if s.reply { Kind::Reply } else { Kind::Call },
             from: (!s.reply && !s.is_oneway()).then_some(s.thread),
             sender: self.party(s.thread),
             from_parent: None,

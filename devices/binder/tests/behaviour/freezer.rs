@@ -10,7 +10,7 @@ use crate::world::*;
 const TC: Return = Return::TransactionComplete;
 
 impl World {
-    fn frozen_info(&mut self, th: Th, pid: u32) -> (u32, u32) {
+    pub fn frozen_info(&mut self, th: Th, pid: u32) -> (u32, u32) {
         let mut arg = pid.to_le_bytes().to_vec();
         arg.resize(12, 0);
         let (errno, bytes) = self.ioctl(th, ioctl::GET_FROZEN_INFO, &arg);

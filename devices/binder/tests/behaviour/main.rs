@@ -1,6 +1,7 @@
 //! The core's behaviours, one test each, driven through a fake shim. `covers:` names BINDER.md's items.
 
 mod abuse;
+mod attempts;
 mod calls;
 mod deaths;
 mod faults;

@@ -225,7 +225,7 @@ impl VirtioDevice for BinderDevice {
 
     fn features(&self) -> u64 {
         let inline = if self.late.is_none() { 1 << wire::F_INLINE } else { 0 };
-        inline | 1 << wire::F_BINDERFS
+        inline | 1 << wire::F_BINDERFS | 1 << wire::F_ATTEMPT_ACQUIRE
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -255,7 +255,7 @@ impl VirtioDevice for BinderDevice {
             // A driver that does not look at the rings after its kick would never see an answer.
             return Err(ActivateError::Features(guest.features));
         }
-        self.world.enter(&guest.ram);
+        self.world.enter(&guest.ram, guest.features & (1 << wire::F_ATTEMPT_ACQUIRE) != 0);
         self.active = Some(Active { ram: guest.ram, requests, events, interrupt: guest.interrupt });
         Ok(())
     }
@@ -412,9 +412,9 @@ impl Active {
 impl World {
     /// The driver is ready: its guest's RAM may be used. The recording, if it is for replay, gets that and
     /// the domain as it is now.
-    fn enter(&mut self, ram: &Arc<GuestRam>) {
+    fn enter(&mut self, ram: &Arc<GuestRam>, attempt_acquire: bool) {
         let mut shared = self.domain.lock_anyway();
-        shared.enter(self.guest, ram.clone());
+        shared.enter(self.guest, ram.clone(), attempt_acquire);
         if !self.recorder.replays() {
             return;
         }
@@ -422,6 +422,7 @@ impl World {
             self.recorder.step(Step::Start(Box::new(shared.domain.clone())));
             self.replay_begun = true;
         }
+        self.recorder.step(Step::Features { guest: self.guest, attempt_acquire });
         let page = wire::PAGE as u64;
         let pieces = ram.iter().map(|piece| (Pfn(piece.start_addr().0 / page), piece.len() / page));
         self.recorder.step(Step::Ram { guest: self.guest, pieces: pieces.collect() });

@@ -88,9 +88,10 @@ impl SharedDomain {
 }
 
 impl Shared {
-    /// The guest's driver is ready.
-    pub(super) fn enter(&mut self, guest: GuestId, ram: Arc<GuestRam>) {
+    /// The guest's driver is ready, and accepts attempt-acquire or not.
+    pub(super) fn enter(&mut self, guest: GuestId, ram: Arc<GuestRam>, attempt_acquire: bool) {
         self.guests.rams.insert(guest, ram);
+        self.domain.accept_attempts(guest, attempt_acquire);
     }
 
     /// The guest's driver is gone; from here on nobody touches its pages. Gives what it had left.

@@ -25,6 +25,8 @@ pub const EVENT_BYTES: usize = 192;
 pub const F_INLINE: u32 = 0;
 /// Feature bit: devices of binderfs, LOG, `vb_config.driver`.
 pub const F_BINDERFS: u32 = 1;
+/// Feature bit: BC_ATTEMPT_ACQUIRE and what belongs to it.
+pub const F_ATTEMPT_ACQUIRE: u32 = 2;
 /// `creds_offset` where there are none.
 pub const NO_CREDS: u32 = u32::MAX;
 
@@ -270,6 +272,7 @@ mod tests {
             ("VB_EVENT_SIZE", EVENT_SIZE as u64),
             ("VB_F_INLINE", F_INLINE.into()),
             ("VB_F_BINDERFS", F_BINDERFS.into()),
+            ("VB_F_ATTEMPT_ACQUIRE", F_ATTEMPT_ACQUIRE.into()),
             ("VB_DRIVER_FREEZE_NOTIFICATION", driver::FREEZE_NOTIFICATION.into()),
             ("VB_DRIVER_HASHED_LOGS", driver::HASHED_LOGS.into()),
             ("VB_CTX_DEL", kind::CTX_DEL.into()),

@@ -1,5 +1,6 @@
 //! The cases, by topic, and the loop that plays them.
 
+mod attempt;
 mod binderfs;
 mod buffers;
 mod calls;
@@ -44,8 +45,8 @@ pub struct Case {
     pub play: fn(&World) -> Result,
 }
 
-/// Groups that `run` plays only by their name, which begins their cases' names: not every kernel has what they need.
-const EXTRAS: [&str; 2] = ["binderfs", "race"];
+/// Groups that `run` plays only by their name, which begins their cases' names: not every driver has what they need.
+const EXTRAS: [&str; 3] = ["attempt", "binderfs", "race"];
 
 /// Whether the case belongs to the group.
 fn is_of(group: &str, case: &Case) -> bool {
@@ -79,6 +80,7 @@ fn all() -> impl Iterator<Item = &'static Case> {
         quirks::CASES,
         binderfs::CASES,
         races::CASES,
+        attempt::CASES,
     ];
     topics.into_iter().flatten()
 }
@@ -94,7 +96,7 @@ pub fn run_selinux() -> std::io::Result<()> {
     play(security::CASES)
 }
 
-/// Plays the named cases, those of a group that is named (`binderfs`, `race`), or, without names, all others; an error
+/// Plays the named cases, those of a group that is named ([`EXTRAS`]), or, without names, all others; an error
 /// if one did not come to its end.
 pub fn run(names: &[&str]) -> std::io::Result<()> {
     let known = |name: &str| EXTRAS.contains(&name) || all().any(|case| case.name == name);
