@@ -75,6 +75,11 @@ impl Guest {
         guest
     }
 
+    /// A guest of `image` with so many CPUs, whatever the others have.
+    pub fn with_cpus(image: &str, cpus: u8) -> Guest {
+        Guest::begins(&[image, "--cpus", &cpus.to_string()])
+    }
+
     /// A guest that goes on from a snapshot, with the CPUs that it was saved with.
     pub fn from(snapshot: &str) -> Guest {
         Guest::begins(&["--from", snapshot])
@@ -87,6 +92,8 @@ impl Guest {
         command.arg("--status").arg(folder.path().join("status.json"));
         // Names of guests are taken in a runtime folder; tests may use the same ones.
         command.env("XDG_RUNTIME_DIR", folder.path());
+        // The user's own last run is theirs.
+        command.env("XDG_STATE_HOME", folder.path());
         if std::env::var_os("BINDERVM_TEST_DEVICE").is_some_and(|device| device == "late") {
             command.args(["--binder-device", "late"]);
         }
@@ -203,6 +210,15 @@ impl Ended {
         text(&output.stdout)
     }
 
+    /// What `bindervm doctor` says of this run.
+    pub fn last_run(&self) -> String {
+        let mut doctor = bindervm();
+        doctor.args(["doctor", "--last-run"]).env("XDG_STATE_HOME", self.folder.path());
+        let output = doctor.stdin(Stdio::null()).output().expect("bindervm starts");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
     /// The recorded trace.
     pub fn trace_file(&self) -> PathBuf {
         self.folder.path().join("trace")
@@ -220,6 +236,16 @@ impl std::fmt::Display for Ended {
 pub fn bindervm_with(args: &[&str]) -> (i32, Output) {
     let output = bindervm().args(args).stdin(Stdio::null()).output().expect("bindervm starts");
     (output.status.code().unwrap_or(-1), output)
+}
+
+/// Compiles a program of `tests/programs` statically, into `folder`.
+pub fn compile(folder: &Path, source: &str, options: &[&str]) -> PathBuf {
+    let program = folder.join(source.trim_end_matches(".c"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(source);
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-w", "-O1", "-static", "-o"]).arg(&program).arg(source).args(options);
+    assert!(gcc.status().expect("gcc is installed").success());
+    program
 }
 
 /// Writes `bytes` to a file in `folder` and gives its path as text.

@@ -3,7 +3,7 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use tests::{Guest, bindervm};
+use tests::{Guest, bindervm, compile};
 
 #[test]
 fn a_command_runs_with_its_own_output_and_exit_status() {
@@ -75,6 +75,23 @@ fn a_guest_without_agent_has_not_booted() {
 fn a_guest_that_leaves_while_the_command_runs_is_lost() {
     let ended = Guest::of("minimal").shell("echo o > /proc/sysrq-trigger; sleep 1000").expect(245);
     assert_eq!(ended.status["reason"], "guest-lost");
+}
+
+#[test]
+fn an_instruction_that_the_cpu_lacks_is_sigill_in_the_guest_and_named_by_doctor() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = std::fs::read(compile(folder.path(), "missing.c", &[])).unwrap();
+    let script = "cat > /tmp/missing; chmod +x /tmp/missing; /tmp/missing 0 3 1 5; echo 'the run goes on'";
+    let two = Guest::with_cpus("minimal", 2);
+    let ended = two.input(&program).run(["/bin/sh", "-c", script]).expect(0);
+    assert_eq!(ended.stdout, "signal 4\nsignal 4\nthe run goes on\n");
+    // Those of both CPUs.
+    let last = ended.last_run();
+    let missing: Vec<_> = last.lines().filter(|line| line.starts_with("missing")).collect();
+    assert_eq!(missing.len(), 2, "{last}");
+    for expected in ["Vaddps: 8 times", "Vpxor: 2 times"] {
+        assert!(missing.iter().any(|line| line.contains(expected)), "{last}");
+    }
 }
 
 #[test]

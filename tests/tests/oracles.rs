@@ -2,20 +2,10 @@
 //! the guest: their outputs are equal.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use tests::Guest;
-
-/// Compiles a program of `tests/programs` statically.
-fn compile(folder: &Path, source: &str, options: &[&str]) -> PathBuf {
-    let program = folder.join(source.trim_end_matches(".c"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("programs").join(source);
-    let mut gcc = Command::new("gcc");
-    gcc.args(["-w", "-O1", "-static", "-o"]).arg(&program).arg(source).args(options);
-    assert!(gcc.status().expect("gcc is installed").success());
-    program
-}
+use tests::{Guest, compile};
 
 /// What a command of the host prints.
 fn native(command: &mut Command) -> String {
