@@ -17,7 +17,7 @@ use crate::uop::{FS_BASE, GS_BASE};
 use crate::x87::state::X87State;
 
 /// RFLAGS bits that are ever set: all but virtual-8086 mode's and the reserved ones.
-const RFLAGS_BITS: u64 = 0x24_7fd7;
+const RFLAGS_BITS: u64 = 0x25_7fd7;
 
 /// The architectural state of one CPU between two instructions, as plain data. Its local APIC and
 /// what waits for it are the board's ([`crate::board::Local`]).

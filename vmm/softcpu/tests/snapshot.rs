@@ -194,3 +194,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_program_that_was_resumed_behind_a_fault_can_be_restored() {
+    let mut board = Board::new();
+    board.assemble(CODE + 0x1000, |a| a.hlt().unwrap());
+    let exit = board.run(|a| {
+        // A handler returns with RF set, as every fault's frame has it.
+        a.push(0x18).unwrap();
+        a.push(STACK as i32).unwrap();
+        a.push(0x1_0002).unwrap();
+        a.push(KERNEL_CODE as i32).unwrap();
+        a.push((CODE + 0x1000) as i32).unwrap();
+        a.iretq().unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    assert_ne!(board.vm.registers().rflags & 1 << 16, 0, "RF was set and nothing has looked at it since");
+    let bytes = postcard::to_stdvec(&board.vm.save()).unwrap();
+    let again = restored(&board, &bytes, Config::default()).unwrap();
+    assert_eq!(again.vm.describe(), board.vm.describe());
+}
