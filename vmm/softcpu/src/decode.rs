@@ -258,7 +258,8 @@ impl<'a> Builder<'a> {
             }
             Push => return self.push(insn),
             Pop => return self.pop(insn),
-            Leave => self.plain(if size(insn) == 2 { stack::leave16 } else { stack::leave }),
+            Leave if insn.code() == iced_x86::Code::Leavew => self.plain(stack::leave16),
+            Leave => self.plain(stack::leave),
             Rol => self.shift(insn, Shift::Rol),
             Ror => self.shift(insn, Shift::Ror),
             Rcl => self.shift(insn, Shift::Rcl),

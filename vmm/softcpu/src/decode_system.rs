@@ -26,15 +26,11 @@ impl Builder<'_> {
                 self.end(uop);
             }
             Enter => {
-                let handler =
-                    if insn.code() == Code::Enterw_imm16_imm8 { control::invalid } else { stack::enter };
-                let mut uop = self.uop(handler);
+                let short = insn.code() == Code::Enterw_imm16_imm8;
+                let mut uop = self.uop(if short { stack::enter16 } else { stack::enter });
                 uop.imm = insn.immediate16() as u64;
                 uop.extra = insn.immediate8_2nd() as u16;
                 self.emit(uop);
-                if insn.code() == Code::Enterw_imm16_imm8 {
-                    self.ended = true;
-                }
             }
             Pushf => self.sized(stack::pushf, 2),
             Pushfq => self.sized(stack::pushf, 8),

@@ -18,3 +18,8 @@ fn every_integer_form_gives_what_the_host_gives() {
 fn integer_sequences_give_what_the_host_gives() {
     native::compare_sequences(2, 10, is_integer);
 }
+
+#[test]
+fn control_goes_where_the_host_goes() {
+    native::compare_programs(9, &native::transfers::programs());
+}

@@ -85,6 +85,9 @@ impl Cpu {
     fn enter_frame(&mut self, size: u64, level: u64, room: u64) -> Result<(), Abort> {
         let bottom = self.stack_address((size * (level + 1)).wrapping_neg(), size * (level + 1), true)?;
         self.probe_write(bottom, size * (level + 1))?;
+        // It faults where a store at the new top would. (SDM volume 2, ENTER.)
+        let top = self.stack_address((size * (level + 1)).wrapping_add(room).wrapping_neg(), size, true)?;
+        self.probe_write(top, size)?;
         let (rsp, rbp) = (self.gpr[RSP], self.gpr[RBP]);
         let mask = self.stack_mask();
         let frame = rsp.wrapping_sub(size) & mask;

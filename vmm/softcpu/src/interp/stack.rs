@@ -5,7 +5,7 @@ use crate::cpu::{Abort, Cpu};
 use crate::exception::Exception;
 use crate::flags;
 use crate::segment::Segment;
-use crate::uop::{Cursor, Flow, Handler};
+use crate::uop::{Cursor, Flow, Handler, Uop};
 use crate::word::Word;
 
 /// RSP's number.
@@ -135,6 +135,29 @@ pub fn leave(cpu: &mut Cpu, at: Cursor) -> Flow {
     at.next(cpu)
 }
 
+/// ENTER: `imm` is the frame's size, `extra` the nesting level.
+fn enter_frame<W: Word>(cpu: &mut Cpu, uop: &Uop) -> Result<(), Abort> {
+    let (rsp, rbp) = (cpu.gpr[RSP], cpu.gpr[RBP]);
+    let level = uop.extra as u64 & 31;
+    let frame = rsp.wrapping_sub(W::BYTES);
+    let pushed = W::BYTES * (level + 1);
+    let top = rsp.wrapping_sub(pushed).wrapping_sub(uop.imm);
+    // It faults where a store at the new top would. (SDM volume 2, ENTER.)
+    cpu.probe_store::<W>(top)?;
+    cpu.probe_write(rsp.wrapping_sub(pushed), pushed)?;
+    cpu.store(frame, W::from(rbp))?;
+    for i in 1..level {
+        let pointer = cpu.load::<W>(rbp.wrapping_sub(W::BYTES * i))?;
+        cpu.store(frame.wrapping_sub(W::BYTES * i), pointer)?;
+    }
+    if level > 0 {
+        cpu.store(frame.wrapping_sub(W::BYTES * level), W::from(frame))?;
+    }
+    W::from(frame).write(&mut cpu.gpr, RBP as u8);
+    cpu.gpr[RSP] = top;
+    Ok(())
+}
+
 instructions! {
     /// LEAVE of 2 bytes.
     next fn leave16(cpu, _uop) {
@@ -144,22 +167,12 @@ instructions! {
         value.write(&mut cpu.gpr, RBP as u8);
     }
 
-    /// ENTER of 8 bytes: `imm` is the frame's size, `extra` the nesting level.
     next fn enter(cpu, uop) {
-        let (rsp, rbp) = (cpu.gpr[RSP], cpu.gpr[RBP]);
-        let level = uop.extra as u64 & 31;
-        let frame = rsp.wrapping_sub(8);
-        cpu.probe_write(rsp.wrapping_sub(8 * (level + 1)), 8 * (level + 1))?;
-        cpu.store(frame, rbp)?;
-        for i in 1..level {
-            let pointer = cpu.load::<u64>(rbp.wrapping_sub(8 * i))?;
-            cpu.store(frame.wrapping_sub(8 * i), pointer)?;
-        }
-        if level > 0 {
-            cpu.store(frame.wrapping_sub(8 * level), frame)?;
-        }
-        cpu.gpr[RBP] = frame;
-        cpu.gpr[RSP] = frame.wrapping_sub(8 * level).wrapping_sub(uop.imm);
+        enter_frame::<u64>(cpu, uop)?;
+    }
+
+    next fn enter16(cpu, uop) {
+        enter_frame::<u16>(cpu, uop)?;
     }
 
     next fn pushf(cpu, uop) {

@@ -99,7 +99,7 @@ fn plain_destination(cpu: &mut Cpu, address: u64) -> Result<Option<HostPage>, Ab
 /// MOVS, forwards, within one page each. Returns the number of elements moved.
 fn move_run<W: Word>(cpu: &mut Cpu, from: u64, to: u64, count: u64) -> Result<u64, Abort> {
     let n = count.min(elements_in_page::<W>(from)).min(elements_in_page::<W>(to));
-    if n == 0 || cpu.watching {
+    if n == 0 || cpu.checks_accesses() {
         return Ok(0);
     }
     let physical = cpu.translate(cpu.mode, from, Access::Read)?;
@@ -147,7 +147,7 @@ fn stos<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
         let to = destination(cpu, uop);
         let n = count.min(elements_in_page::<W>(to));
         if n > 0
-            && !cpu.watching
+            && !cpu.checks_accesses()
             && let Some(page) = attempt!(cpu, at, plain_destination(cpu, to))
         {
             page.fill(to % PAGE, value, n);

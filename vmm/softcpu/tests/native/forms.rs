@@ -98,8 +98,6 @@ fn is_excluded(code: Code) -> bool {
             code.mnemonic(),
             // Segments, system state, and what is only reserved.
             Reservednop | Lar | Lsl | Verr | Verw | Sgdt | Sidt | Sldt | Str | Smsw | Lfs | Lgs | Lss | Cli | Sti
-            // Frames.
-            | Enter | Leave
             // IF, TF and AC are not the test's to choose.
             | Pushf | Pushfq | Popf | Popfq
             // No second form of these is decoded: WAIT and the rest are two instructions.
@@ -154,7 +152,7 @@ pub fn is_safe_in_sequence(code: Code) -> bool {
     !string
         && !matches!(
             mnemonic,
-            Div | Idiv | Bt | Btc | Btr | Bts | Shld | Shrd | Push | Pop | Ldmxcsr | Fxrstor | Fxrstor64 | Std
+            Div | Idiv | Bt | Btc | Btr | Bts | Shld | Shrd | Push | Pop | Enter | Leave | Ldmxcsr | Fxrstor | Fxrstor64 | Std
                 // An exception that these unmask would trap on the host.
                 | Fldcw | Fldenv | Frstor
                 // What they store has undefined or model-dependent bits.

@@ -15,6 +15,8 @@ use super::state::{Case, State, window};
 pub struct Generator {
     /// Keep away from what a following instruction depends on.
     careful: bool,
+    /// Let every operand in memory lie anywhere.
+    unaligned: bool,
     /// Where the first instruction will lie.
     start: u64,
 }
@@ -54,7 +56,7 @@ const GPR64: [Register; 16] = [
 
 impl Default for Generator {
     fn default() -> Self {
-        Self { careful: false, start: window::BASE + program::prologue().len() as u64 }
+        Self { careful: false, unaligned: false, start: window::BASE + program::prologue().len() as u64 }
     }
 }
 
@@ -63,6 +65,11 @@ impl Generator {
     /// cannot make a later one fault.
     pub fn for_sequences() -> Self {
         Self { careful: true, ..Self::default() }
+    }
+
+    /// Instructions whose operands, the stack included, may lie anywhere, also where they fault by it.
+    pub fn unaligned() -> Self {
+        Self { unaligned: true, ..Self::default() }
     }
 
     /// One instruction of this form with everything around it; `None` if it has no encoding here.
@@ -74,7 +81,7 @@ impl Generator {
         if !prepare(&instruction, &mut state, random) {
             return None;
         }
-        if is_x87(code) && random.one_in(4) {
+        if is_x87(code) && !self.unaligned && random.one_in(4) {
             // Nothing after it waits, so that what it raises stays pending on the host too. Makers
             // disagree about the result of a comparison that has an unmasked exception.
             let all = if is_comparison(code) { 0x3c } else { 0x3f };
@@ -255,11 +262,19 @@ impl Generator {
             rax => Operand::Register(Register::RAX),
             st0 => Operand::Register(Register::ST0),
             sti_opcode => Operand::Register(Register::ST0 + random.below(8) as u32),
+            // ENTER's nesting level.
+            imm8 if matches!(code.mnemonic(), Mnemonic::Enter) => {
+                Operand::Immediate(OpKind::Immediate8_2nd, random.next() & 0xff)
+            }
             imm8 => Operand::Immediate(OpKind::Immediate8, random.next() & 0xff),
             imm8_const_1 => Operand::Immediate(OpKind::Immediate8, 1),
             imm8sex16 => Operand::Immediate(OpKind::Immediate8to16, small(random) & 0xffff),
             imm8sex32 => Operand::Immediate(OpKind::Immediate8to32, small(random) & 0xffff_ffff),
             imm8sex64 => Operand::Immediate(OpKind::Immediate8to64, small(random)),
+            // A frame that is inside the scratch memory.
+            imm16 if matches!(code.mnemonic(), Mnemonic::Enter) => {
+                Operand::Immediate(OpKind::Immediate16, random.below(0x100) as u64)
+            }
             imm16 => Operand::Immediate(OpKind::Immediate16, random.integer() & 0xffff),
             imm32 => Operand::Immediate(OpKind::Immediate32, random.integer() & 0xffff_ffff),
             imm32sex64 => Operand::Immediate(OpKind::Immediate32to64, random.integer() as i32 as u64),
@@ -291,8 +306,8 @@ impl Generator {
 
     /// An address inside the scratch memory, in one of the ways to write it.
     fn memory(&self, code: Code, pointers: Pointers, random: &mut Random) -> MemoryOperand {
-        // Wide operands stay aligned; whether they must be is tested elsewhere.
-        let step = if code.op_code().memory_size().size() >= 16 { 16 } else { 1 };
+        // Wide operands stay aligned; whether they must be is a test of its own.
+        let step = if !self.unaligned && code.op_code().memory_size().size() >= 16 { 16 } else { 1 };
         let offset = (random.below(0xb0 / step) * step) as i64;
         let relative = offset - 0x40;
         let small = if (-0x80..0x80).contains(&relative) { 1 } else { 4 };

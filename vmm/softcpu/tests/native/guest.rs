@@ -115,9 +115,8 @@ fn start(ram: &Arc<GuestRam>, execution: Execution) -> Vm {
     put(PDPT, DIRECTORY | PRESENT_WRITABLE);
     put(DIRECTORY, PRESENT_WRITABLE | LARGE);
     put(DIRECTORY + 8 * (window::BASE >> 21), PHYSICAL_WINDOW | PRESENT_WRITABLE | LARGE);
-    let exit = window::BASE + 0x1800;
-    ram.write_slice(&program::guest_exit(), physical(exit)).expect("in RAM");
-    ram.write_slice(&exit.to_le_bytes(), physical(window::EXIT)).expect("in RAM");
+    ram.write_slice(&program::guest_exit(), physical(window::EXIT_CODE)).expect("in RAM");
+    ram.write_slice(&window::EXIT_CODE.to_le_bytes(), physical(window::EXIT)).expect("in RAM");
     ram.write_slice(&program::guest_start(), GuestAddress(START)).expect("in RAM");
 
     let mut vm = Vm::new(Arc::clone(ram), Config { execution, ..Config::default() })

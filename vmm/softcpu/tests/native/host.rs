@@ -34,9 +34,8 @@ impl Host {
         assert_eq!(at as u64, window::BASE);
         let host =
             Self { _exclusive: exclusive, prologue: program::prologue(), epilogue: program::epilogue() };
-        let exit = window::BASE + 0x1800;
-        host.put(exit, &program::host_exit());
-        host.put(window::EXIT, &exit.to_le_bytes());
+        host.put(window::EXIT_CODE, &program::host_exit());
+        host.put(window::EXIT, &window::EXIT_CODE.to_le_bytes());
         host
     }
 
@@ -59,7 +58,7 @@ impl Host {
         State::from_image(&image, scratch)
     }
 
-    fn put(&self, address: u64, bytes: &[u8]) {
+    pub fn put(&self, address: u64, bytes: &[u8]) {
         assert!(
             address >= window::BASE && address + bytes.len() as u64 <= window::BASE + window::LENGTH as u64
         );
@@ -67,7 +66,7 @@ impl Host {
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len()) }
     }
 
-    fn get(&self, address: u64, bytes: &mut [u8]) {
+    pub fn get(&self, address: u64, bytes: &mut [u8]) {
         assert!(
             address >= window::BASE && address + bytes.len() as u64 <= window::BASE + window::LENGTH as u64
         );

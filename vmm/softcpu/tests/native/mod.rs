@@ -8,6 +8,7 @@
 //! | `forms` | which forms there are, and what of them is undefined |
 //! | `generate` | a random instruction of any form |
 //! | `prepare` | a state in which it cannot fault |
+//! | `transfers` | jumps, calls and returns |
 //! | `random` | numbers that like the corners |
 //! | `host`, `guest` | the two that run it |
 
@@ -22,6 +23,7 @@ pub mod prepare;
 pub mod program;
 pub mod random;
 pub mod state;
+pub mod transfers;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -29,10 +31,12 @@ use std::fmt::Write as _;
 use generate::Generator;
 use guest::Guest;
 use host::Host;
-use iced_x86::{Code, Instruction};
+use iced_x86::code_asm::CodeAssembler;
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction};
 use random::Random;
 use softcpu::Execution;
-use state::{Case, Fault};
+use state::{Case, Fault, State, window};
+use transfers::Program;
 
 /// How often each form runs, unless `SOFTCPU_NATIVE_ROUNDS` says otherwise. (A long search takes
 /// another `SOFTCPU_NATIVE_SEED` as well; `SOFTCPU_NATIVE_TRACE` prints each case before it runs, to
@@ -73,6 +77,25 @@ pub fn compare_sequences(test: u64, length: usize, wanted: impl Fn(Code) -> bool
         bench.run(&case);
     }
     bench.finish(codes.len());
+}
+
+/// Runs programs from random states.
+pub fn compare_programs(test: u64, programs: &[Program]) {
+    let mut random = random(test);
+    let Some(mut bench) = Bench::new() else { return };
+    let start = window::BASE + program::prologue().len() as u64;
+    for write in programs {
+        let mut a = CodeAssembler::new(64).expect("64 is a bitness");
+        write(&mut a).expect("a program");
+        let code = a.assemble(start).expect("a program");
+        let instructions: Vec<_> = Decoder::with_ip(64, &code, start, DecoderOptions::NONE).iter().collect();
+        for _ in 0..rounds() {
+            let before = State::random(&mut random);
+            let (instructions, code) = (instructions.clone(), code.clone());
+            bench.run(&Case { instructions, code, before, ignored: Vec::new(), undefined_flags: 0 });
+        }
+    }
+    bench.finish(programs.len());
 }
 
 fn rounds() -> usize {

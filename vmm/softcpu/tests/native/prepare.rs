@@ -10,6 +10,7 @@ use super::state::{State, window};
 
 const RCX: usize = 1;
 const RBX: usize = 3;
+const RBP: usize = 5;
 const RSI: usize = 6;
 const RDI: usize = 7;
 
@@ -31,6 +32,8 @@ pub fn prepare(instruction: &Instruction, state: &mut State, random: &mut Random
             _ => return instruction.immediate8() & 31 <= 16,
         },
         Xlatb => state.gpr[RBX] = window::CENTRE,
+        // The frames before this one.
+        Enter | Leave => state.gpr[RBP] = window::STACK - random.below(0x40) as u64,
         Movsb | Movsw | Movsd | Movsq | Cmpsb | Cmpsw | Cmpsd | Cmpsq | Stosb | Stosw | Stosd | Stosq
         | Scasb | Scasw | Scasd | Scasq | Lodsb | Lodsw | Lodsd | Lodsq
             if is_string_form(instruction) =>

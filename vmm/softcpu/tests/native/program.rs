@@ -1,6 +1,7 @@
 //! The code around the instructions under test: it loads a state, runs them and stores what they
 //! left. Every address is absolute, so it may lie anywhere.
 
+use iced_x86::IcedError;
 use iced_x86::code_asm::*;
 
 use super::state::{FXSAVE, window};
@@ -55,9 +56,10 @@ pub fn epilogue() -> Vec<u8> {
 pub fn host_exit() -> Vec<u8> {
     let mut a = assembler();
     (|| {
-        a.cld()?;
-        a.fninit()?;
         a.mov(rsp, window::OUTER_STACK)?;
+        a.push(2)?;
+        a.popfq()?;
+        a.fninit()?;
         a.push(0x1f80)?;
         a.ldmxcsr(dword_ptr(rsp))?;
         a.mov(rsp, qword_ptr(window::HOST_STACK))?;
@@ -70,18 +72,43 @@ pub fn host_exit() -> Vec<u8> {
     .expect("the exit assembles")
 }
 
-/// Switches on SSE and stops.
+/// A signal handler: notes the vector, and lets the program go on at the exit. (The kernel does not clear
+/// AC for a handler, so there is nothing unaligned in it.)
+pub fn host_handler() -> Vec<u8> {
+    // Offsets in `ucontext_t` (the kernel's arch/x86/include/uapi/asm/sigcontext.h).
+    const RIP: i32 = 40 + 8 * 16;
+    const RFLAGS: i32 = 40 + 8 * 17;
+    const VECTOR: i32 = 40 + 8 * 20;
+    let mut a = assembler();
+    (|| {
+        a.mov(rax, qword_ptr(rdx + VECTOR))?;
+        a.mov(qword_ptr(window::FAULT), rax)?;
+        a.mov(rax, window::EXIT_CODE)?;
+        a.mov(qword_ptr(rdx + RIP), rax)?;
+        a.mov(qword_ptr(rdx + RFLAGS), 2)?;
+        a.ret()?;
+        a.assemble(0)
+    })()
+    .expect("the handler assembles")
+}
+
+/// Switches on SSE and, for programs, alignment checks.
+pub fn switch_on(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    // CR4.OSFXSR and OSXMMEXCPT; CR0.AM, NE and MP set, TS and EM clear.
+    a.mov(rax, cr4)?;
+    a.or(rax, 0x600)?;
+    a.mov(cr4, rax)?;
+    a.mov(rax, cr0)?;
+    a.or(rax, 0x4_0022)?;
+    a.and(rax, !0xc)?;
+    a.mov(cr0, rax)
+}
+
+/// Switches everything on and stops.
 pub fn guest_start() -> Vec<u8> {
     let mut a = assembler();
     (|| {
-        // CR4.OSFXSR and OSXMMEXCPT; CR0.NE and MP set, TS and EM clear.
-        a.mov(rax, cr4)?;
-        a.or(rax, 0x600)?;
-        a.mov(cr4, rax)?;
-        a.mov(rax, cr0)?;
-        a.or(rax, 0x22)?;
-        a.and(rax, !0xc)?;
-        a.mov(cr0, rax)?;
+        switch_on(&mut a)?;
         a.assemble(0)
     })()
     .map(|code: Vec<u8>| [code, guest_exit()].concat())

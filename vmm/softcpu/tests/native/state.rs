@@ -22,6 +22,13 @@ pub mod window {
     pub const HOST_STACK: u64 = BASE + 0x3800;
     /// Where the code jumps when it is done.
     pub const EXIT: u64 = BASE + 0x3808;
+    /// The vector of the fault that the code met, or [`NO_FAULT`].
+    pub const FAULT: u64 = BASE + 0x3810;
+    pub const NO_FAULT: u64 = u64::MAX;
+    /// The code that it goes on with then.
+    pub const EXIT_CODE: u64 = BASE + 0x1800;
+    /// The host's signal handler.
+    pub const HANDLER: u64 = BASE + 0x1900;
     /// Memory that the instructions under test work on, laid so that a page ends just behind
     /// `CENTRE`.
     pub const SCRATCH: u64 = BASE + 0x4dc0;
