@@ -98,8 +98,8 @@ pub struct Jit {
     /// Where the next block goes.
     next: u32,
     sites: Vec<Site>,
-    slots: Box<[Slot]>,
-    used_slots: usize,
+    /// Never more than [`SLOTS`], for which there is room from the start: compiled code has their addresses.
+    slots: Vec<Slot>,
     /// After how many executions a block is compiled.
     pub threshold: u32,
     pub compiled: u64,
@@ -111,15 +111,13 @@ impl Jit {
     pub fn new(threshold: u32) -> Option<Jit> {
         let mut memory = CodeMemory::new(CODE_BYTES).ok()?;
         let stubs = stubs::write(&mut memory);
-        let slots = vec![Slot { tag: 0, code: 0 }; SLOTS].into_boxed_slice();
         let next = stubs.end.0;
         Some(Jit {
             memory,
             stubs,
             next,
             sites: Vec::new(),
-            slots,
-            used_slots: 0,
+            slots: Vec::with_capacity(SLOTS),
             threshold,
             compiled: 0,
             flushes: 0,
@@ -128,7 +126,7 @@ impl Jit {
 
     /// True if there may be no room for another block.
     pub fn is_full(&self) -> bool {
-        self.next as usize + MAX_BLOCK_BYTES > self.memory.len() || self.used_slots + 2 > SLOTS
+        self.next as usize + MAX_BLOCK_BYTES > self.memory.len() || self.slots.len() + 2 > SLOTS
     }
 
     /// Forgets all code. No block's [`Code`] is to be used again.
@@ -136,7 +134,7 @@ impl Jit {
         self.flushes += 1;
         self.next = self.stubs.end.0;
         self.sites.clear();
-        self.used_slots = 0;
+        self.slots.clear();
     }
 
     /// Compiles a block. `None` if it is not worth it.
@@ -161,13 +159,14 @@ impl Jit {
             rorx: std::arch::is_x86_feature_detected!("bmi2"),
         };
         let first_exit = self.sites.len() as u32;
-        let first_slot = self.used_slots;
-        let (slots, used) = (&mut self.slots, &mut self.used_slots);
+        let first_slot = self.slots.len();
+        let slots = &mut self.slots;
         let mut take_slot = || {
-            let slot = slots.get_mut(*used)?;
-            *slot = Slot { tag: 0, code: 0 };
-            *used += 1;
-            Some(slot as *const Slot as u64)
+            if slots.len() == SLOTS {
+                return None;
+            }
+            slots.push(Slot { tag: 0, code: 0 });
+            slots.last().map(|slot| slot as *const Slot as u64)
         };
         let mut place = Place {
             at: self.next,
@@ -178,7 +177,7 @@ impl Jit {
         };
         let compiled = compile::compile(&source, &mut place);
         let Some(compiled) = compiled.filter(|code| code.bytes.len() <= MAX_BLOCK_BYTES) else {
-            self.used_slots = first_slot;
+            self.slots.truncate(first_slot);
             return None;
         };
         let at = CodeOffset(self.next);
