@@ -195,9 +195,12 @@ fn is_open(code: Code) -> bool {
     matches!(code.mnemonic(), Fxsave | Fxsave64 | Fxrstor | Fxrstor64)
 }
 
+/// Writes a few instructions.
+type Program = fn(&mut CodeAssembler) -> Result<(), IcedError>;
+
 /// What is not one instruction of a form that the generator makes: stack and control transfers. Each leaves
 /// with RBP where the stack pointer was, or does not care.
-fn transfers() -> Vec<(&'static str, fn(&mut CodeAssembler) -> Result<(), IcedError>)> {
+fn transfers() -> Vec<(&'static str, Program)> {
     vec![
         ("call", |a| {
             let mut next = a.create_label();
