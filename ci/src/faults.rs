@@ -38,7 +38,7 @@ pub struct FaultsEntry {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FaultEntry {
-    /// `call`, `oneway` or `reply`. Default: call.
+    /// `call`, `oneway`, `reply`, or `freeze`. Default: call.
     #[serde(default)]
     pub on: On,
     /// Name of the interface: a string in the first 512 bytes of the payload, as libbinder writes it.
@@ -66,6 +66,12 @@ pub struct FaultEntry {
     /// With `freeze-receiver`: it is thawed by this many more transactions that fit. Default: 1.
     #[schemars(range(min = 1))]
     pub thaw_after: Option<u32>,
+    /// With `delay`: it is delivered after this many more transactions that fit. Default: 1.
+    #[schemars(range(min = 1))]
+    pub deliver_after: Option<u32>,
+    /// With `exhaust`: this many sends find the buffer full. Default: 1.
+    #[schemars(range(min = 1))]
+    pub free_after: Option<u32>,
 }
 
 /// A kind of transaction.
@@ -79,6 +85,8 @@ pub enum On {
     Oneway,
     /// The answer to a call.
     Reply,
+    /// No transaction: a BINDER_FREEZE that has to wait; `receiver` is whom it is to freeze.
+    Freeze,
 }
 
 /// What happens to a transaction.
@@ -101,6 +109,14 @@ pub enum ActionEntry {
     KillSender,
     /// The receiver is frozen, unless it is busy. For calls.
     FreezeReceiver,
+    /// The sender is stopped and continued by real signals while it waits. For calls and freezes.
+    SignalSender,
+    /// It is delivered late, and so are later ones of the same node. For oneways.
+    Delay,
+    /// It is delivered after the next transaction for the receiver that may pass it. For oneways.
+    Reorder,
+    /// The receiver's buffer is full from now on: later sends fail with ENOSPC.
+    Exhaust,
 }
 
 /// An error that the driver gives for a transaction.
@@ -180,8 +196,14 @@ impl FaultEntry {
         if self.thaw_after.is_some() && self.action != ActionEntry::FreezeReceiver {
             return Err("thaw-after goes with freeze-receiver".to_owned());
         }
-        if self.nth == Some(0) || self.thaw_after == Some(0) {
-            return Err("nth and thaw-after count from 1".to_owned());
+        if self.deliver_after.is_some() && self.action != ActionEntry::Delay {
+            return Err("deliver-after goes with delay".to_owned());
+        }
+        if self.free_after.is_some() && self.action != ActionEntry::Exhaust {
+            return Err("free-after goes with exhaust".to_owned());
+        }
+        if [self.nth, self.thaw_after, self.deliver_after, self.free_after].contains(&Some(0)) {
+            return Err("nth, thaw-after, deliver-after and free-after count from 1".to_owned());
         }
         let chance = self.chance.unwrap_or(1.0);
         if !(chance > 0.0 && chance <= 1.0) {
@@ -192,6 +214,7 @@ impl FaultEntry {
                 On::Call => Kind::Call,
                 On::Oneway => Kind::Oneway,
                 On::Reply => Kind::Reply,
+                On::Freeze => Kind::Freeze,
             },
             code: self.code,
             interface: self.interface.clone(),
@@ -211,6 +234,10 @@ impl FaultEntry {
                 ActionEntry::KillReceiver => Action::KillReceiver,
                 ActionEntry::KillSender => Action::KillSender,
                 ActionEntry::FreezeReceiver => Action::Freeze(self.thaw_after.unwrap_or(1)),
+                ActionEntry::SignalSender => Action::SignalSender,
+                ActionEntry::Delay => Action::Delay(self.deliver_after.unwrap_or(1)),
+                ActionEntry::Reorder => Action::Reorder,
+                ActionEntry::Exhaust => Action::Exhaust(self.free_after.unwrap_or(1)),
             },
         })
     }
@@ -252,6 +279,14 @@ mod tests {
             ("[[rules]]\nnth = 0\naction = \"no-space\"\n", "count from 1"),
             ("[[rules]]\ntimes = 0\naction = \"no-space\"\n", "it never happens"),
             ("[[rules]]\nerrno = \"eperm\"\naction = \"no-space\"\n", "errno goes with"),
+            ("[[rules]]\naction = \"delay\"\n", "rule 1: only what is oneway"),
+            (
+                "[[rules]]\naction = \"reorder\"\ndeliver-after = 2\non = \"oneway\"\n",
+                "deliver-after goes with",
+            ),
+            ("[[rules]]\naction = \"exhaust\"\nfree-after = 0\n", "count from 1"),
+            ("[[rules]]\non = \"freeze\"\naction = \"dead-reply\"\n", "rule 1: a freeze can only"),
+            ("[[rules]]\non = \"oneway\"\naction = \"signal-sender\"\n", "rule 1: a freeze can only"),
         ] {
             let error = faults(text).expect_err(text).to_string();
             assert!(error.contains(expected), "{text:?}: {error}");

@@ -49,7 +49,6 @@ pub mod disk;
 mod fast;
 mod input;
 mod input_log;
-mod kill;
 mod limit;
 mod listener;
 mod record;
@@ -57,6 +56,7 @@ pub mod report;
 mod restore;
 mod session;
 pub mod share;
+mod signal;
 mod source;
 pub mod standing;
 mod verdict;
@@ -343,8 +343,9 @@ fn prepare(
         machine.handle().wake();
     }
     if let Some(link) = &link {
-        let killer = kill::start(link.clone(), commands.clone(), machine.handle()).map_err(thread_failure)?;
-        binder.recording.kills_by(killer);
+        let signals =
+            signal::start(link.clone(), commands.clone(), machine.handle()).map_err(thread_failure)?;
+        binder.recording.signals_by(signals);
     }
     let guest = Arc::new(serve::Guest {
         name: args.guest_name(),

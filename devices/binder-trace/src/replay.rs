@@ -76,7 +76,7 @@ pub struct Replay {
     message: Option<(GuestId, Message)>,
     /// Events of that message as they were recorded.
     recorded: Vec<TraceEvent>,
-    /// Events of a reset that the recording has yet to tell.
+    /// Events of a reset or a turn that the recording has yet to tell.
     expected: VecDeque<TraceEvent>,
     events: u64,
     compared: Compared,
@@ -170,6 +170,19 @@ impl Replay {
                     ));
                 }
                 self.compared.completions += u64::from(event.is_some());
+            }
+            Step::Turn => {
+                let domain = self.domain.as_mut().ok_or_else(no_start)?;
+                // What sleepers are given was copied before.
+                let pages = ReplayedPages {
+                    ram: &self.ram,
+                    reads: &[],
+                    next: Cell::new(0),
+                    wrong: RefCell::default(),
+                };
+                let mut events: Vec<TraceEvent> = Vec::new();
+                domain.turn_on(&pages, &mut events);
+                self.expected = events.into();
             }
             Step::Reset { guest } => {
                 let domain = self.domain.as_mut().ok_or_else(no_start)?;

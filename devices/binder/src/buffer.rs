@@ -216,6 +216,11 @@ impl Mapping {
         Ok(Placed { offset, size, spam_suspect, pages_taken })
     }
 
+    /// Bytes of the largest hole.
+    pub(crate) fn largest_hole(&self) -> Option<u64> {
+        self.holes_by_size.last().map(|(size, _)| *size)
+    }
+
     /// Takes from the async budget; true: the sender is suspect (B151, B152, B153 as in 7.2).
     fn charge(&mut self, sender: Pid, size: u64) -> bool {
         self.async_free -= size;

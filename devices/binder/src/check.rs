@@ -70,7 +70,7 @@ impl Domain {
             spare: _,
             faults,
         } = self;
-        holds(faults.as_ref().is_none_or(|faults| faults.is_whole()), "a fault has no count")?;
+        faults.iter().try_for_each(|faults| faults.check(|id| buffers.get(id)))?;
         check_limits(limits, allowed)?;
         holds(runnable.is_empty() && poll_check.is_empty(), "it was saved inside a message")?;
         threads.check()?;

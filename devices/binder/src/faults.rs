@@ -8,7 +8,10 @@
 //!
 //! * A transaction is judged when it is ready to be queued ([`Domain::meet_faults`]): all that only the
 //!   guest could supply is there, the receiver has not heard of it.
-//! * A thread that is to be interrupted is when it would go to sleep in a read, as by a signal (B076).
+//! * A thread that is to be interrupted is when it would go to sleep in a read, as by a signal (B086).
+//! * Signals are sent by the guest's own kernel, which [`Domain::take_signals`] tells: they interrupt whatever
+//!   they find, a read (EINTR) or BINDER_FREEZE (which the kernel restarts, B372), or kill.
+//! * What is held back, is as if the receiver were slow ([`hold`]).
 //! * Which of several waiting threads takes work is the newest ([B083]); with
 //!   [`Faults::shuffle`] any of them, by the seed.
 //!
@@ -18,7 +21,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::arena::ThreadId;
+use self::hold::{Holds, Until};
+use crate::arena::{BufferId, ThreadId};
+use crate::buffer::Buffer;
+use crate::check::{Inconsistent, holds};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
 use crate::ids::{GuestId, Pid, ProcId};
@@ -26,6 +32,8 @@ use crate::protocol::br;
 use crate::thread::Call;
 use crate::trace::{FaultKind, TraceEvent};
 use crate::transaction::{SendError, Sending};
+
+pub mod hold;
 
 /// Bytes of a payload that are searched for the name of an interface: tokens stand at its beginning.
 const TOKEN: usize = 512;
@@ -46,6 +54,8 @@ pub enum Kind {
     Oneway,
     /// The answer to a call.
     Reply,
+    /// No transaction: a `BINDER_FREEZE` that has to wait. Its sender is who calls, its receiver is to be frozen.
+    Freeze,
 }
 
 /// What happens to what a rule picks.
@@ -66,6 +76,25 @@ pub enum Action {
     /// The receiver is frozen, as by `BINDER_FREEZE` without a wait: not where it is busy. After so many more
     /// transactions that the rule picks it is thawed, before that one is queued.
     Freeze(u32),
+    /// The sender is stopped and continued by signals while it waits. For calls and `BINDER_FREEZE`.
+    SignalSender,
+    /// It is delivered after so many more transactions that the rule picks, and so is what is sent oneway to
+    /// the same node after it. For oneways only.
+    Delay(u32),
+    /// It is delivered after the next transaction for the receiver that the driver lets pass: a call, or a oneway of
+    /// another node. For oneways only.
+    Reorder,
+    /// From now on the receiver's buffer is full, until so many sends found it so.
+    Exhaust(u32),
+}
+
+/// A signal for a process of the guest, which its own kernel is to send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    /// SIGKILL.
+    Kill,
+    /// SIGSTOP, then SIGCONT.
+    StopAndContinue,
 }
 
 /// A rule.
@@ -99,6 +128,14 @@ pub enum Impossible {
     /// The driver never does that.
     #[error("only calls are answered that way: what is oneway, and replies, never are")]
     CallsOnly,
+    /// Calls and replies are waited for.
+    #[error("only what is oneway is delivered late, calls and replies are in nobody's way")]
+    OnewaysOnly,
+    /// It is no transaction.
+    #[error(
+        "a freeze can only be met with a signal to who asks for it, which it needs: on = \"freeze\" and signal-sender (or a call)"
+    )]
+    NoTransaction,
     /// It would do nothing.
     #[error("it never happens: times and chance must be more than 0")]
     Never,
@@ -125,7 +162,8 @@ pub struct Faults {
     /// Are to be killed; until then their ioctls are interrupted.
     doomed: BTreeSet<(GuestId, Pid)>,
     /// Not told yet.
-    kills: Vec<(GuestId, Pid)>,
+    signals: Vec<(GuestId, Pid, Signal)>,
+    holds: Holds,
     interrupts: BTreeSet<ThreadId>,
     /// By a rule: whom it froze, and how many transactions until it thaws them.
     frozen: BTreeMap<usize, (Vec<ProcId>, u32)>,
@@ -135,9 +173,17 @@ impl Faults {
     /// Faults by `rules`. Chance and choice follow from `seed`.
     pub fn new(rules: Vec<Rule>, shuffle: bool, seed: u64) -> Result<Faults, (usize, Impossible)> {
         for (index, rule) in rules.iter().enumerate() {
-            let calls_only = matches!(rule.action, Action::Frozen | Action::Interrupt | Action::Freeze(_));
-            if calls_only && rule.kind != Kind::Call {
-                return Err((index, Impossible::CallsOnly));
+            let refused = match (rule.kind, rule.action) {
+                (Kind::Call | Kind::Freeze, Action::SignalSender) => None,
+                (_, Action::SignalSender) | (Kind::Freeze, _) => Some(Impossible::NoTransaction),
+                (Kind::Oneway, Action::Delay(_) | Action::Reorder) => None,
+                (_, Action::Delay(_) | Action::Reorder) => Some(Impossible::OnewaysOnly),
+                (Kind::Call, _) => None,
+                (_, Action::Frozen | Action::Interrupt | Action::Freeze(_)) => Some(Impossible::CallsOnly),
+                _ => None,
+            };
+            if let Some(why) = refused {
+                return Err((index, why));
             }
             if rule.times == 0 || rule.chance == 0 {
                 return Err((index, Impossible::Never));
@@ -147,19 +193,18 @@ impl Faults {
         Ok(Faults { rules, counts, shuffle, random: seed, ..Faults::default() })
     }
 
-    /// Whether every rule has its count.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.rules.len() == self.counts.len()
+    /// Whether it can have been saved. `buffer` finds buffers by their ids.
+    pub(crate) fn check<'a>(
+        &self,
+        buffer: impl Fn(BufferId) -> Option<&'a Buffer>,
+    ) -> Result<(), Inconsistent> {
+        holds(self.rules.len() == self.counts.len(), "a fault has no count")?;
+        self.holds.check(buffer)
     }
 
     /// What became of the rules, in order.
     pub fn counts(&self) -> &[Counts] {
         &self.counts
-    }
-
-    /// Whether some rule kills.
-    pub fn kills(&self) -> bool {
-        self.rules.iter().any(|rule| matches!(rule.action, Action::KillReceiver | Action::KillSender))
     }
 
     /// Whether the rule is followed now.
@@ -221,9 +266,15 @@ fn contains(payload: &[u8], text: &str) -> bool {
 }
 
 impl Domain {
-    /// Injects these faults from now on; `None`: no more.
+    /// Injects these faults from now on; `None`: no more. What the ones before hold back is let go in its time.
     pub fn set_faults(&mut self, faults: Option<Faults>) {
-        self.faults = faults.map(Box::new);
+        let held = self.faults.take().map(|before| before.holds).filter(|held| !held.is_empty());
+        self.faults = match (faults, held) {
+            (faults, None) => faults.map(Box::new),
+            (faults, Some(held)) => {
+                Some(Box::new(Faults { holds: held.without_rules(), ..faults.unwrap_or_default() }))
+            }
+        };
     }
 
     /// The faults with their counts, if there are any.
@@ -248,19 +299,20 @@ impl Domain {
         }
     }
 
-    /// Processes of a guest that its kernel is to kill, each told once.
-    pub fn take_kills(&mut self, guest: GuestId) -> Vec<Pid> {
-        let Some(faults) = self.faults.as_deref_mut().filter(|faults| !faults.kills.is_empty()) else {
+    /// Whether [`take_signals`](Self::take_signals) has some for a guest.
+    pub fn has_signals(&self, guest: GuestId) -> bool {
+        self.faults.as_deref().is_some_and(|faults| faults.signals.iter().any(|(of, ..)| *of == guest))
+    }
+
+    /// Signals that a guest's kernel is to send, each told once.
+    pub fn take_signals(&mut self, guest: GuestId) -> Vec<(Pid, Signal)> {
+        let Some(faults) = self.faults.as_deref_mut().filter(|faults| !faults.signals.is_empty()) else {
             return Vec::new();
         };
-        let mut kills = Vec::new();
-        faults.kills.retain(|(of, pid)| {
-            if *of == guest {
-                kills.push(*pid);
-            }
-            *of != guest
-        });
-        kills
+        let (due, other) = faults.signals.iter().partition(|(of, ..)| *of == guest);
+        faults.signals = other;
+        let due: Vec<(GuestId, Pid, Signal)> = due;
+        due.into_iter().map(|(_, pid, signal)| (pid, signal)).collect()
     }
 
     /// What happens to a transaction that is about to be queued.
@@ -310,33 +362,16 @@ impl Domain {
             receiver: name(to),
             payload: &payload,
         };
+        self.passes_holds(faults, s);
         for index in 0..faults.rules.len() {
             let action = faults.decide(index, &seen);
-            self.count_down(cx, index, faults, seen.fits(&faults.rules[index]));
+            if seen.fits(&faults.rules[index]) {
+                self.count_down(cx, index, faults);
+                faults.holds.fitted(index);
+            }
             let Some(action) = action else { continue };
-            let error = |code, errno| Some(SendError { code, errno });
-            let (fault, error) = match action {
-                Action::Failed(errno) => (FaultKind::Failed, error(br::FAILED_REPLY, errno)),
-                Action::Dead => (FaultKind::Dead, error(br::DEAD_REPLY, Errno::OK)),
-                Action::Frozen => (FaultKind::Frozen, error(br::FROZEN_REPLY, Errno::OK)),
-                Action::Interrupt => {
-                    faults.interrupts.insert(s.thread);
-                    (FaultKind::Interrupt, None)
-                }
-                Action::KillReceiver | Action::KillSender => {
-                    let receiver = action == Action::KillReceiver;
-                    let Some(victim) = (if receiver { to } else { from }) else { continue };
-                    if faults.doomed.insert(victim) {
-                        faults.kills.push(victim);
-                    }
-                    (if receiver { FaultKind::KillReceiver } else { FaultKind::KillSender }, None)
-                }
-                Action::Freeze(calls) => {
-                    let Some((guest, pid)) = to else { continue };
-                    let Some(procs) = self.freeze_idle(cx, guest, pid) else { continue };
-                    faults.frozen.insert(index, (procs, calls));
-                    (FaultKind::Freeze, None)
-                }
+            let Some((fault, error)) = self.inject(cx, s, faults, index, action, (from, to)) else {
+                continue;
             };
             faults.counts[index].injected += 1;
             let (thread, rule) = (self.party(s.thread), Some(index as u32));
@@ -347,6 +382,89 @@ impl Domain {
             }
         }
         Ok(())
+    }
+
+    /// Does what a rule says, with its error where that fails the transaction; `None`: it cannot be done now.
+    fn inject(
+        &mut self,
+        cx: &mut Cx<'_>,
+        s: &Sending,
+        faults: &mut Faults,
+        rule: usize,
+        action: Action,
+        (from, to): (Option<(GuestId, Pid)>, Option<(GuestId, Pid)>),
+    ) -> Option<(FaultKind, Option<SendError>)> {
+        let error = |code, errno| Some(SendError { code, errno });
+        let injected = match action {
+            Action::Failed(errno) => (FaultKind::Failed, error(br::FAILED_REPLY, errno)),
+            Action::Dead => (FaultKind::Dead, error(br::DEAD_REPLY, Errno::OK)),
+            Action::Frozen => (FaultKind::Frozen, error(br::FROZEN_REPLY, Errno::OK)),
+            Action::Interrupt => {
+                faults.interrupts.insert(s.thread);
+                (FaultKind::Interrupt, None)
+            }
+            Action::KillReceiver | Action::KillSender => {
+                let receiver = action == Action::KillReceiver;
+                let (guest, pid) = (if receiver { to } else { from })?;
+                if faults.doomed.insert((guest, pid)) {
+                    faults.signals.push((guest, pid, Signal::Kill));
+                }
+                (if receiver { FaultKind::KillReceiver } else { FaultKind::KillSender }, None)
+            }
+            Action::SignalSender => {
+                let (guest, pid) = from?;
+                faults.signals.push((guest, pid, Signal::StopAndContinue));
+                (FaultKind::Signal, None)
+            }
+            Action::Freeze(calls) => {
+                let (guest, pid) = to?;
+                let procs = self.freeze_idle(cx, guest, pid)?;
+                faults.frozen.insert(rule, (procs, calls));
+                (FaultKind::Freeze, None)
+            }
+            Action::Delay(count) => {
+                let held = self.hold_node(faults, rule, s.target_node?, Until::Fits(count));
+                held.then_some((FaultKind::Delay, None))?
+            }
+            Action::Reorder => {
+                let held = self.hold_node(faults, rule, s.target_node?, Until::Passed);
+                held.then_some((FaultKind::Reorder, None))?
+            }
+            Action::Exhaust(count) => {
+                self.take_space(faults, s.target_proc?, count).then_some((FaultKind::Exhaust, None))?
+            }
+        };
+        Some(injected)
+    }
+
+    /// A thread is about to wait in `BINDER_FREEZE` for `target` to have nothing under way.
+    pub(crate) fn freeze_waits(&mut self, cx: &mut Cx<'_>, thread: ThreadId, target: ProcId) {
+        let Some(mut faults) = self.faults.take() else { return };
+        let of = |proc: Option<ProcId>| {
+            let proc = self.procs.get(&proc?)?;
+            Some((proc.guest, proc.pid))
+        };
+        let (from, to) = (of(self.thread_proc(thread)), of(Some(target)));
+        let names = std::mem::take(&mut faults.names);
+        let name = |of: Option<(GuestId, Pid)>| names.get(&of?).map(String::as_str);
+        let seen = Seen {
+            kind: Kind::Freeze,
+            code: 0,
+            manager: false,
+            sender: name(from),
+            receiver: name(to),
+            payload: &[],
+        };
+        for index in 0..faults.rules.len() {
+            if let (Some(_), Some((guest, pid))) = (faults.decide(index, &seen), from) {
+                faults.signals.push((guest, pid, Signal::StopAndContinue));
+                faults.counts[index].injected += 1;
+                let (thread, rule) = (self.party(thread), Some(index as u32));
+                cx.trace(|| TraceEvent::Fault { rule, thread, id: None, fault: FaultKind::Signal });
+            }
+        }
+        faults.names = names;
+        self.faults = Some(faults);
     }
 
     /// Freezes the processes of a pid, all or none of them.
@@ -366,8 +484,8 @@ impl Domain {
     }
 
     /// Thaws whom the rule froze when enough has passed.
-    fn count_down(&mut self, cx: &mut Cx<'_>, index: usize, faults: &mut Faults, fits: bool) {
-        let Some((_, left)) = faults.frozen.get_mut(&index).filter(|_| fits) else { return };
+    fn count_down(&mut self, cx: &mut Cx<'_>, index: usize, faults: &mut Faults) {
+        let Some((_, left)) = faults.frozen.get_mut(&index) else { return };
         *left = left.saturating_sub(1);
         if *left == 0
             && let Some((procs, _)) = faults.frozen.remove(&index)

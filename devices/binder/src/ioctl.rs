@@ -289,6 +289,7 @@ impl Domain {
         if let Some(target) = self.procs.get_mut(&wait.target) {
             target.freezers.insert(thread);
         }
+        self.freeze_waits(cx, thread, wait.target);
         let status = Status::Parked { park: Park::Freeze, timeout_ms: wait.timeout_ms };
         if let Some(object) = self.threads.get_mut(thread) {
             object.activity = Activity::Freezing(Box::new(wait));

@@ -53,6 +53,8 @@ pub enum Step {
         /// What came.
         event: Option<Event>,
     },
+    /// The machine had a turn ([`Domain::turn`]).
+    Turn,
     /// The guest's device was reset.
     Reset {
         /// Which guest.

@@ -294,7 +294,7 @@ pub enum TraceEvent {
     Fault {
         /// By which rule, counted from 0; `None`: by the choice among waiting threads.
         rule: Option<u32>,
-        /// The sender; the thread that was chosen.
+        /// The sender; the thread that was chosen; who waits in `BINDER_FREEZE`.
         thread: Party,
         /// The transaction.
         id: Option<DebugId>,
@@ -315,6 +315,10 @@ pub enum FaultKind {
     KillSender,
     Freeze,
     Chosen,
+    Signal,
+    Delay,
+    Reorder,
+    Exhaust,
 }
 
 /// [`Status`](crate::Status) without its fields.

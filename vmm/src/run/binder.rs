@@ -215,7 +215,10 @@ pub fn add_binder(
         tight: matches!(args.binder_device, BinderDeviceArg::Tight | BinderDeviceArg::TightLate),
         fails_after: (args.binder_device == BinderDeviceArg::Failing).then_some(2000),
     };
-    let device = BinderDevice::new(domain.clone(), guest, &limits, timing, recorder).with(trouble);
+    let turns = machine.handle();
+    let device = BinderDevice::new(domain.clone(), guest, &limits, timing, recorder)
+        .with(trouble)
+        .with_turns(Box::new(move || turns.wake()));
     let counters = device.counters();
     machine.add_virtio(Box::new(device)).map_err(machine_failure)?;
     Ok(Binder { header: follower, recording, counters, domain: Some(domain), guest, is_shared, of_world })

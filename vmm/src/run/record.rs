@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use binder::faults::Signal;
 use binder::replay::Step;
 use binder::trace::TraceEvent;
 use binder::{Domain, GuestId, Pid, Tid};
@@ -37,8 +38,8 @@ pub struct Recording {
     host_times: bool,
     replay: bool,
     followers: Followers,
-    /// Who has processes of the guest killed, for faults.
-    killer: Arc<OnceLock<Sender<Pid>>>,
+    /// Who has signals sent in the guest, for faults.
+    signals: Arc<OnceLock<Sender<(Pid, Signal)>>>,
 }
 
 struct Shared {
@@ -80,14 +81,14 @@ impl Recording {
             host_times: writes && target.is_some_and(|target| target.host_times),
             replay: writes && target.is_some_and(|target| target.replay),
             followers: Followers::of(control::wire::Stream::Trace),
-            killer: Arc::default(),
+            signals: Arc::default(),
         }
     }
 
-    /// Has processes killed by what is at the other end of `killer`.
-    pub fn kills_by(&self, killer: Sender<Pid>) {
+    /// Has signals sent by what is at the other end of `sender`.
+    pub fn signals_by(&self, sender: Sender<(Pid, Signal)>) {
         // Once for each run.
-        let _ = self.killer.set(killer);
+        let _ = self.signals.set(sender);
     }
 
     /// Clients that follow it, whether or not it goes to a file.
@@ -230,10 +231,10 @@ impl Recorder for Recording {
         facts(guest, domain).for_each(|record| self.write(&record));
     }
 
-    fn kill(&mut self, _guest: GuestId, pid: Pid) {
-        if let Some(killer) = self.killer.get() {
+    fn signal(&mut self, _guest: GuestId, pid: Pid, signal: Signal) {
+        if let Some(sender) = self.signals.get() {
             // The other end outlives the guest.
-            let _ = killer.send(pid);
+            let _ = sender.send((pid, signal));
         }
     }
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use binder::faults::Signal;
 use binder::replay::Step;
 use binder::trace::TraceEvent;
 use binder::{Domain, GuestId, Limits, Pid, Profile, Tid};
@@ -150,6 +151,10 @@ impl Recorder for Recorders {
         if let Some(world) = &mut self.world {
             world.name(guest, pid, tid, name);
         }
+    }
+
+    fn signal(&mut self, guest: GuestId, pid: Pid, signal: Signal) {
+        self.own.signal(guest, pid, signal);
     }
 
     fn replays(&self) -> bool {

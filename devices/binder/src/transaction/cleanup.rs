@@ -167,7 +167,10 @@ impl Domain {
     }
 
     /// The node's next oneway goes to the back of the process queue (B146).
-    fn next_oneway(&mut self, cx: &mut Cx<'_>, proc: ProcId, node: NodeId) {
+    pub(crate) fn next_oneway(&mut self, cx: &mut Cx<'_>, proc: ProcId, node: NodeId) {
+        if self.faults.is_some() && self.is_held(node) {
+            return;
+        }
         let Some(node) = self.nodes.get_mut(node) else { return };
         match node.backlog.pop_first() {
             None => node.has_async = false,

@@ -87,14 +87,18 @@ impl Domain {
 
     /// Goes on as far as possible.
     pub(crate) fn advance_send(&mut self, cx: &mut Cx<'_>, call: &mut Call, mut sending: Sending) -> Step {
-        match self.try_send(cx, call, &mut sending) {
+        let step = match self.try_send(cx, call, &mut sending) {
             Ok(needs) if needs.is_empty() => Step::Next,
             Ok(needs) => Step::Suspend(Box::new(sending), needs),
             Err(error) => {
                 self.fail_send(cx, call, sending, error);
                 Step::Next
             }
+        };
+        if self.faults.is_some() {
+            self.end_due_holds(cx);
         }
+        step
     }
 
     fn try_send(
@@ -282,6 +286,9 @@ impl Domain {
         if self.over_transactions(sender_guest) {
             return Err(SendError::failed(Errno::ENOMEM));
         }
+        if self.faults.is_some() {
+            self.keep_full(s);
+        }
         let secctx = s.secctx.as_ref().map_or(0, |label| align8(label.len() as u64));
         let extra = s.buffers_size.checked_add(secctx).ok_or(SendError::failed(Errno::EINVAL))?;
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
@@ -290,10 +297,14 @@ impl Domain {
         let mapping = proc.mapping.as_mut().ok_or(SendError::dead(Errno::ESRCH))?;
         let sizes = Sizes { data: s.data.data_size, offsets: s.data.offsets_size, extra };
         let is_async = s.is_oneway();
-        let placed = mapping.place(sizes, is_async.then_some(sender_pid)).map_err(|errno| match errno {
-            Errno::ESRCH => SendError::dead(errno),
-            errno => SendError::failed(errno),
-        })?;
+        let placed = match mapping.place(sizes, is_async.then_some(sender_pid)) {
+            Ok(placed) => placed,
+            Err(Errno::ESRCH) => return Err(SendError::dead(Errno::ESRCH)),
+            Err(errno) => {
+                self.found_full(target, errno);
+                return Err(SendError::failed(errno));
+            }
+        };
         let id = self.buffers.insert(Buffer {
             debug_id: s.debug_id,
             proc: target,

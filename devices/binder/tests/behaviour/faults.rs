@@ -1,6 +1,6 @@
 //! Faults on purpose: each is what the driver does anyway, and leaves nothing behind.
 
-use binder::faults::{ALWAYS, Action, Faults, Impossible, Kind, Rule};
+use binder::faults::{ALWAYS, Action, Faults, Impossible, Kind, Rule, Signal};
 use binder::protocol::{Return, ioctl};
 use binder::trace::FaultKind;
 use binder::{Errno, Pid, TraceEvent};
@@ -113,8 +113,8 @@ fn a_receiver_that_is_to_die_hears_of_the_call_and_does_no_more() {
     assert!(trio.w.read(trio.owner).parked);
     assert!(trio.w.call(trio.client, trio.handle, b"x", &[]).parked);
     trio.w.woken(trio.owner).data();
-    assert_eq!(trio.w.domain.take_kills(GUEST), [Pid(20)]);
-    assert_eq!(trio.w.domain.take_kills(GUEST), []);
+    assert_eq!(trio.w.domain.take_signals(GUEST), [(Pid(20), Signal::Kill)]);
+    assert_eq!(trio.w.domain.take_signals(GUEST), []);
     assert_eq!(trio.w.reply(trio.owner, b"", &[]).errno, Errno::EINTR.0);
     trio.w.release(trio.owner.proc);
     trio.w.events();

@@ -102,7 +102,11 @@ fn parcel(objects: &[(u32, u32, u64)], size: usize) -> (Vec<u8>, Vec<u64>) {
 
 /// A world after some acts.
 pub fn acted(acts: Vec<Act>, lazy: bool, install_error: bool) -> World {
-    let mut w = World::new();
+    acted_in(World::new(), acts, lazy, install_error)
+}
+
+/// The same in a world that was made ready.
+pub fn acted_in(mut w: World, acts: Vec<Act>, lazy: bool, install_error: bool) -> World {
     w.lazy = lazy;
     w.install_error = install_error.then_some(Errno(-24));
     let mut threads = Vec::new();

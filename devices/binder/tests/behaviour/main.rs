@@ -7,6 +7,7 @@ mod deaths;
 mod faults;
 mod files;
 mod freezer;
+mod holds;
 mod hostile;
 mod ioctls;
 mod lifecycle;

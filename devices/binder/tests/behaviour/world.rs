@@ -322,6 +322,14 @@ impl World {
         answer
     }
 
+    /// The machine has a turn.
+    pub fn turn(&mut self) {
+        self.domain = reload(&self.domain, &self.limits);
+        let rams = Both { first: &self.ram, other: &self.other_ram };
+        self.domain.turn(&rams, &mut self.trace);
+        self.events();
+    }
+
     pub fn send(&mut self, th: Th, body: Body) -> Answer {
         let header = self.header(th);
         self.message(header, body)

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use binder::errno::Errno;
+use binder::faults::Signal;
 use binder::ids::{GuestId, Pfn, Pid, Tid};
 use binder::limits::{Limits, LsmMode, Profile};
 use binder::message::{Answer, Body, Header, MAX_INSTALL_FILES, Message};
@@ -58,8 +59,8 @@ pub trait Recorder: Send {
     fn name(&mut self, _guest: GuestId, _pid: Pid, _tid: Tid, _name: [u8; 16]) {}
     /// The domain has been put in the place of the one before: the guest goes on from a snapshot.
     fn goes_on(&mut self, _guest: GuestId, _domain: &Domain) {}
-    /// The guest's kernel is to kill a process: a fault that was asked for.
-    fn kill(&mut self, _guest: GuestId, _pid: Pid) {}
+    /// The guest's kernel is to send a process a signal: a fault that was asked for.
+    fn signal(&mut self, _guest: GuestId, _pid: Pid, _signal: Signal) {}
     /// True: [`step`](Self::step) wants all that goes into the domain and comes out of it.
     fn replays(&self) -> bool {
         false
@@ -117,6 +118,8 @@ pub struct Counters {
 pub struct BinderDevice {
     world: World,
     late: Option<(Late, Waker)>,
+    /// Asks for the turns that faults want.
+    turns: Option<Waker>,
     trouble: Trouble,
     active: Option<Active>,
 }
@@ -130,6 +133,8 @@ struct World {
     names: Names,
     /// The recording has the domain that it begins with.
     replay_begun: bool,
+    /// What the domain said last.
+    wants_turns: bool,
     counters: Arc<Mutex<Counters>>,
 }
 
@@ -184,14 +189,28 @@ impl BinderDevice {
             recorder,
             names: Names::default(),
             replay_begun: false,
+            wants_turns: false,
             counters: Arc::default(),
         };
-        BinderDevice { world, late, trouble: Trouble::default(), active: None }
+        BinderDevice { world, late, turns: None, trouble: Trouble::default(), active: None }
     }
 
     /// The same device with a trouble of its own.
     pub fn with(self, trouble: Trouble) -> BinderDevice {
         BinderDevice { trouble, ..self }
+    }
+
+    /// The same device with somebody who gives it turns: without, what faults hold back is held until more is
+    /// sent. A turn is a [`service`](VirtioDevice::service) at a moment of guest time: the end of a slice, or
+    /// when the guest has nothing to do.
+    pub fn with_turns(self, waker: Waker) -> BinderDevice {
+        BinderDevice { turns: Some(waker), ..self }
+    }
+
+    fn ask_for_turn(&self) {
+        if let (true, Some(waker)) = (self.world.wants_turns, &self.turns) {
+            waker();
+        }
     }
 
     /// The counters, to be read while the device is in use.
@@ -278,11 +297,17 @@ impl VirtioDevice for BinderDevice {
                 active.deliver(&mut self.world, usize::MAX)?;
             }
         }
+        self.ask_for_turn();
         Ok(())
     }
 
     fn service(&mut self) -> Result<(), DeviceError> {
         let Some(active) = &mut self.active else { return Ok(()) };
+        if self.world.turn()?
+            && let Some((late, _)) = &mut self.late
+        {
+            late.ring();
+        }
         let done = match &mut self.late {
             // Events that another guest of the domain caused.
             None => active.deliver(&mut self.world, usize::MAX)?,
@@ -308,6 +333,7 @@ impl VirtioDevice for BinderDevice {
         if done > 0 {
             self.world.interrupt(&active.interrupt);
         }
+        self.ask_for_turn();
         Ok(())
     }
 
@@ -453,14 +479,37 @@ impl World {
         } else {
             domain.handle(guests, guest, message, &mut sink)
         };
-        let kills = domain.take_kills(guest);
+        let signals = domain.take_signals(guest);
+        self.wants_turns = domain.wants_turns();
         drop(shared);
-        kills.into_iter().for_each(|pid| self.recorder.kill(guest, pid));
+        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
         self.count(|counters| {
             counters.messages += 1;
             counters.trimmed_pages += answer.slots.len() as u64;
         });
         Ok(self.encode(&answer))
+    }
+
+    /// Gives the domain the turn that it wants, and has the signals sent that another guest's message caused. Tells
+    /// whether there was one.
+    fn turn(&mut self) -> Result<bool, DeviceError> {
+        let guest = self.guest;
+        let mut shared = self.domain.lock()?;
+        let Shared { domain, guests } = &mut *shared;
+        let wanted = domain.wants_turns();
+        if wanted {
+            if self.replay_begun {
+                self.recorder.step(Step::Turn);
+            }
+            let at = self.recorder.now();
+            domain.turn(guests, &mut Stamped { at, guest, recorder: self.recorder.as_mut() });
+        }
+        let signals = domain.take_signals(guest);
+        self.wants_turns = domain.wants_turns();
+        shared.wake_others(guest);
+        drop(shared);
+        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
+        Ok(wanted)
     }
 
     fn encode(&self, answer: &Answer) -> Vec<u8> {

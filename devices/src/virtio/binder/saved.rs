@@ -68,6 +68,7 @@ impl BinderDevice {
             domain.trace_payloads(own.limits().trace_payload);
             domain.set_faults(own.take_faults());
         });
+        world.wants_turns = domain.wants_turns();
         names.tell(world.recorder.as_mut(), &mut domain, world.guest);
         world.names = names;
         world.recorder.goes_on(world.guest, &domain);
@@ -75,6 +76,7 @@ impl BinderDevice {
             self.world.recorder.step(Step::Start(Box::new(domain.clone())));
         }
         self.world.domain.lock_anyway().domain = domain;
+        self.ask_for_turn();
         Ok(())
     }
 }

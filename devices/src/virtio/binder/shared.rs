@@ -106,9 +106,10 @@ impl Shared {
         left
     }
 
-    /// Calls the guests beside `guest` that have events waiting.
+    /// Calls the guests beside `guest` that have events waiting, or are to send signals.
     pub(super) fn wake_others(&self, guest: GuestId) {
         let others = self.guests.wakers.iter().filter(|(other, _)| **other != guest);
-        others.filter(|(other, _)| self.domain.has_events(**other)).for_each(|(_, waker)| waker());
+        let due = |other: GuestId| self.domain.has_events(other) || self.domain.has_signals(other);
+        others.filter(|(other, _)| due(**other)).for_each(|(_, waker)| waker());
     }
 }
