@@ -8,8 +8,9 @@ use regex::Regex;
 use serde::Serialize;
 
 use crate::cases::{Cases, gtest, tap};
-use crate::guest::{CONSOLE, CommandEnd, GuestEnd};
+use crate::guest::{CONSOLE, CommandEnd, GuestEnd, TRACE};
 use crate::plan::{ExpectedEnd, Parser, Program, RoleSpec};
+use crate::policy;
 use crate::verdict::Verdict;
 
 /// What is written of a role's program.
@@ -138,6 +139,9 @@ pub fn judge(role: &RoleSpec, end: &RoleEnd, left: Left<'_>) -> Judgement {
                 fault(Verdict::Failed, format!("`{pattern}` occurs in {name}: {line}"));
             }
         }
+    }
+    for text in policy::violations(&expect.policy, &left.guest.join(TRACE)) {
+        fault(Verdict::PolicyViolated, text);
     }
     judgement.skipped = cases.as_ref().and_then(|cases| cases.skipped.clone());
     judgement.cases = cases;

@@ -55,6 +55,7 @@ pub mod guest;
 pub mod judge;
 pub mod junit;
 pub mod plan;
+mod policy;
 pub mod process;
 mod repro;
 mod requires;

@@ -24,6 +24,7 @@ pub use file::{
 };
 
 use crate::faults::FaultsEntry;
+use crate::policy::Rule;
 
 use self::error::Text;
 use self::file::{PlanFile, RunEntry};
@@ -249,6 +250,8 @@ pub struct Expect {
     /// What occurs nowhere.
     #[serde(serialize_with = "patterns")]
     pub never: Vec<Regex>,
+    /// Calls that are not made.
+    pub policy: Vec<Rule>,
 }
 
 /// A file to put into a guest.

@@ -49,6 +49,38 @@ fn interrupted_waits_go_on() {
 }
 
 #[test]
+fn a_sender_is_killed_and_its_service_goes_on() {
+    let rules = "[[rules]]\ninterface = \"bindervm.demo.IDemo\"\nsender = \"demo_client\"\nnth = 3\n\
+                 action = \"kill-sender\"\n";
+    let script = "demo_service bindervm.x & demo_client bindervm.x 5; echo client $?
+                  demo_client bindervm.x 5; echo then $?; kill $!";
+    let ended = run(rules, script).prints(&["client 137", "then 0"]);
+    injected(&ended, "KillSender", 1);
+    ended.leaves_nothing();
+}
+
+/// covers: B344, B350
+#[test]
+fn an_exhausted_buffer_is_really_full() {
+    let rules = "[[rules]]\ninterface = \"bindervm.demo.IDemo\"\nnth = 2\nfree-after = 2\naction = \"exhaust\"\n";
+    let client = "demo_client bindervm.x 5; echo ended $?";
+    let script = format!("demo_service bindervm.x & {client}; {client}; {client}; kill $!");
+    let ended = run(rules, &script).prints(&["ended 1\nended 1\nended 0"]);
+    injected(&ended, "Exhaust", 1);
+    let full = ended.trace(["--calls", "--filter", "errno==-28"]);
+    assert_eq!(full.lines().filter(|line| line.contains("BR_FAILED_REPLY")).count(), 2, "{full}");
+    ended.leaves_nothing();
+}
+
+/// covers: B086
+#[test]
+fn a_sender_that_gets_real_signals_goes_on() {
+    let rules = "[[rules]]\nsender = \"demo_client\"\ntimes = 5\naction = \"signal-sender\"\n";
+    let script = "demo_service bindervm.x & demo_client bindervm.x 50; code=$?; kill $!; exit $code";
+    injected(&run(rules, script).prints(&["all right"]), "Signal", 5);
+}
+
+#[test]
 fn the_example_plan_passes() {
     let plan = concat!(env!("CARGO_MANIFEST_DIR"), "/../ci/examples/faults.toml");
     let folder = tempfile::tempdir().unwrap();
@@ -71,6 +103,7 @@ fn rules_that_make_no_sense_are_refused() {
     for (rules, expected) in [
         ("[[rules]]\non = \"reply\"\naction = \"frozen-reply\"\n", "rule 1: only calls"),
         ("[[rules]]\naction = \"explode\"\n", "unknown variant `explode`"),
+        ("[[rules]]\naction = \"delay\"\n", "rule 1: only what is oneway"),
         ("[[rule]]\n", "unknown field `rule`"),
     ] {
         let path = file(folder.path(), "faults.toml", rules.as_bytes());

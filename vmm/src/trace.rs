@@ -118,7 +118,8 @@ fn show(args: &TraceArgs, table: &Arc<Table>) -> Result<(), ShowError> {
         }
     };
     let cut_by_us = |problem: &RecordingError| {
-        stop.load(Ordering::Relaxed) && matches!(problem, RecordingError::CutOff { .. })
+        let cut = matches!(problem, RecordingError::CutOff { .. } | RecordingError::Unfinished { .. });
+        stop.load(Ordering::Relaxed) && cut
     };
     match problems.into_iter().find(|(_, problem)| !cut_by_us(problem)) {
         Some(problem) => Err(problem.into()),

@@ -329,6 +329,9 @@ pub struct ExpectEntry {
     /// Regular expressions that occur nowhere: not in stdout, stderr or on the console.
     #[serde(default)]
     pub never: OneOrMany<String>,
+    /// Binder calls that must not be made, as filters of `bindervm trace`: exit code 8 where one is.
+    #[serde(default)]
+    pub policy: OneOrMany<String>,
 }
 
 /// A file to put into the guest.

@@ -17,6 +17,7 @@ use super::value::{Memory, OneOrMany, Time};
 use super::{
     Expect, ExpectedEnd, GuestSpec, MAX_TESTS, Plan, Program, Push, RoleSpec, Settings, Share, TestSpec,
 };
+use crate::policy::Rule;
 use crate::start::plain;
 
 /// The most bytes of a file that a plan feeds to a program.
@@ -233,6 +234,18 @@ impl At<'_> {
             return Err(
                 self.wrong(of("there is nothing to inject faults into where the kernel has the driver"))
             );
+        }
+        let judged = |role: &RoleSpec| !role.expect.policy.is_empty();
+        let recorded = |role: &RoleSpec| {
+            let spec = guests.get(&role.guest);
+            spec.is_some_and(|spec| spec.binder == BinderDriver::Host && spec.trace != Keep::Never)
+        };
+        let mut all_roles = variants.iter().flat_map(|(_, roles)| roles);
+        if all_roles.any(|role| judged(role) && (isolation == Isolation::Shared || !recorded(role))) {
+            return Err(self.wrong(of(
+                "a policy is judged by the recording: it needs a guest of the test's own, the driver of the host, and a \
+                 trace that is not `never`",
+            )));
         }
         if isolation == Isolation::Shared && entry.seed.is_some() {
             return Err(self.wrong(of("a shared guest has a seed of its own; the test cannot have one")));
@@ -543,12 +556,19 @@ impl At<'_> {
             };
             patterns.to_vec().iter().map(compile).collect()
         };
+        let rules = |rules: OneOrMany<String>| -> Result<Vec<Rule>, PlanError> {
+            let parse = |text: &String| {
+                Rule::parse(text).map_err(|error| self.wrong(of(format!("in expect.policy: {error}"))))
+            };
+            rules.to_vec().iter().map(parse).collect()
+        };
         Ok(Expect {
             end,
             stdout: patterns(entry.stdout)?,
             stderr: patterns(entry.stderr)?,
             console: patterns(entry.console)?,
             never: patterns(entry.never)?,
+            policy: rules(entry.policy)?,
         })
     }
 

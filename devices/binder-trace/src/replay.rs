@@ -111,7 +111,7 @@ impl Replay {
                 }
                 Ok(())
             }
-            Record::HostTime { .. } | Record::Lost { .. } | Record::Known(_) => Ok(()),
+            Record::HostTime { .. } | Record::Lost { .. } | Record::Known(_) | Record::End => Ok(()),
         }
     }
 

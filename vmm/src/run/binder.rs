@@ -120,6 +120,7 @@ fn header(
         payload: target.payload,
         host_clock: target.host_times.then(host_clock),
         replay: target.replay,
+        has_end: !target.path.as_os_str().is_empty(),
     }
 }
 

@@ -52,8 +52,14 @@ pub fn prepare(args: &RunArgs, voice: &Voice) -> Result<Option<Fast>, Failure> {
     let folder = Cache::of_user().ok_or_else(no_cache)?.root().join("snapshots");
     let path = folder.join(format!("{name}-{key}.snapshot"));
     let unwritable = |e| Failure::because(Code::Internal, format!("cannot write {}", folder.display()), e);
-    fs::create_dir_all(&folder).map_err(unwritable)?;
-    let lock = File::create(path.with_extension(LOCK)).map_err(unwritable)?;
+    let lock = match fs::create_dir_all(&folder).and_then(|()| File::create(path.with_extension(LOCK))) {
+        Ok(lock) => lock,
+        // In a container the cache often is another user's, or the file system cannot be written.
+        Err(error) => {
+            voice.say(format_args!("--fast: cannot write {}: {error}; booting", folder.display()));
+            return Ok(None);
+        }
+    };
     let wait = |how| flock(&lock, how).map_err(|e| unwritable(e.into()));
     wait(FlockOperation::LockShared)?;
     if !path.exists() {

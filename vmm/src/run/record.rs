@@ -114,8 +114,8 @@ impl Recording {
             Err(TryLockError::WouldBlock) => return,
         };
         if let Some(writer) = &mut shared.writer {
-            // The run failed already, and says so.
-            let _ = writer.finish();
+            // The run failed already, and says so. Its recording has no end.
+            writer.flush();
         }
     }
 

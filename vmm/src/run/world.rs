@@ -88,6 +88,7 @@ impl World {
                     payload: target.payload,
                     host_clock: target.host_times.then(super::record::host_clock),
                     replay: target.replay,
+                    has_end: true,
                     ..header
                 };
                 let writer = Writer::create(&target.path, &header).map_err(trace_failure)?;

@@ -78,7 +78,7 @@ impl Model {
             Record::HostTime { boottime } => self.host = Some(*boottime),
             Record::Lost { events } => self.lost += events,
             Record::Known(known) => self.names.known(known),
-            Record::Step(_) => {}
+            Record::Step(_) | Record::End => {}
         }
         None
     }

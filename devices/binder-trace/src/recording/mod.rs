@@ -10,8 +10,9 @@
 //!   record               a postcard-encoded Record
 //! ```
 //!
-//! The header is JSON so that any tool can tell what a file is. A run that was killed leaves a file
-//! that ends inside a record; reading tells that apart from damage, after all whole records.
+//! The header is JSON so that any tool can tell what a file is. The last record of a file says that
+//! nothing follows. A run that was killed leaves a file without it, which may end inside a record;
+//! reading tells that apart from damage, after all whole records.
 
 use std::io;
 use std::path::PathBuf;
@@ -73,6 +74,9 @@ pub struct Header {
     /// It has all that a replay needs.
     #[serde(default)]
     pub replay: bool,
+    /// It is a file, whose last record is [`Record::End`] where the run that wrote it was not cut off.
+    #[serde(default)]
+    pub has_end: bool,
 }
 
 impl Header {
@@ -124,6 +128,8 @@ pub enum Record {
     Step(Step),
     /// What was so when the recording began: of a guest that went on from a snapshot, or that runs.
     Known(Known),
+    /// Nothing follows: the run ended, and all of it is here.
+    End,
 }
 
 /// A fact from before the recording.
@@ -192,6 +198,12 @@ pub enum RecordingError {
         at: u64,
         /// What is wrong there.
         problem: String,
+    },
+    /// The file has no end: the run was cut off, or goes on.
+    #[error("the trace has no end (byte {at}): the run that wrote it was cut off, or goes on")]
+    Unfinished {
+        /// Offset of the end.
+        at: u64,
     },
     /// The file ends inside a record: the run was cut off.
     #[error("the trace ends in the middle of a record at byte {at}: the run that wrote it was cut off")]

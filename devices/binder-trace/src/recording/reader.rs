@@ -66,6 +66,7 @@ impl<R: Read> Reader<R> {
     fn read_record(&mut self) -> Result<Option<Record>, RecordingError> {
         let mut head = [0; 8];
         match read_up_to(&mut self.input, &mut head).map_err(RecordingError::Read)? {
+            0 if self.header.has_end => return Err(RecordingError::Unfinished { at: self.at }),
             0 => return Ok(None),
             8 => {}
             _ => return Err(RecordingError::CutOff { at: self.at }),
@@ -88,7 +89,7 @@ impl<R: Read> Reader<R> {
         }
         let event = postcard::from_bytes(&record).map_err(|error| damaged(error.to_string()))?;
         self.at += 8 + u64::from(length);
-        Ok(Some(event))
+        Ok(Some(event).filter(|record| !matches!(record, Record::End)))
     }
 }
 

@@ -11,6 +11,7 @@ fn header() -> Header {
         image: Some("minimal".into()),
         engine: "soft".into(),
         command: vec!["true".into()],
+        has_end: true,
         ..Header::default()
     }
 }
@@ -50,16 +51,31 @@ fn what_was_written_is_read() {
 #[test]
 fn a_cut_file_gives_its_whole_records_and_says_so() {
     let bytes = file();
-    let cut = &bytes[..bytes.len() - 1];
-    let items: Vec<_> = Reader::new(cut).unwrap().collect();
-    assert_eq!(items.len(), 4);
-    assert!(matches!(items[3], Err(RecordingError::CutOff { .. })));
+    let end = encode_record(&Record::End).len();
+    for (missing, whole) in [(1, 4), (end, 4), (end + 1, 3)] {
+        let items: Vec<_> = Reader::new(&bytes[..bytes.len() - missing]).unwrap().collect();
+        assert_eq!(items.len(), whole + 1);
+        assert!(items[..whole].iter().all(Result::is_ok));
+        let inside = matches!(items[whole], Err(RecordingError::CutOff { .. }));
+        let between = matches!(items[whole], Err(RecordingError::Unfinished { .. }));
+        assert_eq!((inside, between), (missing != end, missing == end));
+    }
+}
+
+#[test]
+fn nothing_is_read_behind_the_end_and_a_stream_needs_none() {
+    let mut bytes = file();
+    bytes.extend(b"anything");
+    assert_eq!(Reader::new(bytes.as_slice()).unwrap().count(), 4);
+    let mut stream = encode_header(&Header { has_end: false, ..header() });
+    stream.extend(encode_record(&records()[0]));
+    assert!(Reader::new(stream.as_slice()).unwrap().all(|record| record.is_ok()));
 }
 
 #[test]
 fn a_changed_byte_is_found_and_what_stands_before_it_is_given() {
     let mut bytes = file();
-    let last = bytes.len() - 1;
+    let last = bytes.len() - 1 - encode_record(&Record::End).len();
     bytes[last] ^= 1;
     let items: Vec<_> = Reader::new(bytes.as_slice()).unwrap().collect();
     assert!(items[..3].iter().all(Result::is_ok));

@@ -72,8 +72,9 @@ impl<W: Write> Writer<W> {
         }
     }
 
-    /// Writes what is buffered, and tells of the first error there was.
+    /// Writes that nothing follows, and what is buffered, and tells of the first error there was.
     pub fn finish(&mut self) -> Result<(), RecordingError> {
+        self.record(&Record::End);
         match self.failed.take() {
             Some(error) => Err(RecordingError::Write(error)),
             None => self.out.flush().map_err(RecordingError::Write),
