@@ -12,6 +12,7 @@ pub mod group;
 pub mod harness;
 pub mod memory;
 pub mod serving;
+pub mod terminal;
 pub mod transcript;
 
 use std::io::Write;

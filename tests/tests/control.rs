@@ -309,17 +309,10 @@ fn the_console_shows_its_past_and_goes_on() {
 
 #[test]
 fn a_shell_lives_on_a_terminal() {
-    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
     use rustix::termios::{Winsize, tcsetwinsize};
 
     let guest = Serving::of("minimal", "g1", []);
-    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
-    grantpt(&master).unwrap();
-    unlockpt(&master).unwrap();
-    let size = Winsize { ws_row: 33, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 };
-    tcsetwinsize(&master, size).unwrap();
-    let name = ptsname(&master, Vec::new()).unwrap();
-    let slave = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+    let (mut master, slave) = tests::terminal::open(33, 99);
     let mut child = guest
         .command(["shell", "g1"])
         .stdin(slave.try_clone().unwrap())
@@ -327,7 +320,6 @@ fn a_shell_lives_on_a_terminal() {
         .stderr(slave)
         .spawn()
         .unwrap();
-    let mut master = std::fs::File::from(master);
     let mut seen = String::new();
     let mut wait_for = |master: &mut std::fs::File, wanted: &str| {
         let mut buffer = [0; 4096];
@@ -351,7 +343,7 @@ fn a_shell_lives_on_a_terminal() {
     master.write_all(b"echo still $((40+1))\n").unwrap();
     wait_for(&mut master, "still 41");
     // A new size arrives, by a signal as a terminal would send it.
-    tcsetwinsize(&master, Winsize { ws_row: 11, ..size }).unwrap();
+    tcsetwinsize(&master, Winsize { ws_row: 11, ws_col: 99, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::WINCH).unwrap();
     std::thread::sleep(Duration::from_millis(300));

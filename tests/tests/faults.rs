@@ -62,7 +62,8 @@ fn a_sender_is_killed_and_its_service_goes_on() {
 /// covers: B344, B350
 #[test]
 fn an_exhausted_buffer_is_really_full() {
-    let rules = "[[rules]]\ninterface = \"bindervm.demo.IDemo\"\nnth = 2\nfree-after = 2\naction = \"exhaust\"\n";
+    let rules =
+        "[[rules]]\ninterface = \"bindervm.demo.IDemo\"\nnth = 2\nfree-after = 2\naction = \"exhaust\"\n";
     let client = "demo_client bindervm.x 5; echo ended $?";
     let script = format!("demo_service bindervm.x & {client}; {client}; {client}; kill $!");
     let ended = run(rules, &script).prints(&["ended 1\nended 1\nended 0"]);

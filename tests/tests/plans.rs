@@ -58,7 +58,9 @@ fn android_14s_programs_pass_on_guests_from_snapshots() {
 #[test]
 fn android_10s_programs_pass_alike_on_both_drivers() {
     let tests = passes("aosp10-tests.toml");
-    for name in ["binderDriverInterfaceTest", "binderLibTest", "binderSafeInterfaceTest", "binderTextOutputTest"] {
+    for name in
+        ["binderDriverInterfaceTest", "binderLibTest", "binderSafeInterfaceTest", "binderTextOutputTest"]
+    {
         let host = cases(&tests, &format!("{name}@host"));
         assert!(!host.is_empty(), "{name}");
         assert_eq!(host, cases(&tests, &format!("{name}@kernel")), "{name}");
@@ -79,7 +81,8 @@ fn lib_test(rules: &str, filter: &str) -> Ended {
     let faults = file(folder.path(), "faults.toml", rules.as_bytes());
     let guest = Guest::of("aosp14-tests").with(["--fast", "--faults", &faults]);
     let program = "/data/nativetest64/binderLibTest/binderLibTest";
-    let ended = guest.traced_with(",replay").shell(&format!("{program} --gtest_filter={filter} 2>&1")).expect(0);
+    let ended =
+        guest.traced_with(",replay").shell(&format!("{program} --gtest_filter={filter} 2>&1")).expect(0);
     let check = ended.trace(["--check"]);
     assert!(check.contains("the same: "), "{check}");
     ended
@@ -88,7 +91,8 @@ fn lib_test(rules: &str, filter: &str) -> Ended {
 /// covers: B372
 #[test]
 fn a_freeze_that_is_interrupted_is_restarted_by_the_kernel() {
-    let rules = "[[rules]]\non = \"freeze\"\nsender = \"binderLibTest\"\ntimes = 10\naction = \"signal-sender\"\n";
+    let rules =
+        "[[rules]]\non = \"freeze\"\nsender = \"binderLibTest\"\ntimes = 10\naction = \"signal-sender\"\n";
     let ended = lib_test(rules, "BinderLibTest.Freeze").prints(&["[  PASSED  ] 1 test."]);
     assert_eq!(ended.status["faults"][0]["injected"], 10, "{ended}");
     let trace = ended.trace([]);
@@ -100,7 +104,8 @@ fn a_freeze_that_is_interrupted_is_restarted_by_the_kernel() {
 /// covers: B146, B147
 #[test]
 fn delayed_and_reordered_oneways_break_no_test() {
-    let rule = |action| format!("[[rules]]\non = \"oneway\"\nchance = 0.3\ntimes = 1000\naction = \"{action}\"\n");
+    let rule =
+        |action| format!("[[rules]]\non = \"oneway\"\nchance = 0.3\ntimes = 1000\naction = \"{action}\"\n");
     let rules = rule("delay") + "deliver-after = 2\n" + &rule("reorder");
     // What fails without faults, too.
     let ended = lib_test(&rules, "-BinderLibTest.SchedPolicySet:BinderLibTest.InheritRt");
@@ -128,13 +133,22 @@ expect.policy = ["method==addService && proc==service", 'method==checkService &&
     let (code, results, said) = run(path.as_ref(), &folder.path().join("results"));
     assert_eq!(code, 8, "{said}");
     let tests = results["tests"].as_array().unwrap();
-    assert_eq!((&tests[0]["verdict"], &tests[1]["verdict"]), (&"passed".into(), &"policy-violated".into()), "{said}");
-    assert!(tests[1]["reasons"][0].as_str().unwrap().contains("android.os.IServiceManager.checkService"), "{said}");
+    assert_eq!(
+        (&tests[0]["verdict"], &tests[1]["verdict"]),
+        (&"passed".into(), &"policy-violated".into()),
+        "{said}"
+    );
+    assert!(
+        tests[1]["reasons"][0].as_str().unwrap().contains("android.os.IServiceManager.checkService"),
+        "{said}"
+    );
     for (wrong, why) in [
         ("expect.policy = \"method==\"", "in expect.policy"),
         ("isolation = \"shared\"\nexpect.policy = \"oneway\"", "a policy is judged by the recording"),
     ] {
-        let plan = format!("[guest.phone]\nimage = \"aosp14\"\n[[test]]\nname = \"x\"\ncommand = [\"true\"]\n{wrong}\n");
+        let plan = format!(
+            "[guest.phone]\nimage = \"aosp14\"\n[[test]]\nname = \"x\"\ncommand = [\"true\"]\n{wrong}\n"
+        );
         let path = file(folder.path(), "wrong.toml", plan.as_bytes());
         let (code, _, said) = run(path.as_ref(), &folder.path().join("results"));
         assert!(code == 2 && said.contains(why), "{code} {said}");

@@ -130,10 +130,68 @@ fn a_recording_is_followed_while_it_grows() {
         let followed = lines.find(|followed| followed.as_ref().is_ok_and(|followed| followed == line));
         assert!(followed.is_some(), "{line}");
     }
-    // Interrupted, it ends as one that was shown whole.
+    // The recording says that it is over.
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+
+    // Without its last record it was cut off; who follows it waits, and ends well when interrupted.
+    let end = binder_trace::recording::encode_record(&binder_trace::recording::Record::End).len();
+    std::fs::write(&path, &whole[..whole.len() - end]).unwrap();
+    let (code, output) = bindervm_with(&["trace", "--calls", path.to_str().unwrap()]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(code == 241 && stderr.contains("the trace has no end"), "{code} {stderr}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "all of it is shown");
+    let mut command = tests::bindervm();
+    command.args(["trace", "--calls", "--follow"]).arg(&path).stdout(Stdio::piped());
+    let mut follower = command.spawn().expect("bindervm starts");
+    let first = std::io::BufRead::lines(std::io::BufReader::new(follower.stdout.take().unwrap())).next();
+    assert!(first.is_some_and(|line| line.is_ok()));
     let interrupted = std::process::Command::new("kill").args(["-INT", &follower.id().to_string()]).status();
     assert!(interrupted.unwrap().success());
     assert_eq!(follower.wait().unwrap().code(), Some(0));
+}
+
+/// covers: the live view, on a terminal
+#[test]
+fn the_busiest_methods_of_a_running_guest_are_shown_on_a_terminal() {
+    use std::io::{Read, Write};
+
+    let guest = Serving::of("aosp14", "g1", []);
+    let (mut master, slave) = tests::terminal::open(24, 120);
+    let child = guest
+        .command(["trace", "--top", "--follow", "g1", "--filter", "iface=~IServiceManager"])
+        .stdin(slave.try_clone().unwrap())
+        .stdout(slave.try_clone().unwrap())
+        .stderr(slave)
+        .spawn()
+        .unwrap();
+    let mut child = child;
+    let mut seen = String::new();
+    let mut wait_for = |master: &mut std::fs::File, wanted: &str| {
+        let mut buffer = [0; 4096];
+        while !seen.contains(wanted) {
+            let length = master.read(&mut buffer).expect("the view goes on");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
+        }
+        let end = seen.find(wanted).unwrap() + wanted.len();
+        seen.drain(..end);
+    };
+    wait_for(&mut master, "bindervm trace --top: live");
+    let until = std::time::Instant::now() + tests::LIMIT;
+    while guest.client().metrics().unwrap().followers < 1 {
+        assert!(std::time::Instant::now() < until, "the follower never came");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(guest.shell("service list; service check nobody").status, control::ExitStatus::Code(0));
+    wait_for(&mut master, "IServiceManager.listServices");
+    // Paused, and going on; sorted otherwise; the guest ends, and the view stays until it is left.
+    master.write_all(b"p").unwrap();
+    wait_for(&mut master, "paused");
+    master.write_all(b"ps").unwrap();
+    wait_for(&mut master, "live");
+    assert_eq!(guest.stop(), 0);
+    wait_for(&mut master, "ended");
+    master.write_all(b"q").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

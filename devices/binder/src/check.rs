@@ -260,6 +260,7 @@ impl Domain {
             wants_secctx: _,
             minimum: _,
             has_async: _,
+            registered: _,
             died: _,
             backlog,
         } = node;

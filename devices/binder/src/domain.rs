@@ -26,7 +26,7 @@ use crate::proc::{Context, ContextId};
 use crate::proc_table::ProcTable;
 use crate::refs::Ref;
 use crate::thread::{Activity, SpareCalls, Thread};
-use crate::trace::{MessageKind, Party, StatusKind, TraceEvent, TraceSink, UserError};
+use crate::trace::{MessageKind, Party, StatusKind, TraceEvent, TraceSink, TransactionRecord, UserError};
 use crate::transaction::Transaction;
 
 /// `EPOLLERR`: no thread object could be made (B018).
@@ -228,6 +228,12 @@ impl Domain {
     pub fn managers(&self) -> impl Iterator<Item = DebugId> {
         let managers = self.contexts.values().filter_map(|context| context.manager);
         managers.filter_map(|node| Some(self.nodes.get(node)?.debug_id))
+    }
+
+    /// How the nodes of a guest were first passed to their context managers: what they are registered as.
+    pub fn registrations(&self, guest: GuestId) -> impl Iterator<Item = &TransactionRecord> {
+        let nodes = self.nodes.iter().filter(move |node| node.guest == guest && node.owner.is_some());
+        nodes.filter_map(|node| node.registered.as_deref())
     }
 
     /// What it was made with.

@@ -14,7 +14,7 @@ use crate::ids::{DebugId, GuestId, ProcId};
 use crate::proc::ContextId;
 use crate::protocol::{Return, object};
 use crate::sched::Minimum;
-use crate::trace::{TraceEvent, UserError};
+use crate::trace::{TraceEvent, TransactionRecord, UserError};
 use crate::work::{Place, Queue, Work, WorkQueue};
 
 /// A local object.
@@ -51,6 +51,8 @@ pub(crate) struct Node {
     pub minimum: Minimum,
     /// A oneway is in the hands of the owner (B146).
     pub has_async: bool,
+    /// How its owner first passed it to the context manager: what it was registered as, for traces.
+    pub registered: Option<Box<TransactionRecord>>,
     /// 0: the owner lives; else how many nodes' owners had died, this one's included.
     pub died: u64,
     pub backlog: WorkQueue,
@@ -116,6 +118,7 @@ impl Domain {
             wants_secctx: flags & object::FLAG_TXN_SECURITY_CTX != 0,
             minimum: Minimum { flags },
             has_async: false,
+            registered: None,
             died: 0,
             backlog: WorkQueue::default(),
         });

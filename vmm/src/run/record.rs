@@ -151,7 +151,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// The open files of a guest and its context managers.
+/// The open files of a guest, its context managers, and what its nodes are registered as.
 fn facts(guest: GuestId, domain: &Domain) -> impl Iterator<Item = Record> {
     let files = domain.open_files(guest).map(move |(proc, pid, context)| Known::File {
         guest,
@@ -159,7 +159,10 @@ fn facts(guest: GuestId, domain: &Domain) -> impl Iterator<Item = Record> {
         pid,
         context: context.to_vec(),
     });
-    files.chain(domain.managers().map(move |node| Known::Manager { guest, node })).map(Record::Known)
+    let managers = domain.managers().map(move |node| Known::Manager { guest, node });
+    let registered = domain.registrations(guest).cloned().map(Box::new);
+    let registered = registered.map(move |record| Known::Registered { guest, record });
+    files.chain(managers).chain(registered).map(Record::Known)
 }
 
 /// Keeps the file up to date, until the recording is gone.

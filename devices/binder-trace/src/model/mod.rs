@@ -24,7 +24,7 @@ use crate::aidl::Table;
 use crate::parcel::cursor::Cursor;
 use crate::parcel::decode::Data;
 use crate::parcel::{plain, token};
-use crate::recording::{Header, Record};
+use crate::recording::{Header, Known, Record};
 
 /// `INTERFACE_TRANSACTION`: asks a binder for the name of its interface.
 const INTERFACE_TRANSACTION: u32 = u32::from_be_bytes(*b"_NTF");
@@ -77,6 +77,7 @@ impl Model {
             Record::Name(name) => self.names.thread_named(name),
             Record::HostTime { boottime } => self.host = Some(*boottime),
             Record::Lost { events } => self.lost += events,
+            Record::Known(Known::Registered { guest, record }) => self.registered(*guest, record),
             Record::Known(known) => self.names.known(known),
             Record::Step(_) | Record::End => {}
         }
@@ -278,6 +279,18 @@ impl Model {
             && self.names.is_manager(guest, node)
         {
             self.learn_service(guest, call);
+        }
+    }
+
+    /// Learns the name of a service from the call that registered it, before the recording.
+    fn registered(&mut self, guest: GuestId, record: &TransactionRecord) {
+        let event = Stamped { at: Duration::ZERO, guest, event: TraceEvent::Transaction(record.clone()) };
+        self.sent(&event, record);
+        if let Some(call) = self.close(guest, record.id)
+            && call.interface.as_deref() == Some("android.os.IServiceManager")
+            && record.node.is_some_and(|node| self.names.is_manager(guest, node))
+        {
+            self.learn_service(guest, &call);
         }
     }
 

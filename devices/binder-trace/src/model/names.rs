@@ -44,6 +44,8 @@ impl Names {
             Known::Manager { guest, node } => {
                 self.managers.insert((*guest, *node), ());
             }
+            // It is read as the call that it was.
+            Known::Registered { .. } => {}
         }
     }
 

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use binder::replay::Step;
+use binder::trace::TransactionRecord;
 use binder::{DebugId, GuestId, Pid, ProcId, Tid};
 use serde::{Deserialize, Serialize};
 
@@ -152,6 +153,13 @@ pub enum Known {
         guest: GuestId,
         /// Which.
         node: DebugId,
+    },
+    /// A node had been passed to its context manager in this transaction: it is registered as that says.
+    Registered {
+        /// Whose.
+        guest: GuestId,
+        /// The transaction.
+        record: Box<TransactionRecord>,
     },
 }
 

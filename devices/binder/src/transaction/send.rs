@@ -1,6 +1,6 @@
 //! Sending: BC_TRANSACTION and BC_REPLY in B117's order of checks, suspended where the guest must help.
 
-use crate::arena::{BufferId, ThreadId};
+use crate::arena::{BufferId, NodeId, ThreadId};
 use crate::buffer::{Buffer, Sizes, align8};
 use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
@@ -18,6 +18,9 @@ use crate::transaction::copy::Copier;
 use crate::transaction::objects::{Plan, What};
 use crate::transaction::{FileFixup, Kind, SendError, Sending, Stage, Transaction, extended};
 use crate::work::Work;
+
+/// Bytes that are kept of the payload with which a node was registered: interface and name stand first.
+const REGISTRATION: u32 = 512;
 
 impl Sending {
     pub(crate) fn is_oneway(&self) -> bool {
@@ -357,6 +360,9 @@ impl Domain {
         if let Some(errno) = plan.failure {
             return Err(SendError::failed(errno));
         }
+        if !plan.objects.is_empty() && s.target_node.is_some_and(|node| self.is_manager(node)) {
+            self.note_registration(cx, call, s);
+        }
         let guest = s.guest;
         let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
         let copier = Copier {
@@ -451,10 +457,41 @@ impl Domain {
         s: &Sending,
         result: Result<Option<BufferId>, SendError>,
     ) {
-        if !cx.traces() {
-            return;
+        if cx.traces() {
+            let record = self.sent_record(cx, call, s, result, self.limits.trace_payload);
+            cx.sink.event(TraceEvent::Transaction(record));
         }
-        let mut payload = vec![0; s.data.data_size.min(u64::from(self.limits.trace_payload)) as usize];
+    }
+
+    /// An own node goes to the context manager for the first time: what it is registered as can be told
+    /// whenever a recording begins.
+    fn note_registration(&mut self, cx: &Cx<'_>, call: &Call, s: &Sending) {
+        let own = |what: &What| match *what {
+            What::Binder { ptr, .. } => Some(ptr),
+            _ => None,
+        };
+        let ptr = s.plan.iter().flat_map(|plan| &plan.objects).find_map(|object| own(&object.what));
+        let proc = self.thread_proc(s.thread).and_then(|proc| self.procs.get(&proc));
+        let node = proc.zip(ptr).and_then(|(proc, ptr)| proc.nodes.get(&ptr).copied());
+        let is_new = |node: &NodeId| self.nodes.get(*node).is_some_and(|node| node.registered.is_none());
+        if let Some(node) = node.filter(is_new) {
+            let record = self.sent_record(cx, call, s, Ok(s.buffer), REGISTRATION);
+            if let Some(node) = self.nodes.get_mut(node) {
+                node.registered = Some(Box::new(record));
+            }
+        }
+    }
+
+    /// A send as traces have it, with at most `most` bytes of its payload.
+    fn sent_record(
+        &self,
+        cx: &Cx<'_>,
+        call: &Call,
+        s: &Sending,
+        result: Result<Option<BufferId>, SendError>,
+        most: u32,
+    ) -> TransactionRecord {
+        let mut payload = vec![0; s.data.data_size.min(u64::from(most)) as usize];
         if s.memory(call).read(cx.pages, s.data.data, &mut payload).is_err() {
             payload.clear();
         }
@@ -470,7 +507,7 @@ impl Domain {
             Ok(_) => (br::TRANSACTION_COMPLETE, Errno::OK),
             Err(error) => (error.code, error.errno),
         };
-        cx.sink.event(TraceEvent::Transaction(TransactionRecord {
+        TransactionRecord {
             id: s.debug_id,
             from: self.party(s.thread),
             to,
@@ -488,7 +525,7 @@ impl Domain {
             address: address.unwrap_or(0),
             payload,
             objects: self.sent_objects(s),
-        }));
+        }
     }
 
     /// The objects of a transaction as far as they were judged, for the trace.
