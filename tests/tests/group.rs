@@ -69,6 +69,43 @@ fn a_group_with_a_guest_that_cannot_be_made_is_not_run() {
     assert_eq!(end.status("a")["reason"], "boot-failed");
 }
 
+/// A fault of a world that guests share meets the process of one when the other sends.
+#[test]
+fn faults_of_a_domain_reach_across_its_guests() {
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    let rule = "[[rules]]\ninterface = \"bindervm.demo.IDemo\"\nreceiver = \"demo_service\"\nnth = 3\n\
+                action = \"kill-receiver\"\n";
+    fs::write(rules.path(), rule).unwrap();
+    let guest = |name| {
+        format!(
+            "[guest.{name}]\nimage = \"aosp14\"\nengine = \"soft\"\ndomain = \"shop\"\ntimeout = \"250s\"\nserve = true\n\
+             status = \"$DIR/{name}.json\"\n"
+        )
+    };
+    let domain = format!(
+        "[domain.shop]\ntrace = \"$DIR/shop.bvtrace,replay\"\nfaults = \"{}\"\n",
+        rules.path().display()
+    );
+    let group = Group::start(&(guest("one") + &guest("two") + &domain));
+    let service = group.begin("one", "demo_service shop.till; echo ended $?");
+    let until = Instant::now() + LIMIT;
+    while !String::from_utf8_lossy(&group.shell("two", "service list").stdout).contains("shop.till") {
+        assert!(Instant::now() < until, "the service registers");
+    }
+    let client = group.shell("two", "demo_client shop.till 5");
+    assert!(String::from_utf8_lossy(&client.stdout).contains("DEAD_OBJECT"), "{client:?}");
+    let service = service.output(LIMIT, usize::MAX).unwrap();
+    assert!(String::from_utf8_lossy(&service.stdout).contains("ended 137"), "{service:?}");
+    for guest in ["one", "two"] {
+        group.client(guest).stop(LIMIT).unwrap();
+    }
+    let end = group.wait();
+    assert_eq!(end.code, 0, "{}", end.stderr);
+    assert_eq!(end.status("two")["faults"][0]["injected"], 1);
+    let checked = end.trace(&["--check"], "shop.bvtrace");
+    assert!(checked.contains("the same:"), "{checked}");
+}
+
 /// Two guests with AOSP's userspace; whichever servicemanager came first serves both.
 #[test]
 fn guests_of_a_domain_call_each_other() {

@@ -24,7 +24,7 @@ use crate::args::SandboxArg;
 use crate::exit::{Code, Failure, Status};
 use crate::run::report::Report;
 use crate::run::standing::{Standing, Voice};
-use crate::run::world::{Membership, World};
+use crate::run::world::{DomainSpec, Membership, World};
 use crate::run::{Guest, confine, die_with};
 
 mod file;
@@ -84,10 +84,10 @@ pub fn run(args: &GroupArgs) -> Result<u8, Failure> {
 
 /// The binder worlds that guests share, by name.
 fn worlds(group: &Group) -> BTreeMap<String, World> {
-    let world = |(name, trace): (&String, &Option<_>)| {
+    let world = |(name, spec): (&String, &DomainSpec)| {
         let named =
             group.of_domain(name).map(|(guest, member)| GuestName { id: guest, name: member.name.clone() });
-        (name.clone(), World::new(name, named.collect(), trace.clone()))
+        (name.clone(), World::new(name, named.collect(), spec.clone()))
     };
     group.domains.iter().map(world).collect()
 }

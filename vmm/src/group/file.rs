@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use binder::GuestId;
 use clap::{FromArgMatches, Parser};
@@ -28,6 +28,7 @@ use toml::Value;
 
 use crate::args::{BinderArg, ClockArg, RunArgs, TraceTarget, parse_name, parse_trace_target};
 use crate::exit::{Code, Failure};
+use crate::run::world::DomainSpec;
 
 /// A file of 64 guests with all their options is a tenth of this.
 const LIMIT: u64 = 1 << 20;
@@ -43,8 +44,8 @@ const NOT_HERE: [&str; 7] =
 pub struct Group {
     /// By name.
     pub members: Vec<Member>,
-    /// The domains that guests share, and where each is recorded.
-    pub domains: BTreeMap<String, Option<TraceTarget>>,
+    /// The domains that guests share.
+    pub domains: BTreeMap<String, DomainSpec>,
 }
 
 /// One guest.
@@ -80,6 +81,8 @@ struct File {
 struct DomainEntry {
     /// Records all guests of the domain, as `--trace` does one.
     trace: Option<String>,
+    /// Injects faults into it, as `--faults` does into a guest's own world.
+    faults: Option<PathBuf>,
 }
 
 /// The options of one guest, as clap reads them.
@@ -109,10 +112,11 @@ fn parse(text: &str) -> Result<Group, String> {
         .map(|(name, keys)| member(&name, keys).map_err(|problem| format!("guest {name}: {problem}")))
         .collect();
     let members = members?;
-    let mut domains: BTreeMap<String, Option<TraceTarget>> = BTreeMap::new();
+    let mut domains: BTreeMap<String, DomainSpec> = BTreeMap::new();
     for (name, entry) in domain {
         let trace = entry.trace.as_deref().map(parse_trace_target).transpose();
-        domains.insert(name.clone(), trace.map_err(|problem| format!("domain {name}: trace: {problem}"))?);
+        let trace = trace.map_err(|problem| format!("domain {name}: trace: {problem}"))?;
+        domains.insert(name, DomainSpec { trace, faults: entry.faults });
     }
     for name in members.iter().filter_map(|member| member.domain.as_ref()) {
         domains.entry(name.clone()).or_default();
@@ -261,7 +265,7 @@ mod tests {
         let group = parse(text).unwrap_or_else(|problem| panic!("{problem}"));
         let ids: Vec<_> = group.of_domain("x").map(|(id, member)| (id.0, member.name.as_str())).collect();
         assert_eq!(ids, [(0, "a"), (2, "c")]);
-        assert_eq!(group.domains["x"].as_ref().map(|target| target.payload), Some(4096));
+        assert_eq!(group.domains["x"].trace.as_ref().map(|target| target.payload), Some(4096));
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn android_version(image: &str) -> Option<u32> {
 }
 
 /// The faults of `--faults`.
-fn load_faults(path: &Path, seed: u64) -> Result<Faults, Failure> {
+pub fn load_faults(path: &Path, seed: u64) -> Result<Faults, Failure> {
     let failed = |error| Failure::because(Code::Usage, "cannot use --faults", error);
     ci::faults::load(path).and_then(|entry| entry.resolve(seed)).map_err(failed)
 }
@@ -187,12 +187,13 @@ pub fn add_binder(
     let limits = Limits { lsm, trace_payload, ..Limits::default() };
     let faults = args.faults.as_deref().map(|path| load_faults(path, args.seed)).transpose()?;
     if faults.is_some() && is_shared {
-        let message = "a guest that shares its binder world with others cannot have --faults";
+        let message =
+            "a guest that shares its binder world has no faults of its own: give them to its [domain.NAME]";
         return Err(Failure::new(Code::Usage, message));
     }
     let (domain, of_world) = match world {
         None => (SharedDomain::new(Domain::new(limits.clone(), profile)), None),
-        Some(member) => member.world.domain(&limits, profile, follower.clone())?,
+        Some(member) => member.world.domain(&limits, profile, follower.clone(), args.seed)?,
     };
     if is_shared {
         let handle = machine.handle();

@@ -1,6 +1,7 @@
 //! A binder world that guests of a group share.
 
 use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,20 @@ use binder_trace::recording::{GuestName, Header, Writer};
 use devices::virtio::binder::{Recorder, SharedDomain};
 use engine::GuestClock;
 
+use super::binder::load_faults;
 use super::record::Recording;
 use super::verdict::trace_failure;
 use crate::args::TraceTarget;
 use crate::exit::{Code, Failure};
+
+/// What is out of the ordinary about a domain.
+#[derive(Clone, Debug, Default)]
+pub struct DomainSpec {
+    /// Where it is recorded.
+    pub trace: Option<TraceTarget>,
+    /// A file of faults.
+    pub faults: Option<PathBuf>,
+}
 
 /// A world before and while its guests run. Clones are the same world.
 #[derive(Clone)]
@@ -24,7 +35,7 @@ pub struct World(Arc<Inner>);
 struct Inner {
     name: String,
     guests: Vec<GuestName>,
-    trace: Option<TraceTarget>,
+    spec: DomainSpec,
     /// Since when its recording counts.
     began: Instant,
     made: Mutex<Option<Made>>,
@@ -49,10 +60,10 @@ pub struct Membership {
 }
 
 impl World {
-    /// A world of these guests. `trace` records all of it.
-    pub fn new(name: &str, guests: Vec<GuestName>, trace: Option<TraceTarget>) -> World {
+    /// A world of these guests.
+    pub fn new(name: &str, guests: Vec<GuestName>, spec: DomainSpec) -> World {
         let made = Mutex::default();
-        World(Arc::new(Inner { name: name.to_owned(), guests, trace, began: Instant::now(), made }))
+        World(Arc::new(Inner { name: name.to_owned(), guests, spec, began: Instant::now(), made }))
     }
 
     /// Everybody in it.
@@ -60,13 +71,14 @@ impl World {
         &self.0.guests
     }
 
-    /// The domain, which the first guest that asks makes. The others must ask for the same; `header` is how
-    /// a recording begins.
+    /// The domain, which the first guest that asks makes; its seed is that of the faults. The others must ask
+    /// for the same; `header` is how a recording begins.
     pub fn domain(
         &self,
         limits: &Limits,
         profile: Profile,
         header: Header,
+        seed: u64,
     ) -> Result<(SharedDomain, Option<Recording>), Failure> {
         let mut made = self.lock();
         if let Some(made) = &*made {
@@ -80,7 +92,7 @@ impl World {
             return Ok((made.domain.clone(), made.recording.clone()));
         }
         let mut limits = limits.clone();
-        let recording = match &self.0.trace {
+        let recording = match &self.0.spec.trace {
             None => None,
             Some(target) => {
                 limits.trace_payload = limits.trace_payload.max(target.payload);
@@ -97,7 +109,11 @@ impl World {
                 Some(Recording::new(clock, Some(writer), Some(target), false))
             }
         };
-        let domain = SharedDomain::new(Domain::new(limits.clone(), profile));
+        let mut domain = Domain::new(limits.clone(), profile);
+        if let Some(path) = &self.0.spec.faults {
+            domain.set_faults(Some(load_faults(path, seed)?));
+        }
+        let domain = SharedDomain::new(domain);
         *made = Some(Made { domain: domain.clone(), limits, profile, recording: recording.clone() });
         Ok((domain, recording))
     }
