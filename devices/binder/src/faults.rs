@@ -232,6 +232,9 @@ impl Faults {
     }
 }
 
+/// A process, as its guest's kernel numbers it.
+type Who = (GuestId, Pid);
+
 /// What a rule looks at.
 struct Seen<'a> {
     kind: Kind,
@@ -353,7 +356,7 @@ impl Domain {
             (false, true) => Kind::Oneway,
             (false, false) => Kind::Call,
         };
-        let name = |of: Option<(GuestId, Pid)>| names.get(&of?).map(String::as_str);
+        let name = |of: Option<Who>| names.get(&of?).map(String::as_str);
         let seen = Seen {
             kind,
             code: s.data.code,
@@ -392,7 +395,7 @@ impl Domain {
         faults: &mut Faults,
         rule: usize,
         action: Action,
-        (from, to): (Option<(GuestId, Pid)>, Option<(GuestId, Pid)>),
+        (from, to): (Option<Who>, Option<Who>),
     ) -> Option<(FaultKind, Option<SendError>)> {
         let error = |code, errno| Some(SendError { code, errno });
         let injected = match action {
@@ -446,7 +449,7 @@ impl Domain {
         };
         let (from, to) = (of(self.thread_proc(thread)), of(Some(target)));
         let names = std::mem::take(&mut faults.names);
-        let name = |of: Option<(GuestId, Pid)>| names.get(&of?).map(String::as_str);
+        let name = |of: Option<Who>| names.get(&of?).map(String::as_str);
         let seen = Seen {
             kind: Kind::Freeze,
             code: 0,
