@@ -249,3 +249,21 @@ fn a_recording_of_a_guest_that_goes_on_knows_what_was_before() {
     assert!(line.contains("-> servicemanager ") && line.contains("service=context-manager"), "{line}");
     assert!(ended.trace(["--check"]).contains("the same"));
 }
+
+/// A client that looked its service up before the snapshot: in the recording nobody says its name.
+#[test]
+fn a_service_that_was_registered_before_has_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("busy.snapshot");
+    let script = "demo_service bindervm.before >/dev/null 2>&1 &
+                  (demo_client bindervm.before 100000000 >/dev/null 2>&1 &)
+                  usleep 300000";
+    let saved = Guest::of("aosp14").with(["--snapshot-to", path.to_str().unwrap()]).shell(script);
+    assert_eq!(saved.code, 0, "{saved}");
+    let ended = Guest::from(path.to_str().unwrap()).traced_with(",replay").run(["usleep", "5000"]).expect(0);
+    let calls = ended.trace(["--calls"]);
+    assert!(!calls.contains("checkService"), "{calls}");
+    let line = calls.lines().find(|line| line.contains("bindervm.demo.IDemo.")).expect(&calls);
+    assert!(line.contains(" service=bindervm.before "), "{line}");
+    assert!(ended.trace(["--check"]).contains("the same"));
+}
