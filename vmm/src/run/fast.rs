@@ -51,7 +51,8 @@ pub fn prepare(args: &RunArgs, voice: &Voice) -> Result<Option<Fast>, Failure> {
     let no_cache = || Failure::new(Code::Internal, "neither XDG_CACHE_HOME nor HOME names a folder");
     let folder = Cache::of_user().ok_or_else(no_cache)?.root().join("snapshots");
     let path = folder.join(format!("{name}-{key}.snapshot"));
-    let unwritable = |e| Failure::because(Code::Internal, format!("cannot write {}", folder.display()), e);
+    let unwritable =
+        |e: io::Error| Failure::because(Code::Internal, format!("cannot write {}", folder.display()), e);
     let lock = match fs::create_dir_all(&folder).and_then(|()| File::create(path.with_extension(LOCK))) {
         Ok(lock) => lock,
         // In a container the cache often is another user's, or the file system cannot be written.

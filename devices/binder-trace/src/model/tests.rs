@@ -156,6 +156,33 @@ fn calls_are_put_together_with_their_names() {
 }
 
 #[test]
+fn a_registration_from_before_the_recording_names_the_service_and_is_no_call() {
+    let (before, after) = {
+        let mut records = world();
+        let after = records.split_off(11);
+        (records, after)
+    };
+    let registration = before.iter().find_map(|record| match record {
+        Record::Event(Stamped { event: TraceEvent::Transaction(record), .. }) => Some(record.clone()),
+        _ => None,
+    });
+    let guest = GuestId(0);
+    let manager = Record::Known(Known::Manager { guest, node: DebugId(1) });
+    let record = Box::new(registration.unwrap());
+    let registered = Record::Known(Known::Registered { guest, record: record.clone() });
+    let names = |known: Vec<Record>, android| {
+        let records: Vec<Record> = known.into_iter().chain(after.clone()).collect();
+        let calls = calls(&records, android);
+        assert!(calls.iter().all(|call| call.record.id != DebugId(2)), "it is not told as a call");
+        calls.iter().find(|call| call.record.id == DebugId(10)).unwrap().service.as_deref().map(str::to_owned)
+    };
+    assert_eq!(names(vec![manager.clone(), registered.clone()], Some(14)).as_deref(), Some("demo"));
+    // Another version's codes, or a node that is no manager: not a guess.
+    assert_eq!(names(vec![manager, registered.clone()], None), None);
+    assert_eq!(names(vec![registered], Some(14)), None);
+}
+
+#[test]
 fn a_table_of_another_version_gives_no_names_that_are_believed() {
     let calls = calls(&world(), None);
     assert_eq!(calls[0].method_label(), "addService?");
