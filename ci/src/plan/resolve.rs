@@ -237,13 +237,13 @@ impl At<'_> {
         }
         let judged = |role: &RoleSpec| !role.expect.policy.is_empty();
         let recorded = |role: &RoleSpec| {
-            let spec = guests.get(&role.guest);
+            let spec = guests.get(&role.guest).filter(|_| role.domain.is_none());
             spec.is_some_and(|spec| spec.binder == BinderDriver::Host && spec.trace != Keep::Never)
         };
         let mut all_roles = variants.iter().flat_map(|(_, roles)| roles);
         if all_roles.any(|role| judged(role) && (isolation == Isolation::Shared || !recorded(role))) {
             return Err(self.wrong(of(
-                "a policy is judged by the recording: it needs a guest of the test's own, the driver of the host, and a \
+                "a policy is judged by the recording: it needs a guest of the test's own, in no domain, the driver of the host, and a \
                  trace that is not `never`",
             )));
         }
