@@ -24,10 +24,22 @@ impl Serving {
         serving
     }
 
-    /// The same in a runtime folder that is there already.
+    /// Goes on from a snapshot under `name`, and waits until it takes commands.
+    pub fn restored(snapshot: &str, name: &str) -> Serving {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let serving = Serving::start(folder, &["--from", snapshot], name, &[]);
+        serving.client().wait_ready(LIMIT).expect("the guest goes on");
+        serving
+    }
+
+    /// As [`of`](Self::of), in a runtime folder that is there already, and without waiting.
     pub fn in_folder(folder: tempfile::TempDir, image: &str, name: &str, options: &[&str]) -> Serving {
+        Serving::start(folder, &[image], name, options)
+    }
+
+    fn start(folder: tempfile::TempDir, begins: &[&str], name: &str, options: &[&str]) -> Serving {
         let mut command = bindervm();
-        command.args(["run", image, "--engine", "soft", "--serve", "--name", name]).args(options);
+        command.arg("run").args(begins).args(["--engine", "soft", "--serve", "--name", name]).args(options);
         command.arg("--timeout").arg(format!("{}ms", LIMIT.as_millis()));
         let child = command
             .env("XDG_RUNTIME_DIR", folder.path())

@@ -55,6 +55,48 @@ fn a_guest_that_serves_is_saved_and_goes_on() {
     assert_eq!(guest.stop(), 0);
 }
 
+/// RAM of a process that is mapped from `file`, in KiB: resident, its proportional share, and what it wrote.
+fn mapped(pid: u32, file: &str) -> [u64; 3] {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap();
+    let mut sums = [0; 3];
+    let mut is_of_file = false;
+    for line in text.lines() {
+        match line.split_once(':') {
+            Some((name, kib)) if !name.contains(' ') => {
+                let place = ["Rss", "Pss", "Private_Dirty"].iter().position(|wanted| *wanted == name);
+                if let (Some(place), true) = (place, is_of_file) {
+                    sums[place] += kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+                }
+            }
+            _ => is_of_file = line.ends_with(file),
+        }
+    }
+    sums
+}
+
+#[test]
+fn guests_that_go_on_from_one_file_share_what_they_do_not_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = saved(folder.path(), "exit 0");
+    let going_on = || {
+        let guest = Serving::restored(&path, "g1");
+        assert_eq!(guest.shell("service list >/dev/null; echo $?").stdout, b"0\n");
+        guest
+    };
+    let guests = [going_on(), going_on()];
+    let [first, second] = [0, 1].map(|index: usize| mapped(guests[index].pid(), &path));
+    for [resident, share, written] in [first, second] {
+        // What is not written is mapped twice and there once.
+        let unwritten = resident - written;
+        assert!(unwritten > 4 << 10, "{first:?} {second:?}");
+        assert!(written < resident / 2, "{first:?} {second:?}");
+        assert!(share < written + unwritten * 3 / 4, "{first:?} {second:?}");
+    }
+    for guest in guests {
+        assert_eq!(guest.stop(), 0);
+    }
+}
+
 #[test]
 fn what_cannot_be_saved_says_why() {
     let shared = tempfile::tempdir().unwrap();

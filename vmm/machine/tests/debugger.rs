@@ -157,12 +157,15 @@ fn a_guest_waits_is_stepped_and_changed() {
     }
 }
 
+/// Where INC and NOP of [`counting`] are, from its start.
+const INC: u64 = 12;
+const NOP: u64 = INC + 2 + 2;
+
 #[test]
-fn breakpoints_of_both_sorts_and_watchpoints_stop_the_guest() {
+fn a_software_breakpoint_stops_the_guest() {
     for kind in with_breakpoints() {
         let outcome = debug(kind, 1, counting, |gdb| {
-            let start = gdb.rip();
-            let nop = start + 12 + 2 + 2;
+            let nop = gdb.rip() + NOP;
             assert_eq!(gdb.ask(&format!("m{nop:x},1")), "90", "{kind}");
             gdb.ok(&format!("Z0,{nop:x},1"));
             let stop = gdb.ask("vCont;c");
@@ -170,17 +173,29 @@ fn breakpoints_of_both_sorts_and_watchpoints_stop_the_guest() {
             assert_eq!((gdb.rip(), gdb.register(RAX)), (nop, 1), "{kind}");
             gdb.ok(&format!("z0,{nop:x},1"));
             assert_eq!(gdb.ask(&format!("m{nop:x},1")), "90", "{kind}: the byte is back");
-            // The store of the next round stops behind it.
+            let end = gdb.ask("vCont;c");
+            assert!(end.starts_with('W'), "{kind}: {end}");
+        });
+        assert_eq!(outcome.end, End::PoweredOff, "{kind}");
+    }
+}
+
+#[test]
+fn hardware_breakpoints_and_watchpoints_stop_the_guest() {
+    for kind in with_breakpoints() {
+        let outcome = debug(kind, 1, counting, |gdb| {
+            let start = gdb.rip();
+            // A store stops behind it.
             gdb.ok(&format!("Z2,{WORD:x},4"));
             let stop = gdb.ask("vCont;c");
             assert!(stop.contains(&format!("watch:{WORD:x}")), "{kind}: {stop}");
-            assert_eq!((gdb.rip(), gdb.register(RAX)), (nop, 2), "{kind}");
+            assert_eq!((gdb.rip(), gdb.register(RAX)), (start + NOP, 1), "{kind}");
             gdb.ok(&format!("z2,{WORD:x},4"));
-            let inc = start + 12;
+            let inc = start + INC;
             gdb.ok(&format!("Z1,{inc:x},1"));
             let stop = gdb.ask("vCont;c");
             assert!(stop.contains("hwbreak"), "{kind}: {stop}");
-            assert_eq!((gdb.rip(), gdb.register(RAX)), (inc, 2), "{kind}");
+            assert_eq!((gdb.rip(), gdb.register(RAX)), (inc, 1), "{kind}");
             gdb.ok(&format!("z1,{inc:x},1"));
             let end = gdb.ask("vCont;c");
             assert!(end.starts_with('W'), "{kind}: {end}");

@@ -131,6 +131,7 @@ pub fn machine_failure(error: MachineError) -> Failure {
         | MachineError::LoadKernel { .. }
         | MachineError::KernelDoesNotFit { .. }
         | MachineError::InitrdDoesNotFit { .. } => Code::Image,
+        MachineError::Snapshot(_) => Code::Image,
         MachineError::Engine(_) => Code::BootFailed,
         _ => Code::Internal,
     };
