@@ -13,7 +13,8 @@ use serde::Serialize;
 use toml::{Table, Value};
 
 use crate::capture::Capture;
-use crate::guest::{Guest, LOG, Launch, VMM_LOG};
+use crate::faults::FaultsEntry;
+use crate::guest::{FAULTS, Guest, LOG, Launch, VMM_LOG, write_faults};
 use crate::process::Process;
 
 /// The file that says which guests, in the folder of their test.
@@ -29,6 +30,8 @@ pub struct GroupLaunch<'a> {
     pub guests: Vec<Launch<'a>>,
     /// The domains that some of them share: where each is recorded, if it is.
     pub domains: BTreeMap<&'a str, Option<PathBuf>>,
+    /// What is injected into these.
+    pub faults: Option<&'a FaultsEntry>,
     /// Where the process's files go.
     pub folder: PathBuf,
 }
@@ -48,6 +51,9 @@ impl GroupLaunch<'_> {
         let path = self.folder.join(GROUP);
         let text = toml::to_string(&self.file()?).map_err(io::Error::other)?;
         fs::write(&path, text)?;
+        if !self.domains.is_empty() {
+            write_faults(self.faults, &self.folder)?;
+        }
         for guest in &self.guests {
             guest.prepare()?;
         }
@@ -73,6 +79,9 @@ impl GroupLaunch<'_> {
             let mut table = Table::new();
             if let Some(trace) = trace {
                 table.insert("trace".to_owned(), text(trace.clone().into_os_string())?);
+            }
+            if self.faults.is_some() {
+                table.insert("faults".to_owned(), text(self.folder.join(FAULTS).into_os_string())?);
             }
             file.domain.insert((*name).to_owned(), table);
         }
@@ -169,6 +178,7 @@ mod tests {
         let group = GroupLaunch {
             guests: vec![launch("a", &own, folder, None), launch("b", &shared, folder, Some("shop"))],
             domains: [("shop", Some(folder.join("domain-shop.bvt")))].into(),
+            faults: None,
             folder: folder.to_owned(),
         };
         let file = toml::to_string(&group.file().unwrap()).unwrap();

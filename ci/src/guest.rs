@@ -177,7 +177,8 @@ impl Launch<'_> {
         if self.goes_on() {
             options.push(("fast", None));
         }
-        if self.faults.is_some() {
+        // Those of a domain are not one guest's.
+        if self.faults.is_some() && self.domain.is_none() {
             options.push(("faults", file(FAULTS)));
         }
         if self.spec.trace != Keep::Never && self.spec.binder == BinderDriver::Host {
@@ -212,11 +213,7 @@ impl Launch<'_> {
     /// Makes its folder, with what it reads.
     pub(crate) fn prepare(&self) -> io::Result<()> {
         fs::create_dir_all(&self.folder)?;
-        if let Some(faults) = self.faults {
-            let text = toml::to_string(faults).map_err(io::Error::other)?;
-            fs::write(self.folder.join(FAULTS), text)?;
-        }
-        Ok(())
+        if self.domain.is_none() { write_faults(self.faults, &self.folder) } else { Ok(()) }
     }
 
     /// Starts it in a process of its own. It ends when the calling thread does, at the latest.
@@ -248,6 +245,12 @@ impl Launch<'_> {
             beginning,
         }
     }
+}
+
+/// Writes down what is injected, if anything is.
+pub(crate) fn write_faults(faults: Option<&FaultsEntry>, folder: &Path) -> io::Result<()> {
+    let Some(faults) = faults else { return Ok(()) };
+    fs::write(folder.join(FAULTS), toml::to_string(faults).map_err(io::Error::other)?)
 }
 
 /// How the run ended, as JSON.

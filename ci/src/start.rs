@@ -61,7 +61,7 @@ impl Starter<'_> {
                 *trace = Some(folder.join(domain_trace(name)));
             }
         }
-        let group = GroupLaunch { guests, domains, folder: folder.to_owned() };
+        let group = GroupLaunch { guests, domains, faults: test.faults.as_ref(), folder: folder.to_owned() };
         group.start().map_err(|error| self.not_started(&error))
     }
 

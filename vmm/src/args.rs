@@ -543,6 +543,10 @@ pub struct BenchArgs {
     /// `--binder`.
     #[arg(long, conflicts_with_all = ["qemu", "binder"])]
     pub trace: bool,
+    /// Measure what a neighbour that floods binder does to the handling of a guest's messages, beside one that only burns
+    /// CPU. Each run is a pair then, and the median counts.
+    #[arg(long, conflicts_with_all = ["qemu", "binder", "trace"])]
+    pub flood: bool,
     /// QEMU's program, if it is not `qemu-system-x86_64`.
     #[arg(long, value_name = "FILE")]
     pub qemu: Option<PathBuf>,

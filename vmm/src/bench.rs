@@ -6,10 +6,11 @@
 //! measured is CPU time of the contender's process and of nothing else. The runs of the contenders
 //! take turns, and the least of each counts. The soft engine also goes on from a snapshot of the booted
 //! image: `restore` is from the start of its process to the first output of its command. What a binder
-//! call costs, and recording it, is measured otherwise, in [`binder`].
+//! call costs, and recording it, is measured otherwise, in [`binder`], and what a neighbour does to it in [`flood`].
 
 mod binder;
 mod contender;
+mod flood;
 mod report;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,9 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
     }
     if args.trace {
         return binder::run_trace(args);
+    }
+    if args.flood {
+        return flood::run(args);
     }
     if PROGRAM.is_empty() {
         let message =
@@ -108,6 +112,12 @@ fn make_files(
     fs::write(program, PROGRAM)?;
     fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
     Ok(())
+}
+
+/// The host's load average of the last minute.
+fn load() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
 fn keep_least(least: &mut Measurements, measured: Measurements) {

@@ -468,6 +468,7 @@ impl Prepared {
         let tally = binder.recording.finish().map_err(trace_failure)?;
         report.fill(&outcome, binder.counters(), tally, session.ready());
         report.faults = binder.faults();
+        report.handling = binder.handling();
         if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
             events.saved(path, saved.as_ref().err());
             saved.map_err(|error| snapshot::not_made(path, error))?;

@@ -311,11 +311,6 @@ impl At<'_> {
                     "domain `{domain}` is one driver: its guests need the same binder-profile"
                 )));
             }
-            if entry.faults.is_some() {
-                return Err(of(&format!(
-                    "domain `{domain}`: faults are for guests with a binder world of their own"
-                )));
-            }
         }
         let process = match (entry.process, domains.is_empty()) {
             (Some(Sharing::Own), false) => {

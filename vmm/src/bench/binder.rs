@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::load;
 use crate::args::BenchArgs;
 use crate::exit::{Code, Failure};
 use crate::output;
@@ -225,12 +226,6 @@ fn children_cpu_time() -> Duration {
     };
     let time = |it: libc::timeval| Duration::new(it.tv_sec as u64, it.tv_usec as u32 * 1000);
     time(usage.ru_utime) + time(usage.ru_stime)
-}
-
-/// The host's load average of the last minute.
-fn load() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').next().and_then(|word| word.parse().ok()).unwrap_or_default()
 }
 
 impl Report {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use binder::faults::{Counts, Faults};
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
 use binder_trace::recording::{self, DEFAULT_PAYLOAD, GuestName, Writer, encode_header, encode_record};
-use devices::virtio::binder::{BinderDevice, Counters, Recorder, SharedDomain, Timing, Trouble};
+use devices::virtio::binder::{BinderDevice, Counters, Handling, Recorder, SharedDomain, Timing, Trouble};
 use machine::Machine;
 
 use super::record::{Recording, host_clock};
@@ -31,6 +31,7 @@ pub struct Binder {
     /// What is recorded of it.
     pub recording: Recording,
     counters: Arc<Mutex<Counters>>,
+    handling: Arc<Mutex<Handling>>,
     domain: Option<SharedDomain>,
     /// Which guest of the domain it is.
     guest: GuestId,
@@ -53,7 +54,12 @@ impl Binder {
         counters
     }
 
-    /// What became of the rules of `--faults`.
+    /// What handling messages takes the host.
+    pub fn handling(&self) -> Handling {
+        *self.handling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What became of the rules of `--faults`; of a domain that is shared, of those of all its guests.
     pub fn faults(&self) -> Vec<Counts> {
         let counts = |domain: &mut Domain| domain.faults().map(|faults| faults.counts().to_vec());
         self.domain.as_ref().and_then(|domain| domain.with(counts)).unwrap_or_default()
@@ -67,9 +73,13 @@ impl Binder {
 }
 
 impl Binder {
-    /// The machine is gone: where other guests share the world, they are told of every process's death.
+    /// The machine is gone, and so is its RAM: where other guests share the world, they are told of every
+    /// process's death.
     pub fn leave(&self) {
-        let Some(domain) = self.domain.as_ref().filter(|_| self.is_shared) else { return };
+        let Some(domain) = &self.domain else { return };
+        if !self.is_shared {
+            return domain.let_go(self.guest);
+        }
         let mut recorders = Recorders::new(self.recording.clone(), self.of_world.clone());
         let left = domain.leave(self.guest, &mut recorders);
         if left != Census::default() {
@@ -160,11 +170,11 @@ pub fn add_binder(
     let guest = world.map_or(GUEST, |member| member.guest);
     let is_shared = world.is_some();
     if source.binder(args) == BinderArg::Kernel {
-        let counters = Arc::default();
         return Ok(Binder {
             header: follower,
             recording,
-            counters,
+            counters: Arc::default(),
+            handling: Arc::default(),
             domain: None,
             guest,
             is_shared,
@@ -203,9 +213,6 @@ pub fn add_binder(
         false => Box::new(recording.clone()),
         true => Box::new(Recorders::new(recording.clone(), of_world.clone())),
     };
-    if faults.is_some() {
-        domain.with(|domain| domain.set_faults(faults));
-    }
     let timing = match args.binder_device {
         BinderDeviceArg::Inline | BinderDeviceArg::Tight | BinderDeviceArg::Failing => Timing::Inline,
         BinderDeviceArg::Late | BinderDeviceArg::TightLate => {
@@ -221,7 +228,16 @@ pub fn add_binder(
     let device = BinderDevice::new(domain.clone(), guest, &limits, timing, recorder)
         .with(trouble)
         .with_turns(Box::new(move || turns.wake()));
-    let counters = device.counters();
+    let (counters, handling) = (device.counters(), device.handling());
     machine.add_virtio(Box::new(device)).map_err(machine_failure)?;
-    Ok(Binder { header: follower, recording, counters, domain: Some(domain), guest, is_shared, of_world })
+    Ok(Binder {
+        header: follower,
+        recording,
+        counters,
+        handling,
+        domain: Some(domain),
+        guest,
+        is_shared,
+        of_world,
+    })
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use binder::faults::Counts as FaultCounts;
 use binder_trace::tally::Tally;
-use devices::virtio::binder::Counters;
+use devices::virtio::binder::{Counters, Handling};
 use machine::{Kind, Outcome, RunStats};
 use serde::Serialize;
 
@@ -27,6 +27,8 @@ pub struct Report {
     ready: Option<ReadyAt>,
     /// What became of the rules of `--faults`, in order.
     pub faults: Vec<FaultCounts>,
+    /// What handling binder's messages took.
+    pub handling: Handling,
 }
 
 /// The status file. `status` is what matters; the rest may grow.
@@ -38,6 +40,7 @@ struct StatusFile<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<RunFigures>,
     binder: &'a Counters,
+    handling: Handling,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     faults: &'a [FaultCounts],
 }
@@ -162,7 +165,14 @@ impl Report {
             wall_ms: stats.wall_time.as_millis() as u64,
         });
         let engine = self.engine.map(|kind| kind.to_string());
-        StatusFile { status, engine, run, binder: &self.counters, faults: &self.faults }
+        StatusFile {
+            status,
+            engine,
+            run,
+            binder: &self.counters,
+            handling: self.handling,
+            faults: &self.faults,
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use binder::replay::{RecordedPages, Step};
 use binder::trace::{TraceEvent, TraceSink};
 use binder::{Census, Domain, GuestPages};
 use guest_ram::GuestRam;
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
@@ -114,6 +115,15 @@ pub struct Counters {
     pub left: Census,
 }
 
+/// What handling messages took the host, as some of them show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Handling {
+    /// Messages that were timed, one of 64.
+    pub messages: u64,
+    /// CPU time of the host's thread for these, from the queue to the answer's last byte, in nanoseconds.
+    pub cpu_ns: u64,
+}
+
 /// The device.
 pub struct BinderDevice {
     world: World,
@@ -136,7 +146,13 @@ struct World {
     /// What the domain said last.
     wants_turns: bool,
     counters: Arc<Mutex<Counters>>,
+    handling: Arc<Mutex<Handling>>,
+    /// Messages until one is timed.
+    until_sample: u32,
 }
+
+/// One message of so many is timed: to read the clock of a thread is a system call.
+const SAMPLE: u32 = 64;
 
 /// The queues, while the driver is ready.
 struct Active {
@@ -191,6 +207,8 @@ impl BinderDevice {
             replay_begun: false,
             wants_turns: false,
             counters: Arc::default(),
+            handling: Arc::default(),
+            until_sample: SAMPLE,
         };
         BinderDevice { world, late, turns: None, trouble: Trouble::default(), active: None }
     }
@@ -216,6 +234,11 @@ impl BinderDevice {
     /// The counters, to be read while the device is in use.
     pub fn counters(&self) -> Arc<Mutex<Counters>> {
         self.world.counters.clone()
+    }
+
+    /// What handling messages takes, to be read while the device is in use.
+    pub fn handling(&self) -> Arc<Mutex<Handling>> {
+        self.world.handling.clone()
     }
 }
 
@@ -313,6 +336,9 @@ impl VirtioDevice for BinderDevice {
             None => active.deliver(&mut self.world, usize::MAX)?,
             Some((late, waker)) => {
                 let mut done = 0;
+                if self.world.is_woken_by_others()? {
+                    late.ring();
+                }
                 if let Some(turn) = late.turn() {
                     if turn.events_first {
                         done += active.deliver(&mut self.world, turn.events)?;
@@ -375,6 +401,7 @@ impl Active {
         while served < most {
             let Some(mut chain) = self.requests.iter(ram).map_err(ring)?.next() else { break };
             let head = chain.head_index();
+            let timed = world.is_to_be_timed().then(thread_cpu_time);
             let written = match (chain.next(), chain.next()) {
                 (Some(out), Some(into)) if !out.is_write_only() && into.is_write_only() => {
                     let mut page = vec![0; (out.len() as usize).min(wire::PAGE)];
@@ -393,6 +420,9 @@ impl Active {
                 }
             };
             self.requests.add_used(ram, head, written).map_err(ring)?;
+            if let Some(began) = timed {
+                world.handled(thread_cpu_time().saturating_sub(began));
+            }
             served += 1;
         }
         if served > 0 {
@@ -523,6 +553,12 @@ impl World {
         encode::answer(&answer, self.config.epoch.get()).expect("an answer without lists fits a page")
     }
 
+    /// Whether there may be events that another guest of the world caused, which no doorbell told of.
+    fn is_woken_by_others(&self) -> Result<bool, DeviceError> {
+        let shared = self.domain.lock()?;
+        Ok(shared.guests.has_waker(self.guest) && shared.domain.has_events(self.guest))
+    }
+
     fn has_events(&self) -> Result<bool, DeviceError> {
         Ok(self.domain.lock()?.domain.has_events(self.guest))
     }
@@ -541,6 +577,18 @@ impl World {
         interrupt.used_ring();
     }
 
+    /// Whether the next message is one of those that are timed.
+    fn is_to_be_timed(&mut self) -> bool {
+        self.until_sample = self.until_sample.checked_sub(1).unwrap_or(SAMPLE - 1);
+        self.until_sample == 0
+    }
+
+    fn handled(&self, took: Duration) {
+        let mut handling = self.handling.lock().unwrap_or_else(PoisonError::into_inner);
+        handling.messages += 1;
+        handling.cpu_ns += took.as_nanos() as u64;
+    }
+
     fn messages(&self) -> u64 {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).messages
     }
@@ -549,6 +597,12 @@ impl World {
         // Plain numbers are valid whatever panicked while they were held.
         f(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
     }
+}
+
+/// CPU time of this thread.
+fn thread_cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// What the driver of a profile has, as far as the guest's files tell of it.

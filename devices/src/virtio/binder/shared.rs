@@ -35,6 +35,13 @@ pub(super) struct Guests {
     wakers: BTreeMap<GuestId, Waker>,
 }
 
+impl Guests {
+    /// Whether the guest shares the world.
+    pub(super) fn has_waker(&self, guest: GuestId) -> bool {
+        self.wakers.contains_key(&guest)
+    }
+}
+
 impl GuestRams for Guests {
     type Ram = GuestRam;
 
@@ -64,6 +71,12 @@ impl SharedDomain {
         shared.guests.wakers.remove(&guest);
         let replays = recorder.replays();
         shared.reset(guest, recorder, replays)
+    }
+
+    /// Lets go of the RAM of a guest whose machine is gone, where nobody else is left to hear of it: what still looks at
+    /// the world does not keep it.
+    pub fn let_go(&self, guest: GuestId) {
+        self.lock_anyway().guests.rams.remove(&guest);
     }
 
     /// Looks at the world, or sets it up, while nothing happens in it.
