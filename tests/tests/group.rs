@@ -115,6 +115,8 @@ fn guests_of_a_domain_call_each_other() {
         image = "aosp14"
         engine = "soft"
         domain = "shop"
+        # Its device answers late, as one behind another process would.
+        binder-device = "late"
         status = "$DIR/one.json"
         timeout = "250s"
         serve = true
@@ -209,6 +211,30 @@ demo_client shop.till 20
 guest = "phone"
 script = "service check shop.till"
 expect.stdout = "not found"
+
+# A fault of the domain is met by any of its guests: the receiver of one dies of what the other sends.
+[[test]]
+name = "dies-across"
+timeout = "200s"
+[test.roles.server]
+guest = "phone"
+domain = "shop"
+script = "demo_service shop.till; echo service $?"
+expect.stdout = "^service 137$"
+[test.roles.client]
+guest = "phone"
+domain = "shop"
+script = """
+until service check shop.till | grep -q ': found'; do sleep 0.2; done
+demo_client shop.till 5 || true
+"""
+expect.stdout = "DEAD_OBJECT"
+[[test.faults.rules]]
+interface = "bindervm.demo.IDemo"
+sender = "demo_client"
+receiver = "demo_service"
+nth = 3
+action = "kill-receiver"
 "#,
     );
     let ran = bench.run([]);
@@ -237,6 +263,8 @@ expect.stdout = "not found"
     let calls = String::from_utf8_lossy(&calls.stdout).into_owned();
     let across = |line: &&str| line.contains(" client ") && line.contains("bindervm.demo.IDemo.");
     assert!(calls.lines().filter(across).count() >= 20, "{calls}");
+    ran.expect("dies-across", "passed", "[]");
+    assert_eq!(role(&ran, "dies-across", "client")["run"]["faults"][0]["injected"], 1);
     no_process_uses(&ran.results);
 }
 

@@ -5,29 +5,29 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use control::wire::{Metrics, Stream};
-use control::{ClientError, Event, ExecRequest, ExitStatus, Running};
+use control::{Client, ClientError, Event, ExecRequest, ExitStatus, Running};
 use tests::LIMIT;
+use tests::group::Group;
+use tests::harness::{Bench, assert_junit};
 use tests::serving::Serving;
 
-/// A guest whose binder traffic consists of a token that no other guest was told.
+/// Binder traffic that consists of a token which no other guest was told.
 struct Canary {
-    guest: Serving,
     token: String,
     calls: Running,
 }
 
 impl Canary {
-    fn boot(name: &str) -> Canary {
-        let guest = Serving::of("minimal", name, []);
+    fn in_guest(client: &Client) -> Canary {
         let mut random = [0; 24];
         File::open("/dev/urandom").unwrap().read_exact_at(&mut random, 0).unwrap();
         let token: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let argv = ["/bin/conformance", "canary", &token].map(str::to_owned).to_vec();
-        let calls = guest.client().exec(ExecRequest { argv, stdin: true, ..ExecRequest::default() }).unwrap();
-        Canary { guest, token, calls }
+        let calls = client.exec(ExecRequest { argv, stdin: true, ..ExecRequest::default() }).unwrap();
+        Canary { token, calls }
     }
 
     /// Plays a batch of calls; every byte, sender and notice of it is as if the guest were alone.
@@ -43,49 +43,123 @@ impl Canary {
         }
         assert_eq!(String::from_utf8_lossy(&said), "ok\n");
     }
+}
 
-    /// How often `token` stands in the memory of the process that runs this guest: all of its RAM, and
-    /// all that the host keeps of it.
-    fn memory_has(&self, token: &str) -> usize {
-        let process = format!("/proc/{}", self.guest.pid());
-        let memory = File::open(format!("{process}/mem")).unwrap();
-        let maps = fs::read_to_string(format!("{process}/maps")).unwrap();
-        let finder = memchr::memmem::Finder::new(token.as_bytes());
-        let mut chunk = vec![0; 4 << 20];
-        let mut found = 0;
-        for map in maps.lines().filter(|line| line.split_whitespace().nth(1).unwrap().starts_with("rw")) {
-            let (start, rest) = map.split_once('-').unwrap();
-            let end = rest.split_once(' ').unwrap().0;
-            let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
-            let mut at = start;
-            while at < end {
-                let length = chunk.len().min((end - at) as usize);
-                // A page that was never touched reads as zeros; one that went away meanwhile is no error.
-                let length = memory.read_at(&mut chunk[..length], at).unwrap_or(0);
-                if length == 0 {
-                    break;
-                }
-                found += finder.find_iter(&chunk[..length]).count();
-                // A token that the next chunk begins in the middle of is found there whole.
-                let overlap = if at + (length as u64) < end { token.len() - 1 } else { 0 };
-                at += (length - overlap) as u64;
-            }
-        }
-        found
+/// A guest in a process of its own, with a canary.
+struct Caged {
+    guest: Serving,
+    canary: Canary,
+}
+
+impl Caged {
+    fn boot(name: &str) -> Caged {
+        let guest = Serving::of("minimal", name, []);
+        let canary = Canary::in_guest(&guest.client());
+        Caged { guest, canary }
     }
+}
+
+/// How often `token` stands in the memory of a process: all RAM of its guests, and all that it keeps of them.
+fn memory_has(pid: u32, token: &str) -> usize {
+    let process = format!("/proc/{pid}");
+    let memory = File::open(format!("{process}/mem")).unwrap();
+    let maps = fs::read_to_string(format!("{process}/maps")).unwrap();
+    let writable = maps.lines().filter(|line| line.split_whitespace().nth(1).unwrap().starts_with("rw"));
+    let range = |map: &str| {
+        let (start, rest) = map.split_once('-').unwrap();
+        let end = rest.split_once(' ').unwrap().0;
+        [start, end].map(|text| u64::from_str_radix(text, 16).unwrap())
+    };
+    // A page that was never touched reads as zeros; one that went away meanwhile is no error.
+    writable.map(range).map(|[start, end]| file_has(&memory, start, end, token)).sum()
+}
+
+/// How often `token` stands in a part of a file.
+fn file_has(file: &File, start: u64, end: u64, token: &str) -> usize {
+    let finder = memchr::memmem::Finder::new(token.as_bytes());
+    let mut chunk = vec![0; 4 << 20];
+    let (mut found, mut at) = (0, start);
+    while at < end {
+        let length = chunk.len().min((end - at) as usize);
+        let length = file.read_at(&mut chunk[..length], at).unwrap_or(0);
+        if length == 0 {
+            break;
+        }
+        found += finder.find_iter(&chunk[..length]).count();
+        // A token that the next chunk begins in the middle of is found there whole.
+        let overlap = if at + (length as u64) < end { token.len() - 1 } else { 0 };
+        at += (length - overlap) as u64;
+    }
+    found
 }
 
 #[test]
 fn no_byte_of_a_guest_is_in_the_memory_of_another() {
-    let (mut one, mut other) = (Canary::boot("one"), Canary::boot("other"));
+    let (mut one, mut other) = (Caged::boot("one"), Caged::boot("other"));
     for _ in 0..3 {
-        one.sings();
-        other.sings();
+        one.canary.sings();
+        other.canary.sings();
     }
     for (own, foreign) in [(&one, &other), (&other, &one)] {
-        assert!(own.memory_has(&own.token) > 100, "the search finds what is there");
-        assert_eq!(own.memory_has(&foreign.token), 0);
+        let pid = own.guest.pid();
+        assert!(memory_has(pid, &own.canary.token) > 100, "the search finds what is there");
+        assert_eq!(memory_has(pid, &foreign.canary.token), 0);
     }
+}
+
+/// In one process: what a snapshot has is a guest's RAM, its devices and its binder world, to the last byte.
+#[test]
+fn no_byte_of_a_guest_is_in_another_of_its_process() {
+    let group = Group::start(
+        r#"
+        [guest]
+        one = { image = "minimal", engine = "soft", memory = "256M", status = "$DIR/one.json", serve = true, timeout = "280s" }
+        other = { image = "minimal", engine = "soft", memory = "256M", status = "$DIR/other.json", serve = true, timeout = "280s" }
+        "#,
+    );
+    let mut birds = ["one", "other"].map(|name| {
+        let client = group.client(name);
+        let canary = Canary::in_guest(&client);
+        (name, client, canary)
+    });
+    for _ in 0..3 {
+        birds.iter_mut().for_each(|(_, _, canary)| canary.sings());
+    }
+    let tokens: Vec<String> = birds.iter().map(|(_, _, canary)| canary.token.clone()).collect();
+    for (index, (name, client, _)) in birds.iter().enumerate() {
+        let path = group.folder().join(format!("{name}.snapshot"));
+        client.snapshot(&path, LIMIT).unwrap();
+        let file = File::open(&path).unwrap();
+        let has = |token: &str| file_has(&file, 0, file.metadata().unwrap().len(), token);
+        assert!(has(&tokens[index]) > 100, "the search finds what is there");
+        assert_eq!(has(&tokens[1 - index]), 0, "{name}");
+    }
+
+    // One is killed in the middle of its calls. What it had goes back to the host; the other goes on.
+    let resident = || {
+        let statm = fs::read_to_string(format!("/proc/{}/statm", group.pid())).unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    };
+    let [(_, doomed, cut), (_, well, mut canary)] = birds;
+    let filled = group.shell("one", "dd if=/dev/urandom of=/tmp/fill bs=1M count=100");
+    assert_eq!(filled.status, ExitStatus::Code(0));
+    let before = resident();
+    assert!(before > 100 << 20, "{before}");
+    cut.calls.input().write_all(b"\n").unwrap();
+    doomed.kill().unwrap();
+    let until = Instant::now() + LIMIT / 3;
+    while resident() > before - (100 << 20) {
+        assert!(Instant::now() < until, "{} bytes before, {} since", before, resident());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    canary.sings();
+    let _ = canary.calls.input().close();
+    well.stop(LIMIT).unwrap();
+    let end = group.wait();
+    assert_eq!(end.code, 0, "{}", end.stderr);
+    let left =
+        end.status("other")["binder"]["left"].as_object().expect("the run counts what is left").clone();
+    assert!(left.values().all(|count| count == 0), "{left:?}");
 }
 
 /// Takes all that a command has said until now; how it ended, if it has.
@@ -102,8 +176,8 @@ fn ended(command: &mut Running) -> Option<ExitStatus> {
 
 #[test]
 fn what_a_guest_does_to_its_own_is_not_felt_in_another() {
-    let mut quiet = Canary::boot("quiet");
-    quiet.sings();
+    let mut quiet = Caged::boot("quiet");
+    quiet.canary.sings();
     let loud = Serving::of("minimal", "loud", []);
     let before = quiet.guest.client().metrics().unwrap();
 
@@ -112,7 +186,7 @@ fn what_a_guest_does_to_its_own_is_not_felt_in_another() {
     let mut cases = loud.client().exec(ExecRequest { argv, ..ExecRequest::default() }).unwrap();
     let mut batches = 0;
     let ended = loop {
-        quiet.sings();
+        quiet.canary.sings();
         batches += 1;
         if let Some(status) = ended(&mut cases) {
             break status;
@@ -122,7 +196,7 @@ fn what_a_guest_does_to_its_own_is_not_felt_in_another() {
     assert!(batches > 10, "{batches} batches of calls while the cases ran");
 
     // Its own traffic is all that the quiet guest's driver saw: batches of a known size.
-    quiet.sings();
+    quiet.canary.sings();
     let after = quiet.guest.client().metrics().unwrap();
     let messages = |metrics: &Metrics| metrics.binder["messages"].as_f64().expect("a binder device");
     let each = (messages(&after) - messages(&before)) / f64::from(batches + 1);
@@ -132,30 +206,48 @@ fn what_a_guest_does_to_its_own_is_not_felt_in_another() {
 
 #[test]
 fn a_guest_that_is_killed_or_panics_takes_nobody_along() {
-    let mut quiet = Canary::boot("quiet");
-    quiet.sings();
-    let mut doomed = Canary::boot("doomed");
-    doomed.sings();
-    doomed.calls.input().write_all(b"\n").unwrap();
+    let mut quiet = Caged::boot("quiet");
+    quiet.canary.sings();
+    let mut doomed = Caged::boot("doomed");
+    doomed.canary.sings();
+    doomed.canary.calls.input().write_all(b"\n").unwrap();
     doomed.guest.client().kill().unwrap();
     doomed.guest.wait();
-    quiet.sings();
+    quiet.canary.sings();
 
-    let mut panicking = Canary::boot("panicking");
-    panicking.sings();
+    let mut panicking = Caged::boot("panicking");
+    panicking.canary.sings();
     let argv = ["/bin/sh", "-c", "echo c > /proc/sysrq-trigger"].map(str::to_owned).to_vec();
     // Held until the end: a command whose client goes away is hung up.
     let crash = panicking.guest.client().exec(ExecRequest { argv, ..ExecRequest::default() });
     assert_eq!(panicking.guest.wait(), 243);
     drop(crash);
-    quiet.sings();
+    quiet.canary.sings();
 
     // And the one that stayed leaves nothing in its own driver.
     let client = quiet.guest.client();
-    let _ = quiet.calls.input().close();
+    let _ = quiet.canary.calls.input().close();
     client.stop(LIMIT).unwrap();
     let (status, code) = client.wait(Some(LIMIT)).unwrap();
     assert_eq!(code, 0, "{status}");
     let left = status["binder"]["left"].as_object().expect("the run counts what is left");
     assert!(left.values().all(|count| count == 0), "{left:?}");
+}
+
+/// The suite that ships: guests in processes of their own, and the same in one process.
+#[test]
+fn the_isolation_plan_passes() {
+    let plan = include_str!("../../ci/examples/isolation.toml");
+    let bench = Bench::new(plan);
+    let ran = bench.run([]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let tests = ran.run["tests"].as_array().unwrap();
+    assert_eq!(tests.len(), 6);
+    for test in tests {
+        let roles = test["attempts"][0]["roles"].as_array().unwrap();
+        let processes: Vec<_> = roles.iter().map(|role| role["process"].as_u64().unwrap()).collect();
+        let together = test["name"].as_str().unwrap().ends_with("-in-one-process");
+        assert_eq!(processes[0] == processes[1], together, "{test}");
+    }
+    assert_junit(&ran.results.join("junit.xml"));
 }

@@ -1,7 +1,7 @@
 //! Two guests in one world: what crosses, what does not, and what is left when one goes.
 
-use binder::protocol::{Command, Return, br, object};
-use binder::{Body, Census, Errno, Kuid, NeedKind, Pid};
+use binder::protocol::{Command, Return, br, ioctl, object};
+use binder::{Body, Census, Errno, Kuid, NeedKind, Open, Pid};
 
 use crate::payloads::*;
 use crate::trio::*;
@@ -90,6 +90,30 @@ fn a_guest_without_memory_goes_on_and_is_only_not_sent_to() {
     assert!(w.read(manager).parked);
     assert!(w.call(client, 0, b"x", &[]).parked);
     w.woken(manager).data();
+    w.finish();
+}
+
+/// covers: B335
+#[test]
+fn a_security_context_is_the_text_that_it_is_in_the_senders_guest() {
+    let mut w = World::shared();
+    let manager = w.process(10);
+    let mut wants_contexts = flat_object(0, 0x1000, 0x70, 0x71);
+    wants_contexts.resize(24, 0);
+    assert_eq!(w.ioctl(manager, ioctl::SET_CONTEXT_MGR_EXT, &wants_contexts).0, 0);
+    w.write(manager, &[Command::EnterLooper]);
+    w.here = OTHER;
+    let secctx = b"u:r:shell:s0".to_vec();
+    let open = Open { tgid: Pid(50), context: b"binder".to_vec(), secctx, ..Open::default() };
+    let client = w.open_as(open).unwrap();
+    let client = w.thread(client, 50);
+    assert!(w.call(client, 0, b"abc", &[]).parked);
+    let out = w.read(manager);
+    let Some(Return::TransactionSecCtx(data, secctx)) = out.returns.get(1).copied() else {
+        panic!("{out:?}")
+    };
+    assert_eq!((data.target, data.sender_pid), (0x70, Pid(0)));
+    assert_eq!(w.look(manager.proc, secctx, 13), b"u:r:shell:s0\0");
     w.finish();
 }
 
