@@ -150,7 +150,6 @@ fn a_recording_is_followed_while_it_grows() {
     assert_eq!(follower.wait().unwrap().code(), Some(0));
 }
 
-/// covers: the live view, on a terminal
 #[test]
 fn the_busiest_methods_of_a_running_guest_are_shown_on_a_terminal() {
     use std::io::{Read, Write};
