@@ -218,7 +218,9 @@ impl Mapping {
 
     /// Bytes of the largest hole.
     pub(crate) fn largest_hole(&self) -> Option<u64> {
-        self.holes_by_size.last().map(|(size, _)| *size)
+        let tail = self.length - self.tail;
+        let largest = self.holes_by_size.last().map_or(tail, |(size, _)| tail.max(*size));
+        (largest > 0).then_some(largest)
     }
 
     /// Takes from the async budget; true: the sender is suspect (B151, B152, B153 as in 7.2).
