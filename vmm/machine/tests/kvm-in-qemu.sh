@@ -113,8 +113,8 @@ group() {
 }
 
 run="/bin/bindervm run /image --engine kvm --timeout 240s"
-# Breakpoints of gdb do not stop a guest of this KVM: QEMU's VMRUN loads DR7 without arming it, and INT3 does not
-# reach KVM either (not looked into further).
+# Breakpoints of gdb do not stop a guest of this KVM: QEMU's VMRUN loads DR7 without arming it, and its INT3 is a
+# software interrupt to the intercepts, where KVM asks for the exception.
 for test in /tests/*; do
     check ${test##*/} 0 'test result: ok' $test --test-threads 1 --skip hardware_breakpoints --skip a_software_breakpoint
 done
