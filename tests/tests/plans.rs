@@ -69,7 +69,7 @@ fn android_10s_programs_pass_alike_on_both_drivers() {
 
 #[test]
 fn clients_in_rust_pass_with_faults_and_without() {
-    let tests = passes("rsbinder.toml");
+    let tests = passes("rsbinder/plan.toml");
     let late = tests.iter().find(|test| test["name"] == "oneways-that-are-late").unwrap();
     let counts = &late["attempts"][0]["roles"][0]["run"]["faults"][0];
     assert!(counts["injected"].as_u64() > Some(5), "{counts}");
