@@ -152,44 +152,31 @@ fn a_recording_is_followed_while_it_grows() {
 
 #[test]
 fn the_busiest_methods_of_a_running_guest_are_shown_on_a_terminal() {
-    use std::io::{Read, Write};
-
     let guest = Serving::of("aosp14", "g1", []);
-    let (mut master, slave) = tests::terminal::open(24, 120);
-    let child = guest
+    let (mut viewer, slave) = tests::terminal::Viewer::open(24, 80);
+    let mut child = guest
         .command(["trace", "--top", "--follow", "g1", "--filter", "iface=~IServiceManager"])
         .stdin(slave.try_clone().unwrap())
         .stdout(slave.try_clone().unwrap())
         .stderr(slave)
         .spawn()
         .unwrap();
-    let mut child = child;
-    let mut seen = String::new();
-    let mut wait_for = |master: &mut std::fs::File, wanted: &str| {
-        let mut buffer = [0; 4096];
-        while !seen.contains(wanted) {
-            let length = master.read(&mut buffer).expect("the view goes on");
-            seen.push_str(&String::from_utf8_lossy(&buffer[..length]));
-        }
-        let end = seen.find(wanted).unwrap() + wanted.len();
-        seen.drain(..end);
-    };
-    wait_for(&mut master, "bindervm trace --top: live");
+    viewer.wait_for("bindervm trace --top: live");
     let until = std::time::Instant::now() + tests::LIMIT;
     while guest.client().metrics().unwrap().followers < 1 {
         assert!(std::time::Instant::now() < until, "the follower never came");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert_eq!(guest.shell("service list; service check nobody").status, control::ExitStatus::Code(0));
-    wait_for(&mut master, "IServiceManager.listServices");
-    // Paused, and going on; sorted otherwise; the guest ends, and the view stays until it is left.
-    master.write_all(b"p").unwrap();
-    wait_for(&mut master, "paused");
-    master.write_all(b"ps").unwrap();
-    wait_for(&mut master, "live");
+    viewer.wait_for("IServiceManager.listServices");
+    // Paused, and going on; the guest ends, and the view stays until it is left.
+    viewer.keys("p");
+    viewer.wait_for("--top: paused");
+    viewer.keys("p");
+    viewer.wait_for("--top: live");
     assert_eq!(guest.stop(), 0);
-    wait_for(&mut master, "ended");
-    master.write_all(b"q").unwrap();
+    viewer.wait_for("--top: ended");
+    viewer.keys("q");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 

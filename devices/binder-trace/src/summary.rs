@@ -87,27 +87,41 @@ impl Summary {
 
     /// The table as text, its heading first.
     pub fn table(&self) -> Vec<String> {
-        self.table_by(|line| line.calls)
+        self.table_by(|line| line.calls, usize::MAX)
     }
 
-    /// The table, the lines with the greatest `key` first.
-    pub fn table_by(&self, key: impl Fn(&Line) -> u64) -> Vec<String> {
+    /// The table, the lines with the greatest `key` first, without as many columns as make it fit into
+    /// `width` characters; calls, errors, the longest times and the name are always there.
+    pub fn table_by(&self, key: impl Fn(&Line) -> u64, width: usize) -> Vec<String> {
         let mut lines = self.lines();
         lines.sort_by_key(|(_, line)| std::cmp::Reverse(key(line)));
         let mut rows = vec![HEADING.map(str::to_owned).to_vec()];
         rows.extend(lines.iter().map(|(name, line)| row(name, line)));
-        let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..HEADING.len()).map(width).collect();
+        let needs = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+        let mut columns: Vec<(usize, usize)> =
+            (0..HEADING.len()).map(|column| (column, needs(column))).collect();
+        for dispensable in ["service p50", "queue p50", "total p50", "bytes", "service p99", "queue p99"] {
+            if columns.iter().map(|(_, needed)| needed + GAP.len()).sum::<usize>() > width {
+                columns.retain(|(column, _)| HEADING[*column] != dispensable);
+            }
+        }
         let text = |row: &Vec<String>| {
-            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| {
+            let cells = columns.iter().map(|&(column, width)| {
                 // The name comes last and needs no padding.
-                if column + 1 == HEADING.len() { cell.clone() } else { format!("{cell:>width$}") }
+                if column + 1 == HEADING.len() {
+                    row[column].clone()
+                } else {
+                    format!("{:>width$}", row[column])
+                }
             });
-            cells.collect::<Vec<_>>().join("  ")
+            cells.collect::<Vec<_>>().join(GAP)
         };
         rows.iter().map(text).collect()
     }
 }
+
+/// Between two columns of [`Summary::table`].
+const GAP: &str = "  ";
 
 /// Titles of the columns of [`Summary::table`].
 pub const HEADING: [&str; 10] = [
@@ -159,5 +173,13 @@ mod tests {
             ["1", "0", "60", "10us", "10us", "40us", "40us", "60us", "60us", "demo.IDemo.#9"]
         );
         assert_eq!(cells("?.#9")[..3], ["4", "1", "80"]);
+
+        let narrow = summary.table_by(|line| line.calls, 70);
+        assert!(narrow.iter().all(|line| line.len() <= 70), "{narrow:?}");
+        assert!(
+            narrow[0].starts_with("calls  errors") && narrow[0].ends_with("total p99  method"),
+            "{narrow:?}"
+        );
+        assert_eq!(summary.table_by(|line| line.calls, 200), table);
     }
 }

@@ -171,7 +171,7 @@ impl Top {
             self.time.as_secs_f64()
         );
         let keys = "q quit  p pause  r reset  sort by: c calls  e errors  b bytes  s slowest";
-        let table = self.table();
+        let table = self.table(width);
         let mut out = io::stdout().lock();
         // One write between two marks: a terminal that knows them shows no half picture, and one that
         // does not sees lines replaced in place, never an empty screen.
@@ -196,12 +196,12 @@ impl Top {
         out.flush()
     }
 
-    fn table(&self) -> Vec<String> {
+    fn table(&self, width: usize) -> Vec<String> {
         match self.order {
-            Order::Calls => self.summary.table(),
-            Order::Errors => self.summary.table_by(|line| line.errors),
-            Order::Bytes => self.summary.table_by(|line| line.bytes),
-            Order::Slowest => self.summary.table_by(|line| line.total.value_at_quantile(0.99)),
+            Order::Calls => self.summary.table_by(|line| line.calls, width),
+            Order::Errors => self.summary.table_by(|line| line.errors, width),
+            Order::Bytes => self.summary.table_by(|line| line.bytes, width),
+            Order::Slowest => self.summary.table_by(|line| line.total.value_at_quantile(0.99), width),
         }
     }
 }
