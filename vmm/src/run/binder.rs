@@ -202,7 +202,11 @@ pub fn add_binder(
         return Err(Failure::new(Code::Usage, message));
     }
     let (domain, of_world) = match world {
-        None => (SharedDomain::new(Domain::new(limits.clone(), profile)), None),
+        None => {
+            let mut domain = Domain::new(limits.clone(), profile);
+            domain.set_faults(faults);
+            (SharedDomain::new(domain), None)
+        }
         Some(member) => member.world.domain(&limits, profile, follower.clone(), args.seed)?,
     };
     if is_shared {
