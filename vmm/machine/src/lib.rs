@@ -51,6 +51,7 @@ mod machine;
 mod news;
 mod outcome;
 mod snapshot;
+mod wiring;
 
 pub use console::{ConsoleLog, Panic};
 pub use engine::{Choice, ClockMode, EngineError, Execution, GuestClock, Kind, MAX_CPUS, choose};

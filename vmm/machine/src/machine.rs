@@ -4,19 +4,18 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use devices::cmos::{Cmos, WallClock};
+use devices::cmos::Cmos;
 use devices::input::InputQueue;
-use devices::irq::IrqLine;
-use devices::power::{AcpiPower, KeyboardController, PowerRequest, PowerSink};
-use devices::pvpanic::{PanicDevice, PanicSink};
+use devices::power::{AcpiPower, KeyboardController, PowerRequest};
+use devices::pvpanic::PanicDevice;
 use devices::serial::SerialPort;
 use devices::virtio::mmio::MmioTransport;
 use devices::virtio::{SavedTransport, VirtioDevice};
-use engine::{ClockMode, Engine, EntryState, Execution, Exit, GuestClock, IrqSender, Kicker, Kind};
+use engine::{ClockMode, Engine, EntryState, Execution, Exit, GuestClock, Kind};
 use gdb::Turn;
 use guest_ram::GuestRam;
 use rustix::time::{ClockId, clock_gettime};
@@ -34,6 +33,7 @@ use crate::layout::{ACPI_TABLES, MemorySize, SERIAL_GSI, VirtioSlot};
 use crate::news::{News, Watch};
 use crate::outcome::{End, ExitCounts, Outcome, RunStats};
 use crate::snapshot::{self, Facts, Header, Labels, MachineState, Snapshot, SnapshotError};
+use crate::wiring::{Line, PanicLatch, PowerSwitch, Rtc};
 
 /// Guest time from the panic device's news to the end of the run: the kernel tells the device before
 /// it has flushed what it prints of the panic.
@@ -161,8 +161,8 @@ impl Machine {
         let kicker = engine.kicker();
         let deterministic = engine.kind() == Kind::Soft && config.clock == ClockMode::Virtual;
         let inbox = Inbox::new(kicker.clone(), !deterministic);
-        let power = Arc::new(PowerSwitch { request: Mutex::default(), kicker: kicker.clone() });
-        let panic = Arc::new(PanicLatch { at: Mutex::default(), clock: engine.clock() });
+        let power = Arc::new(PowerSwitch::new(kicker.clone()));
+        let panic = Arc::new(PanicLatch::new(engine.clock()));
         config.log.on_panic(Box::new(move || kicker.kick()));
 
         if !deterministic && !matches!(config.inputs, Inputs::Live) {
@@ -596,77 +596,6 @@ impl Drop for Running {
             // Nobody is left to hear of a panic; it was printed.
             let _ = thread.join();
         }
-    }
-}
-
-/// An interrupt line of the engine, as a device sees it.
-struct Line {
-    irq: IrqSender,
-    gsi: u32,
-}
-
-impl IrqLine for Line {
-    fn pulse(&self) {
-        self.irq.pulse(self.gsi);
-    }
-}
-
-/// Guest time, counted from the configured date.
-struct Rtc {
-    clock: GuestClock,
-    base: Duration,
-}
-
-impl WallClock for Rtc {
-    fn since_epoch(&self) -> Duration {
-        self.base + self.clock.now()
-    }
-}
-
-/// When the guest told its panic device of its panic.
-struct PanicLatch {
-    at: Mutex<Option<Duration>>,
-    clock: GuestClock,
-}
-
-impl PanicLatch {
-    /// Guest time of the panic, if there was one.
-    fn told(&self) -> Option<Duration> {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Duration>> {
-        self.at.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl PanicSink for PanicLatch {
-    fn panicked(&self) {
-        let now = self.clock.now();
-        self.lock().get_or_insert(now);
-    }
-}
-
-/// What the guest asked of its power supply.
-struct PowerSwitch {
-    request: Mutex<Option<PowerRequest>>,
-    kicker: Kicker,
-}
-
-impl PowerSwitch {
-    fn request(&self) -> Option<PowerRequest> {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<PowerRequest>> {
-        self.request.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl PowerSink for PowerSwitch {
-    fn request(&self, request: PowerRequest) {
-        self.lock().get_or_insert(request);
-        self.kicker.kick();
     }
 }
 
