@@ -430,53 +430,38 @@ fn prepare(
 impl Prepared {
     /// Runs it to its end.
     fn run(self, report: &mut Report, standing: &Standing, events: &Events) -> Result<Status, Failure> {
-        let Prepared {
-            machine,
-            args,
-            session,
-            interrupted,
-            binder,
-            link,
-            raw_mode,
-            has_command,
-            is_replay,
-            _fast,
-        } = self;
         let voice = &standing.voice;
-        let boot_watch = match &link {
+        let boot_watch = match &self.link {
             // A debugger takes its time.
-            Some(_) if args.gdb.is_some() => None,
-            Some(_) => Some(watch_boot(machine.handle(), session.clone(), args.boot_timeout)?),
+            Some(_) if self.args.gdb.is_some() => None,
+            Some(_) => Some(watch_boot(self.machine.handle(), self.session.clone(), self.args.boot_timeout)?),
             None => None,
         };
-        let outcome = machine.run();
-        drop(raw_mode);
-        session.finish();
-        let binder = {
-            let seen = binder.0.clone();
-            drop(binder);
-            seen
-        };
+        let outcome = self.machine.run();
+        drop(self.raw_mode);
+        self.session.finish();
+        let binder = self.binder.0.clone();
+        drop(self.binder);
         if let Some(watch) = boot_watch {
             // It cannot panic, and it has nothing to say.
             let _ = watch.join();
         }
         let outcome = outcome.map_err(machine_failure)?;
-        if is_replay {
+        if self.is_replay {
             tell_replay(&outcome, voice);
         }
         let tally = binder.recording.finish().map_err(trace_failure)?;
-        report.fill(&outcome, binder.counters(), tally, session.ready());
+        report.fill(&outcome, binder.counters(), tally, self.session.ready());
         report.faults = binder.faults();
         report.handling = binder.handling();
-        if let (Some(saved), Some(path)) = (session.saved(), &args.snapshot_to) {
+        if let (Some(saved), Some(path)) = (self.session.saved(), &self.args.snapshot_to) {
             events.saved(path, saved.as_ref().err());
             saved.map_err(|error| snapshot::not_made(path, error))?;
-            return Ok(if has_command { Status::Exited { code: 0 } } else { Status::Saved });
+            return Ok(if self.has_command { Status::Exited { code: 0 } } else { Status::Saved });
         }
-        match link {
-            Some(_) => agent_status(&session, &outcome, &interrupted, &args, voice),
-            None => bare_status(&session, &outcome, &interrupted, voice),
+        match self.link {
+            Some(_) => agent_status(&self.session, &outcome, &self.interrupted, &self.args, voice),
+            None => bare_status(&self.session, &outcome, &self.interrupted, voice),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What devices of the board hold of the machine: interrupt lines, the time, and where they tell of a panic
 //! or of the power switch.
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use devices::cmos::WallClock;
@@ -36,56 +36,49 @@ impl WallClock for Rtc {
 
 /// When the guest told its panic device of its panic.
 pub(crate) struct PanicLatch {
-    at: Mutex<Option<Duration>>,
+    at: OnceLock<Duration>,
     clock: GuestClock,
 }
 
 impl PanicLatch {
     pub(crate) fn new(clock: GuestClock) -> PanicLatch {
-        PanicLatch { at: Mutex::default(), clock }
+        PanicLatch { at: OnceLock::new(), clock }
     }
 
     /// Guest time of the panic, if there was one.
     pub(crate) fn told(&self) -> Option<Duration> {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<Duration>> {
-        self.at.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.at.get().copied()
     }
 }
 
 impl PanicSink for PanicLatch {
     fn panicked(&self) {
-        let now = self.clock.now();
-        self.lock().get_or_insert(now);
+        // The first time counts.
+        let _ = self.at.set(self.clock.now());
     }
 }
 
 /// What the guest asked of its power supply.
 pub(crate) struct PowerSwitch {
-    request: Mutex<Option<PowerRequest>>,
+    request: OnceLock<PowerRequest>,
     kicker: Kicker,
 }
 
 impl PowerSwitch {
     pub(crate) fn new(kicker: Kicker) -> PowerSwitch {
-        PowerSwitch { request: Mutex::default(), kicker }
+        PowerSwitch { request: OnceLock::new(), kicker }
     }
 
     /// The first thing that the guest asked.
     pub(crate) fn request(&self) -> Option<PowerRequest> {
-        *self.lock()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<PowerRequest>> {
-        self.request.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.request.get().copied()
     }
 }
 
 impl PowerSink for PowerSwitch {
     fn request(&self, request: PowerRequest) {
-        self.lock().get_or_insert(request);
+        // The first one counts.
+        let _ = self.request.set(request);
         self.kicker.kick();
     }
 }

@@ -55,15 +55,9 @@ done
 add_program "$bindervm" bin/bindervm
 cp -rL "$image" "$root/image"
 
-cat >"$root/tmp/group.toml" <<'GROUP'
-[guest.one]
-image = "/image"
-engine = "kvm"
-memory = "256M"
-domain = "shop"
-timeout = "240s"
-serve = true
-[guest.two]
+for guest in one two; do
+    cat <<GROUP
+[guest.$guest]
 image = "/image"
 engine = "kvm"
 memory = "256M"
@@ -71,6 +65,7 @@ domain = "shop"
 timeout = "240s"
 serve = true
 GROUP
+done >"$root/tmp/group.toml"
 
 cat >"$root/init" <<'INIT'
 #!/bin/busybox sh

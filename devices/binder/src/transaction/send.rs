@@ -471,8 +471,7 @@ impl Domain {
             _ => None,
         };
         let ptr = s.plan.iter().flat_map(|plan| &plan.objects).find_map(|object| own(&object.what));
-        let proc = self.thread_proc(s.thread).and_then(|proc| self.procs.get(&proc));
-        let node = proc.zip(ptr).and_then(|(proc, ptr)| proc.nodes.get(&ptr).copied());
+        let node = self.procs.get(&s.proc).zip(ptr).and_then(|(proc, ptr)| proc.nodes.get(&ptr).copied());
         let is_new = |node: &NodeId| self.nodes.get(*node).is_some_and(|node| node.registered.is_none());
         if let Some(node) = node.filter(is_new) {
             let record = self.sent_record(cx, call, s, Ok(s.buffer), REGISTRATION);

@@ -4,6 +4,7 @@ use binder::protocol::{Command, Return, ioctl, object};
 use binder::{Body, Census, Errno, Limits, Profile};
 
 use crate::payloads::*;
+use crate::sharing::across;
 use crate::trio::*;
 use crate::world::*;
 
@@ -452,17 +453,9 @@ fn results_that_nobody_reads_are_bounded() {
 #[test]
 fn owners_of_another_guest_are_asked_if_it_takes_part() {
     for takes_part in [false, true] {
-        let mut w = World::shared();
+        let Trio { mut w, manager, owner, client, handle } = across();
         w.domain.accept_attempts(GUEST, takes_part);
         w.domain.accept_attempts(OTHER, true);
-        let manager = w.process(10);
-        w.become_manager(manager);
-        w.write(manager, &[Command::EnterLooper]);
-        let owner = w.process(20);
-        w.write(owner, &[Command::EnterLooper]);
-        w.here = OTHER;
-        let client = w.process(30);
-        let handle = w.publish(manager, owner, client, PTR, 0x17f);
         w.write(manager, &[Command::Release { handle: MANAGERS }]);
         w.write(client, &[Command::Increfs { handle }, Command::Release { handle }]);
         assert_eq!(w.read(owner).returns, [Return::Noop, RELEASE]);

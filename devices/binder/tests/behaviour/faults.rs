@@ -3,39 +3,11 @@
 use binder::faults::{ALWAYS, Action, Faults, Impossible, Kind, Rule, Signal};
 use binder::protocol::{Return, ioctl};
 use binder::trace::FaultKind;
-use binder::{Errno, Pid, TraceEvent};
+use binder::{Errno, Pid};
 
+use crate::rules::*;
 use crate::trio::*;
 use crate::world::*;
-
-fn rule(action: Action) -> Rule {
-    Rule {
-        kind: Kind::Call,
-        code: None,
-        interface: None,
-        manager: None,
-        sender: None,
-        receiver: None,
-        skip: 0,
-        times: 1,
-        chance: ALWAYS,
-        action,
-    }
-}
-
-fn with(rules: Vec<Rule>) -> Trio {
-    let mut trio = trio();
-    trio.w.domain.set_faults(Some(Faults::new(rules, false, 1).unwrap()));
-    trio
-}
-
-fn injected(w: &World) -> Vec<FaultKind> {
-    let faults = w.trace.iter().filter_map(|event| match event {
-        TraceEvent::Fault { fault, .. } => Some(*fault),
-        _ => None,
-    });
-    faults.collect()
-}
 
 /// One call that is answered.
 fn passes(trio: &mut Trio) {
@@ -54,7 +26,7 @@ fn the_nth_call_fails_as_the_rule_says() {
         (Action::Dead, Return::DeadReply, Errno::OK),
         (Action::Frozen, Return::FrozenReply, Errno::OK),
     ] {
-        let mut trio = with(vec![Rule { skip: 1, ..rule(action) }]);
+        let mut trio = with(vec![Rule { skip: 1, ..rule(Kind::Call, action) }]);
         passes(&mut trio);
         let out = trio.w.call(trio.client, trio.handle, b"x", &[]);
         assert_eq!(out.returns, [Return::Noop, answer]);
@@ -74,7 +46,7 @@ fn a_rule_picks_by_code_interface_names_and_manager() {
         let units: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         [&0u32.to_le_bytes()[..], &(text.len() as u32).to_le_bytes(), &units].concat()
     };
-    let fail = rule(Action::Failed(Errno::EINVAL));
+    let fail = rule(Kind::Call, Action::Failed(Errno::EINVAL));
     for (rule, hit) in [
         (Rule { code: Some(7), ..fail.clone() }, true),
         (Rule { code: Some(8), ..fail.clone() }, false),
@@ -97,7 +69,7 @@ fn a_rule_picks_by_code_interface_names_and_manager() {
 
 #[test]
 fn a_reply_that_fails_is_heard_by_the_caller() {
-    let mut trio = with(vec![Rule { kind: Kind::Reply, ..rule(Action::Failed(Errno::ENOSPC)) }]);
+    let mut trio = with(vec![rule(Kind::Reply, Action::Failed(Errno::ENOSPC))]);
     assert!(trio.w.call(trio.client, trio.handle, b"x", &[]).parked);
     let got = trio.w.read(trio.owner).data();
     trio.w.free(trio.owner, got.data);
@@ -109,7 +81,7 @@ fn a_reply_that_fails_is_heard_by_the_caller() {
 
 #[test]
 fn a_receiver_that_is_to_die_hears_of_the_call_and_does_no_more() {
-    let mut trio = with(vec![rule(Action::KillReceiver)]);
+    let mut trio = with(vec![rule(Kind::Call, Action::KillReceiver)]);
     assert!(trio.w.read(trio.owner).parked);
     assert!(trio.w.call(trio.client, trio.handle, b"x", &[]).parked);
     trio.w.woken(trio.owner).data();
@@ -127,7 +99,7 @@ fn a_receiver_that_is_to_die_hears_of_the_call_and_does_no_more() {
 
 #[test]
 fn an_interrupted_wait_goes_on_with_the_next_read() {
-    let mut trio = with(vec![rule(Action::Interrupt)]);
+    let mut trio = with(vec![rule(Kind::Call, Action::Interrupt)]);
     let out = trio.w.call(trio.client, trio.handle, b"x", &[]);
     assert_eq!((out.errno, out.parked), (Errno::EINTR.0, false));
     assert!(trio.w.read(trio.client).parked, "the call is still under way");
@@ -141,7 +113,7 @@ fn an_interrupted_wait_goes_on_with_the_next_read() {
 
 #[test]
 fn a_frozen_receiver_is_thawed_by_the_calls_that_it_refuses() {
-    let mut trio = with(vec![rule(Action::Freeze(3))]);
+    let mut trio = with(vec![rule(Kind::Call, Action::Freeze(3))]);
     for _ in 0..3 {
         let out = trio.w.call(trio.client, trio.handle, b"x", &[]);
         assert_eq!(out.returns, [Return::Noop, Return::FrozenReply]);
@@ -151,7 +123,7 @@ fn a_frozen_receiver_is_thawed_by_the_calls_that_it_refuses() {
     trio.w.finish();
 
     // A process with a call under way is not frozen, as BINDER_FREEZE would not.
-    let mut trio = with(vec![Rule { skip: 1, ..rule(Action::Freeze(1)) }]);
+    let mut trio = with(vec![Rule { skip: 1, ..rule(Kind::Call, Action::Freeze(1)) }]);
     assert!(trio.w.call(trio.client, trio.handle, b"x", &[]).parked);
     trio.w.read(trio.owner).data();
     let other = trio.w.thread(trio.client.proc, 31);
@@ -191,7 +163,7 @@ fn any_waiting_looper_may_be_chosen_and_the_seed_says_which() {
 fn chance_follows_the_seed_and_impossible_rules_are_refused() {
     let hits = |seed: u64| {
         let mut trio = trio();
-        let rules = vec![Rule { chance: ALWAYS / 2, times: u32::MAX, ..rule(Action::Dead) }];
+        let rules = vec![Rule { chance: ALWAYS / 2, times: u32::MAX, ..rule(Kind::Call, Action::Dead) }];
         trio.w.domain.set_faults(Some(Faults::new(rules, false, seed).unwrap()));
         (0..32)
             .map(|_| {
@@ -211,8 +183,8 @@ fn chance_follows_the_seed_and_impossible_rules_are_refused() {
     assert_ne!(hits(3), hits(4));
     assert!((4..28).contains(&hits(3).iter().filter(|hit| **hit).count()));
 
-    let oneway = Rule { kind: Kind::Oneway, ..rule(Action::Frozen) };
+    let oneway = rule(Kind::Oneway, Action::Frozen);
     assert_eq!(Faults::new(vec![oneway], false, 0).err(), Some((0, Impossible::CallsOnly)));
-    let never = Rule { times: 0, ..rule(Action::Dead) };
+    let never = Rule { times: 0, ..rule(Kind::Call, Action::Dead) };
     assert_eq!(Faults::new(vec![never], false, 0).err(), Some((0, Impossible::Never)));
 }

@@ -5,41 +5,13 @@ use std::collections::BTreeMap;
 use binder::faults::{ALWAYS, Action, Faults, Impossible, Kind, Rule, Signal, hold};
 use binder::protocol::{Command, Return, ioctl};
 use binder::trace::FaultKind;
-use binder::{Errno, Pid, TraceEvent};
+use binder::{Errno, Pid};
 use proptest::prelude::*;
 
 use crate::hostile::{act, acted_in};
+use crate::rules::*;
 use crate::trio::*;
 use crate::world::*;
-
-fn rule(kind: Kind, action: Action) -> Rule {
-    Rule {
-        kind,
-        code: None,
-        interface: None,
-        manager: None,
-        sender: None,
-        receiver: None,
-        skip: 0,
-        times: 1,
-        chance: ALWAYS,
-        action,
-    }
-}
-
-fn with(rule: Rule) -> Trio {
-    let mut trio = trio();
-    trio.w.domain.set_faults(Some(Faults::new(vec![rule], false, 1).unwrap()));
-    trio
-}
-
-fn injected(w: &World) -> Vec<FaultKind> {
-    let faults = w.trace.iter().filter_map(|event| match event {
-        TraceEvent::Fault { fault, .. } => Some(*fault),
-        _ => None,
-    });
-    faults.collect()
-}
 
 /// What the next read of the owner brings, freed; `None`: nothing.
 fn next(w: &mut World, owner: Th) -> Option<Vec<u8>> {
@@ -57,7 +29,7 @@ fn next(w: &mut World, owner: Th) -> Option<Vec<u8>> {
 /// covers: B146, B147
 #[test]
 fn a_delayed_oneway_lets_calls_pass_and_keeps_its_place_among_its_nodes() {
-    let mut trio = with(rule(Kind::Oneway, Action::Delay(2)));
+    let mut trio = with(vec![rule(Kind::Oneway, Action::Delay(2))]);
     let Trio { w, manager, owner, client, handle } = &mut trio;
     let second = w.publish(*manager, *owner, *client, 0x2000, 0);
     let caller = w.thread(client.proc, 31);
@@ -78,7 +50,7 @@ fn a_delayed_oneway_lets_calls_pass_and_keeps_its_place_among_its_nodes() {
 
 #[test]
 fn what_is_delayed_comes_in_the_end_also_where_nothing_follows() {
-    let mut trio = with(rule(Kind::Oneway, Action::Delay(1000)));
+    let mut trio = with(vec![rule(Kind::Oneway, Action::Delay(1000))]);
     let Trio { w, owner, client, handle, .. } = &mut trio;
     w.oneway(*client, *handle, b"1");
     assert!(w.read(*owner).parked);
@@ -95,7 +67,7 @@ fn what_is_delayed_comes_in_the_end_also_where_nothing_follows() {
 
 #[test]
 fn a_node_at_work_can_be_held_and_faults_can_be_taken_away_meanwhile() {
-    let mut trio = with(Rule { skip: 1, ..rule(Kind::Oneway, Action::Delay(1000)) });
+    let mut trio = with(vec![Rule { skip: 1, ..rule(Kind::Oneway, Action::Delay(1000)) }]);
     let Trio { w, owner, client, handle, .. } = &mut trio;
     w.oneway(*client, *handle, b"1");
     let first = w.read(*owner).data();
@@ -112,7 +84,7 @@ fn a_node_at_work_can_be_held_and_faults_can_be_taken_away_meanwhile() {
 
 #[test]
 fn oneways_of_two_nodes_change_places_and_those_of_one_do_not() {
-    let mut trio = with(rule(Kind::Oneway, Action::Reorder));
+    let mut trio = with(vec![rule(Kind::Oneway, Action::Reorder)]);
     let Trio { w, manager, owner, client, handle } = &mut trio;
     let second = w.publish(*manager, *owner, *client, 0x2000, 0);
     w.oneway(*client, *handle, b"1");
@@ -127,7 +99,7 @@ fn oneways_of_two_nodes_change_places_and_those_of_one_do_not() {
 /// covers: B344, B350, B351
 #[test]
 fn an_exhausted_buffer_is_full_for_everybody_until_it_is_freed() {
-    let mut trio = with(rule(Kind::Call, Action::Exhaust(3)));
+    let mut trio = with(vec![rule(Kind::Call, Action::Exhaust(3))]);
     let Trio { w, owner, client, handle, .. } = &mut trio;
     assert!(w.call(*client, *handle, b"first", &[]).parked);
     let got = w.read(*owner).data();
@@ -149,7 +121,7 @@ fn an_exhausted_buffer_is_full_for_everybody_until_it_is_freed() {
 #[test]
 fn a_process_may_die_with_its_buffer_exhausted_and_its_nodes_held() {
     for action in [Action::Exhaust(9), Action::Delay(9), Action::Reorder] {
-        let mut trio = with(rule(Kind::Oneway, action));
+        let mut trio = with(vec![rule(Kind::Oneway, action)]);
         trio.w.oneway(trio.client, trio.handle, b"1");
         trio.w.release(trio.owner.proc);
         for _ in 0..=hold::TURNS {
@@ -162,7 +134,7 @@ fn a_process_may_die_with_its_buffer_exhausted_and_its_nodes_held() {
 
 #[test]
 fn a_sender_that_is_to_die_does_no_more() {
-    let mut trio = with(rule(Kind::Call, Action::KillSender));
+    let mut trio = with(vec![rule(Kind::Call, Action::KillSender)]);
     assert!(trio.w.call(trio.client, trio.handle, b"x", &[]).parked);
     assert_eq!(trio.w.domain.take_signals(GUEST), [(Pid(30), Signal::Kill)]);
     let other = Th { tid: binder::Tid(31), ..trio.client };
@@ -178,7 +150,7 @@ fn a_sender_that_is_to_die_does_no_more() {
 /// covers: B372
 #[test]
 fn who_waits_in_a_freeze_is_sent_a_signal() {
-    let mut trio = with(rule(Kind::Freeze, Action::SignalSender));
+    let mut trio = with(vec![rule(Kind::Freeze, Action::SignalSender)]);
     let Trio { w, owner, client, handle, .. } = &mut trio;
     let freezer = w.process(40);
     let arg = |timeout: u32| [20u32, 1, timeout].map(u32::to_le_bytes).concat();

@@ -20,6 +20,7 @@ mod polling;
 mod reading;
 mod references;
 mod restoring;
+mod rules;
 mod scatter;
 mod sharing;
 mod suspending;

@@ -10,7 +10,7 @@ use crate::world::*;
 const TC: Return = Return::TransactionComplete;
 
 /// Manager and owner are of one guest, the client of the other.
-fn across() -> Trio {
+pub fn across() -> Trio {
     let mut w = World::shared();
     let manager = w.process(10);
     w.become_manager(manager);
