@@ -7,7 +7,8 @@
 //! Links between blocks and the jump cache are guesses made fast: each is tagged with the
 //! [`CodeCache::tag`] at which it was last known to be right. The tag changes with every TLB
 //! flush, every dropped block and every change of privilege; a guess with an old tag is checked
-//! against the page tables again and renewed, not thrown away.
+//! against the page tables again and renewed, not thrown away. A kernel in global pages keeps its
+//! tag when it goes from one process to another.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -106,7 +107,8 @@ pub struct CodeCache {
     free_page_code: Vec<u32>,
     jumps: Box<[JumpEntry]>,
     singles: Vec<Option<Single>>,
-    generation: u64,
+    /// How often the translations of a supervisor's code changed, and those of programs' code.
+    generations: [u64; 2],
     tag: u64,
     uops: usize,
     /// Dropped blocks that may still be executing.
@@ -140,7 +142,7 @@ impl CodeCache {
             free_page_code: Vec::new(),
             jumps: vec![JumpEntry { rip: 0, link: NO_LINK }; JUMPS].into_boxed_slice(),
             singles: vec![None; SINGLES],
-            generation: 1,
+            generations: [1; 2],
             tag: 1 << 3,
             uops: 0,
             dropped: Vec::new(),
@@ -163,13 +165,20 @@ impl CodeCache {
 
     /// Privilege or code size changed: other links are good.
     pub fn set_mode(&mut self, mode: Mode, size: CodeSize) {
-        self.tag = self.generation << 3 | (size as u64) << 1 | (mode == Mode::User) as u64;
+        let user = mode == Mode::User;
+        self.tag = self.generations[user as usize] << 3 | (size as u64) << 1 | user as u64;
     }
 
     /// All links are to be checked again.
     pub fn translations_changed(&mut self) {
-        self.generation += 1;
-        self.tag = self.generation << 3 | self.tag & 7;
+        self.generations[false as usize] += 1;
+        self.program_changed();
+    }
+
+    /// Links within programs are to be checked again.
+    pub fn program_changed(&mut self) {
+        self.generations[true as usize] += 1;
+        self.tag = self.generations[(self.tag & 1) as usize] << 3 | self.tag & 7;
     }
 
     /// The block at a guest-physical address, decoded as code of that size.

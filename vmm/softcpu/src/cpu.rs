@@ -18,7 +18,7 @@ use crate::paging::{self, Access, Rules};
 use crate::random::Random;
 use crate::segment::{FLAT_CODE, FLAT_DATA, Loaded, Segment, Segments, Table};
 use crate::simd::state::VectorState;
-use crate::tlb::{Mode, Tlb};
+use crate::tlb::{Fill, Mode, Tlb};
 use crate::turns::Turns;
 use crate::uop::{Cursor, FS_BASE, Flow, GS_BASE, PAGE_BASE};
 use crate::vm::{Bus, Config, EntryState, Execution};
@@ -37,6 +37,7 @@ pub const CR0_PG: u64 = 1 << 31;
 /// CR4 bits.
 pub const CR4_PAE: u64 = 1 << 5;
 pub const CR4_TSD: u64 = 1 << 2;
+pub const CR4_PGE: u64 = 1 << 7;
 pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
 /// EFER bits.
 pub const EFER_SCE: u64 = 1;
@@ -205,12 +206,12 @@ impl Cpu {
             _ => {
                 entry.write == page
                     || entry.read == page
-                        && entry.physical & 1 != 0
-                        && self.code.holds_code(&self.ram, entry.physical)
+                        && entry.is_withheld()
+                        && self.code.holds_code(&self.ram, entry.page())
             }
         };
         if known {
-            return Ok(entry.physical & !(PAGE - 1) | (address % PAGE));
+            return Ok(entry.page() | (address % PAGE));
         }
         self.translate_slow(mode, address, access)
     }
@@ -230,7 +231,7 @@ impl Cpu {
             }
         };
         if found.large {
-            self.tlb.note_large(address);
+            self.tlb.note_large(address, found.global);
         }
         if self.is_watched_page(address) || self.aligned && mode == Mode::User {
             return Ok(found.physical);
@@ -240,7 +241,8 @@ impl Cpu {
             if found.writable && !code {
                 self.ram.mark_dirty(found.physical);
             }
-            self.tlb.fill(mode, address, found.physical, host, found.writable, code);
+            let fill = Fill { physical: found.physical, host, global: found.global };
+            self.tlb.fill(mode, address, fill, found.writable, code);
         }
         Ok(found.physical)
     }
@@ -257,13 +259,14 @@ impl Cpu {
         match paging::walk(&self.ram, self.paging_rules(), address, Access::Fetch, user) {
             Ok(found) => {
                 if found.large {
-                    self.tlb.note_large(address);
+                    self.tlb.note_large(address, found.global);
                 }
                 // Executing a device's registers is not supported.
                 let Some(host) = self.ram.page(found.physical) else {
                     return Err(self.raise(Exception::GeneralProtection(0)));
                 };
-                self.tlb.fill_fetch(self.mode, address, found.physical, host);
+                let fill = Fill { physical: found.physical, host, global: found.global };
+                self.tlb.fill_fetch(self.mode, address, fill);
                 Ok((found.physical, host))
             }
             Err(code) => Err(self.raise(Exception::PageFault { address, code })),
@@ -276,6 +279,7 @@ impl Cpu {
             root: self.cr3,
             write_protect: self.cr0 & CR0_WP != 0,
             no_execute: self.msr.efer & EFER_NXE != 0,
+            global: self.cr4 & CR4_PGE != 0,
         }
     }
 
@@ -378,6 +382,16 @@ impl Cpu {
     pub fn flush_tlb(&mut self) {
         self.tlb.flush();
         self.code.translations_changed();
+    }
+
+    /// MOV to CR3: translations of pages that are not global are no longer valid.
+    pub fn set_address_space(&mut self, cr3: u64) {
+        self.cr3 = cr3;
+        if self.tlb.flush_private() {
+            self.code.translations_changed();
+        } else {
+            self.code.program_changed();
+        }
     }
 
     /// The local APIC may have something to deliver or no longer have.

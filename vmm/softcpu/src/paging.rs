@@ -11,6 +11,7 @@ const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = ((1 << PHYSICAL_BITS) - 1) & !0xfff;
 const RESERVED: u64 = ((1 << 52) - 1) & !((1 << PHYSICAL_BITS) - 1);
@@ -41,6 +42,8 @@ pub struct Rules {
     pub write_protect: bool,
     /// EFER.NXE.
     pub no_execute: bool,
+    /// CR4.PGE.
+    pub global: bool,
 }
 
 /// A successful walk.
@@ -52,6 +55,8 @@ pub struct Translation {
     pub writable: bool,
     /// The page is larger than 4 KiB.
     pub large: bool,
+    /// The translation is that of all address spaces: it outlives a new CR3.
+    pub global: bool,
 }
 
 /// True if bits 63..47 of a linear address are all equal.
@@ -64,7 +69,7 @@ pub fn is_canonical(address: u64) -> bool {
 /// fault's error code.
 pub fn walk(ram: &Ram, rules: Rules, address: u64, access: Access, user: bool) -> Result<Translation, u16> {
     if !rules.enabled {
-        return Ok(Translation { physical: address, writable: true, large: false });
+        return Ok(Translation { physical: address, writable: true, large: false, global: false });
     }
     let mut code = 0;
     if access == Access::Write {
@@ -129,6 +134,7 @@ pub fn walk(ram: &Ram, rules: Rules, address: u64, access: Access, user: bool) -
             physical: entry & ADDRESS & !offset_mask | address & offset_mask,
             writable: may_write && (entry | marks) & DIRTY != 0,
             large,
+            global: rules.global && entry & GLOBAL != 0,
         });
     }
     unreachable!("level 0 always returns")

@@ -4,6 +4,9 @@
 //! flushes nothing. An entry holds a tag for reads and one for writes; a page that must not be
 //! written on the fast path (read-only, not yet dirty, or holding decoded code) has no write tag.
 //! A second, smaller table translates instruction fetches.
+//!
+//! A new CR3 drops what is not from a global page: the kernel's own translations stay when it
+//! switches between processes. (SDM volume 3, 4.10.2.4.)
 
 use crate::memory::{HostPage, PAGE};
 
@@ -25,16 +28,34 @@ pub struct Entry {
     /// Host address of the page: an access whose address differs from a tag by an offset in the page
     /// goes to `host` plus that offset.
     pub host: u64,
-    /// Guest-physical page address; bit 0 is set while the entry is a writable page whose write
-    /// tag is withheld because it holds decoded code.
+    /// Guest-physical page address; [`WITHHELD`] and [`GLOBAL`] may be set.
     pub physical: u64,
 }
 
+/// In [`Entry::physical`]: a writable page whose write tag is withheld because it holds decoded code.
+const WITHHELD: u64 = 1;
+/// In [`Entry::physical`]: the page is global.
+const GLOBAL: u64 = 2;
+
 impl Entry {
+    /// True if only decoded code keeps writes from going straight to memory.
+    pub fn is_withheld(&self) -> bool {
+        self.physical & WITHHELD != 0
+    }
+
+    /// Guest-physical address of the page.
+    pub fn page(&self) -> u64 {
+        self.physical & !(PAGE - 1)
+    }
+
+    fn is_global(&self) -> bool {
+        self.physical & GLOBAL != 0
+    }
+
     /// The page now holds decoded code.
     fn withhold_write(&mut self, slot: usize) {
         self.write = unmatchable(slot % ENTRIES);
-        self.physical |= 1;
+        self.physical |= WITHHELD;
     }
 }
 
@@ -42,6 +63,7 @@ impl Entry {
 #[derive(Clone, Copy)]
 pub struct Fetch {
     tag: u64,
+    global: bool,
     /// Guest-physical page address.
     pub physical: u64,
     /// The page, or `None` where the translation leads to no RAM.
@@ -71,19 +93,39 @@ pub struct ParkedTlb {
     /// Slots and their entries.
     data: Vec<(u16, Entry)>,
     fetch: FetchTable,
-    large: Vec<u64>,
+    large: Vec<LargeRegion>,
+    private_code: bool,
     code_pages: u64,
+}
+
+/// A region of 1 GiB in which a translation came from a large page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct LargeRegion {
+    /// Linear address divided by 1 GiB.
+    number: u64,
+    global: bool,
+}
+
+/// What a translation is put in as.
+#[derive(Clone, Copy, Debug)]
+pub struct Fill {
+    /// Guest-physical address.
+    pub physical: u64,
+    pub host: HostPage,
+    /// Of a global page.
+    pub global: bool,
 }
 
 /// The tables.
 pub struct Tlb {
     data: [Entry; 2 * ENTRIES],
     fetch: FetchTable,
-    /// Slots of `data` filled since the last flush, some of them twice.
-    filled: Vec<u16>,
-    /// 1 GiB regions in which an entry came from a large page. Where there are [`LARGE_REGIONS`]
-    /// of them, any address may be in one more.
-    large: Vec<u64>,
+    /// Slots of `data` filled since the last flush, some of them twice: those of global pages apart.
+    filled: [Vec<u16>; 2],
+    /// Where there are [`LARGE_REGIONS`] of them, any address may be in one more.
+    large: Vec<LargeRegion>,
+    /// A supervisor's instruction was fetched from a page that is not global.
+    private_code: bool,
     pub fills: u64,
     pub flushes: u64,
 }
@@ -94,7 +136,7 @@ const fn unmatchable(slot: usize) -> u64 {
 }
 
 const fn empty(slot: usize) -> Entry {
-    Entry { read: unmatchable(slot), write: unmatchable(slot), host: 0, physical: 2 }
+    Entry { read: unmatchable(slot), write: unmatchable(slot), host: 0, physical: u64::MAX }
 }
 
 impl Tlb {
@@ -105,8 +147,9 @@ impl Tlb {
         Tlb {
             data: std::array::from_fn(|slot| empty(slot % ENTRIES)),
             fetch: FetchTable::default(),
-            filled: Vec::new(),
+            filled: Default::default(),
             large: Vec::new(),
+            private_code: false,
             fills: 0,
             flushes: 0,
         }
@@ -123,27 +166,31 @@ impl Tlb {
         &self.data[Self::slot(mode, address)]
     }
 
-    /// Puts a translation in. `write` and `code` as for [`Entry`].
-    pub fn fill(&mut self, mode: Mode, address: u64, physical: u64, host: HostPage, write: bool, code: bool) {
+    /// Puts a translation in: of a page that may be written, unless it holds decoded code.
+    pub fn fill(&mut self, mode: Mode, address: u64, fill: Fill, write: bool, code: bool) {
+        let Fill { physical, host, global } = fill;
         let slot = Self::slot(mode, address);
         let page = address & !(PAGE - 1);
         self.fills += 1;
-        self.filled.push(slot as u16);
         self.data[slot] = Entry {
             read: page,
             write: if write && !code { page } else { unmatchable(slot % ENTRIES) },
             host: host.address(),
-            physical: physical & !(PAGE - 1) | (write && code) as u64,
+            physical: physical & !(PAGE - 1)
+                | if write && code { WITHHELD } else { 0 }
+                | if global { GLOBAL } else { 0 },
         };
-        if self.filled.len() >= 8 * ENTRIES {
-            self.filled.sort_unstable();
-            self.filled.dedup();
+        let filled = &mut self.filled[global as usize];
+        filled.push(slot as u16);
+        if filled.len() >= 8 * ENTRIES {
+            filled.sort_unstable();
+            filled.dedup();
         }
     }
 
     /// Notes that `address` was translated by a page of more than 4 KiB.
-    pub fn note_large(&mut self, address: u64) {
-        let region = address >> 30;
+    pub fn note_large(&mut self, address: u64, global: bool) {
+        let region = LargeRegion { number: address >> 30, global };
         if self.large.last() != Some(&region)
             && self.large.len() < LARGE_REGIONS
             && !self.large.contains(&region)
@@ -165,47 +212,75 @@ impl Tlb {
     }
 
     /// Puts a fetch translation in.
-    pub fn fill_fetch(&mut self, mode: Mode, address: u64, physical: u64, host: HostPage) {
+    pub fn fill_fetch(&mut self, mode: Mode, address: u64, fill: Fill) {
+        let Fill { physical, host, global } = fill;
         self.fills += 1;
+        self.private_code |= mode == Mode::Supervisor && !global;
         self.fetch.0[Self::fetch_slot(mode, address)] =
-            Some(Fetch { tag: address & !(PAGE - 1), physical: physical & !(PAGE - 1), host });
+            Some(Fetch { tag: address & !(PAGE - 1), global, physical: physical & !(PAGE - 1), host });
     }
 
     /// Drops everything.
     pub fn flush(&mut self) {
         self.flushes += 1;
-        for slot in self.filled.drain(..) {
+        for slot in self.filled.iter_mut().flat_map(|filled| filled.drain(..)) {
             self.data[slot as usize] = empty(slot as usize % ENTRIES);
         }
         self.large.clear();
         self.fetch.0.fill(None);
+        self.private_code = false;
+    }
+
+    /// Drops what is not global. True if a supervisor's code was among it.
+    pub fn flush_private(&mut self) -> bool {
+        self.flushes += 1;
+        for slot in self.filled[false as usize].drain(..) {
+            let entry = &mut self.data[slot as usize];
+            if !entry.is_global() {
+                *entry = empty(slot as usize % ENTRIES);
+            }
+        }
+        self.large.retain(|region| region.global);
+        let (supervisor, user) = self.fetch.0.split_at_mut(FETCH_ENTRIES);
+        // Programs have hardly a global page.
+        user.fill(None);
+        let private_code = std::mem::take(&mut self.private_code);
+        if private_code {
+            for fetch in supervisor.iter_mut().filter(|fetch| fetch.is_some_and(|fetch| !fetch.global)) {
+                *fetch = None;
+            }
+        }
+        private_code
     }
 
     /// Exchanges everything for what another CPU holds, whose turn it is. `code_pages` changes whenever
     /// a page without decoded code becomes one with; `holds_code` tells such pages.
     pub fn exchange(&mut self, other: &mut ParkedTlb, code_pages: u64, holds_code: impl Fn(u64) -> bool) {
-        self.filled.sort_unstable();
-        self.filled.dedup();
-        let mine = self.filled.iter().map(|slot| (*slot, self.data[*slot as usize])).collect();
-        for slot in self.filled.drain(..) {
-            self.data[slot as usize] = empty(slot as usize % ENTRIES);
+        let mut mine = Vec::new();
+        for slot in self.filled.iter_mut().flat_map(|filled| filled.drain(..)) {
+            let entry = std::mem::replace(&mut self.data[slot as usize], empty(slot as usize % ENTRIES));
+            if entry.host != 0 {
+                mine.push((slot, entry));
+            }
         }
         for (slot, mut entry) in std::mem::replace(&mut other.data, mine) {
-            if code_pages != other.code_pages && entry.write == entry.read && holds_code(entry.physical) {
+            if code_pages != other.code_pages && entry.write == entry.read && holds_code(entry.page()) {
                 entry.withhold_write(slot as usize);
             }
             self.data[slot as usize] = entry;
-            self.filled.push(slot);
+            self.filled[entry.is_global() as usize].push(slot);
         }
         std::mem::swap(&mut self.fetch, &mut other.fetch);
         std::mem::swap(&mut self.large, &mut other.large);
+        std::mem::swap(&mut self.private_code, &mut other.private_code);
         other.code_pages = code_pages;
     }
 
     /// Drops the translations of one linear page, or everything where the page may be part of a
     /// large one.
     pub fn invalidate(&mut self, address: u64) {
-        if self.large.len() == LARGE_REGIONS || self.large.contains(&(address >> 30)) {
+        let is_large = |region: &LargeRegion| region.number == address >> 30;
+        if self.large.len() == LARGE_REGIONS || self.large.iter().any(is_large) {
             return self.flush();
         }
         for mode in [Mode::Supervisor, Mode::User] {
@@ -217,9 +292,9 @@ impl Tlb {
 
     /// The guest-physical page now holds decoded code: writes to it leave the fast path.
     pub fn protect(&mut self, physical: u64) {
-        for slot in &self.filled {
+        for slot in self.filled.iter().flatten() {
             let entry = &mut self.data[*slot as usize];
-            if entry.physical == physical && entry.write == entry.read {
+            if entry.page() == physical && entry.write == entry.read {
                 entry.withhold_write(*slot as usize);
             }
         }
@@ -234,13 +309,13 @@ mod tests {
     fn with_many_large_pages_one_page_flushes_all() {
         let mut tlb = Tlb::new();
         for region in 0..LARGE_REGIONS as u64 - 1 {
-            tlb.note_large(region << 30);
-            tlb.note_large(region << 30);
+            tlb.note_large(region << 30, false);
+            tlb.note_large(region << 30, false);
         }
         tlb.invalidate(1 << 46);
         assert_eq!(tlb.flushes, 0);
-        tlb.note_large(1 << 45);
-        tlb.note_large(1 << 46);
+        tlb.note_large(1 << 45, false);
+        tlb.note_large(1 << 46, false);
         assert_eq!(tlb.large.len(), LARGE_REGIONS);
         tlb.invalidate(1 << 46);
         assert_eq!((tlb.flushes, tlb.large.len()), (1, 0));

@@ -10,3 +10,5 @@ mod code;
 mod faults;
 #[path = "interrupts.rs"]
 mod interrupts;
+#[path = "translations.rs"]
+mod translations;

@@ -225,8 +225,7 @@ instructions! {
                 if value >> crate::paging::PHYSICAL_BITS != 0 {
                     return Err(cpu.protect());
                 }
-                cpu.cr3 = value;
-                cpu.flush_tlb();
+                cpu.set_address_space(value);
             }
             4 => cpu.set_cr4(value)?,
             8 => {

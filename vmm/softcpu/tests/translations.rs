@@ -1,0 +1,130 @@
+//! Which translations a new CR3 drops and which it keeps: those of global pages. (SDM volume 3,
+//! 4.10.2.4 and 4.10.4.1.)
+
+mod board;
+
+use board::*;
+use iced_x86::code_asm::*;
+use softcpu::Exit;
+
+const PGE: u32 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
+/// Two places for a page.
+const FIRST: u64 = CODE + 0x2000;
+const SECOND: u64 = CODE + 0x3000;
+
+fn set_pge(a: &mut CodeAssembler, on: bool) {
+    a.mov(rax, cr4).unwrap();
+    if on {
+        a.or(eax, PGE as i32).unwrap();
+    } else {
+        a.and(eax, !PGE as i32).unwrap();
+    }
+    a.mov(cr4, rax).unwrap();
+}
+
+fn reload_cr3(a: &mut CodeAssembler) {
+    a.mov(rax, cr3).unwrap();
+    a.mov(cr3, rax).unwrap();
+}
+
+/// Lets DATA lead to another page, with the entry's `bits`, and leaves the TLB alone.
+fn remap(a: &mut CodeAssembler, page: u64, bits: u64) {
+    a.mov(eax, (page | PRESENT | WRITABLE | bits) as u32).unwrap();
+    a.mov(qword_ptr(Board::entry(DATA)), rax).unwrap();
+}
+
+/// A program whose own code is global, if wanted, and the value that `read` gets from DATA into RBX before and
+/// into RCX behind `change`, which happens after DATA was led from a page of ones to one of twos.
+fn before_and_behind(
+    bits: u64,
+    global_program: bool,
+    read: impl Fn(&mut CodeAssembler),
+    change: impl Fn(&mut CodeAssembler),
+) -> (u64, u64) {
+    let mut board = Board::new();
+    // MOV EAX, 1; RET read as data is no less a number of its own.
+    for (at, value) in [(FIRST, 1), (SECOND, 2)] {
+        board.assemble(at, |a| {
+            a.mov(eax, value).unwrap();
+            a.ret().unwrap();
+        });
+    }
+    if global_program {
+        for page in [CODE, CODE + 0x1000] {
+            board.put(Board::entry(page), page | PRESENT | WRITABLE | GLOBAL);
+        }
+    }
+    board.put(Board::entry(DATA), FIRST | PRESENT | WRITABLE | bits);
+    let exit = board.run(|a| {
+        set_pge(a, true);
+        read(a);
+        a.movzx(ebx, al).unwrap();
+        remap(a, SECOND, bits);
+        change(a);
+        read(a);
+        a.movzx(ecx, al).unwrap();
+        a.hlt().unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    let gpr = board.vm.registers().gpr;
+    (gpr[3], gpr[1])
+}
+
+/// The immediate of the MOV.
+fn load(a: &mut CodeAssembler) {
+    a.mov(al, byte_ptr(DATA + 1)).unwrap();
+}
+
+fn call(a: &mut CodeAssembler) {
+    a.call(DATA).unwrap();
+}
+
+#[test]
+fn a_new_cr3_drops_what_is_not_global() {
+    for global_program in [false, true] {
+        assert_eq!(before_and_behind(0, global_program, load, reload_cr3), (1, 2), "data");
+        assert_eq!(before_and_behind(0, global_program, call, reload_cr3), (1, 2), "code");
+    }
+}
+
+#[test]
+fn a_new_cr3_keeps_what_is_global() {
+    assert_eq!(before_and_behind(GLOBAL, true, load, reload_cr3), (1, 1), "data");
+    assert_eq!(before_and_behind(GLOBAL, true, call, reload_cr3), (1, 1), "code");
+}
+
+#[test]
+fn without_cr4_pge_a_new_cr3_drops_all() {
+    let change = |a: &mut CodeAssembler| {
+        set_pge(a, false);
+        // What is global comes in again, but is not kept as such.
+        remap(a, FIRST, GLOBAL);
+        load(a);
+        remap(a, SECOND, GLOBAL);
+        reload_cr3(a);
+    };
+    assert_eq!(before_and_behind(GLOBAL, true, load, change), (1, 2), "data");
+    assert_eq!(before_and_behind(GLOBAL, true, call, change), (1, 2), "code");
+}
+
+#[test]
+fn changing_cr4_pge_drops_all() {
+    for on in [false, true] {
+        let change = |a: &mut CodeAssembler| {
+            set_pge(a, !on);
+            set_pge(a, on);
+        };
+        assert_eq!(before_and_behind(GLOBAL, true, load, change), (1, 2), "data");
+        assert_eq!(before_and_behind(GLOBAL, true, call, change), (1, 2), "code");
+    }
+}
+
+#[test]
+fn invlpg_drops_a_global_page_too() {
+    let change = |a: &mut CodeAssembler| {
+        a.invlpg(ptr(DATA)).unwrap();
+    };
+    assert_eq!(before_and_behind(GLOBAL, true, load, change), (1, 2), "data");
+    assert_eq!(before_and_behind(GLOBAL, true, call, change), (1, 2), "code");
+}
