@@ -184,7 +184,7 @@ mod tests {
         let file = toml::to_string(&group.file().unwrap()).unwrap();
         let table: Table = toml::from_str(&file).unwrap();
         let (a, b) = (&table["guest"]["a"], &table["guest"]["b"]);
-        assert_eq!(a["memory"].as_str(), Some("67108864"));
+        assert_eq!(a["memory"].as_str(), Some("64M"));
         assert_eq!((a["append"].as_str(), a["clock"].as_str()), (Some("a b"), Some("virtual")));
         assert_eq!((a["fast"].as_bool(), a["serve"].as_bool()), (Some(true), Some(true)));
         assert_eq!(a["status"].as_str(), Some("/results/a/status.json"));

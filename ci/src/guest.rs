@@ -156,7 +156,7 @@ impl Launch<'_> {
         let clock = if self.domain.is_some() { Clock::Host } else { self.spec.clock };
         let mut options = vec![
             ("engine", text(word(self.engine))),
-            ("memory", text(self.spec.memory.0.to_string())),
+            ("memory", text(self.spec.memory.to_string())),
             ("seed", text(self.seed.to_string())),
             ("clock", text(word(clock))),
             ("binder", text(word(self.spec.binder))),

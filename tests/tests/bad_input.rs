@@ -23,6 +23,7 @@ fn a_wrong_command_line_is_240() {
     refused(&["run", "minimal", "--timeout", "soon"], 240);
     refused(&["run", "minimal", "--name", "../../etc/passwd"], 240);
     assert!(refused(&["run", "minimal", "--memory", "1M", "--", "true"], 240).contains("too little"));
+    assert!(refused(&["run", "minimal", "--memory", "3", "--", "true"], 240).contains("3M"));
 }
 
 #[test]

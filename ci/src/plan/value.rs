@@ -47,27 +47,25 @@ impl fmt::Display for Time {
     }
 }
 
-/// Bytes of memory: `"512M"`, `"2G"`.
+/// Bytes of memory: `"512M"`, `"2G"`. Always with a unit: whoever writes `512` does not mean bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory(pub u64);
 
 impl Memory {
-    fn parse(text: &str) -> Result<Memory, String> {
+    /// Reads a size from text.
+    pub fn parse(text: &str) -> Result<Memory, String> {
         let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
         let (digits, unit) = text.split_at(end);
+        let number: u64 =
+            digits.parse().map_err(|_| format!("'{text}' is not a size; write for example 512M or 2G"))?;
         let factor: u64 = match unit.to_ascii_uppercase().as_str() {
-            "" => 1,
+            "B" => 1,
             "K" | "KIB" => 1 << 10,
             "M" | "MIB" => 1 << 20,
             "G" | "GIB" => 1 << 30,
-            _ => {
-                return Err(format!(
-                    "'{unit}' is not a unit of memory; write for example \"512M\" or \"2G\""
-                ));
-            }
+            "" => return Err(format!("{number} of what? Write {number}M for MiB, {number}G for GiB")),
+            _ => return Err(format!("'{unit}' is not a unit of memory; write for example 512M or 2G")),
         };
-        let number: u64 =
-            digits.parse().map_err(|_| format!("'{text}' is not a size; write for example \"512M\""))?;
         number.checked_mul(factor).map(Memory).ok_or_else(|| "that is more than 64 bits of bytes".to_owned())
     }
 }
@@ -76,7 +74,7 @@ impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             bytes if bytes % (1 << 20) == 0 => write!(f, "{}M", bytes >> 20),
-            bytes => write!(f, "{bytes}"),
+            bytes => write!(f, "{bytes}B"),
         }
     }
 }
@@ -151,10 +149,8 @@ impl JsonSchema for Memory {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "description": "Bytes, with a unit: \"512M\", \"2G\".",
-            "anyOf": [
-                { "type": "string", "pattern": "^[0-9]+([KkMmGg]([Ii][Bb])?)?$" },
-                { "type": "integer", "minimum": 1 }
-            ]
+            "type": "string",
+            "pattern": "^[0-9]+([Bb]|[KkMmGg]([Ii][Bb])?)$"
         })
     }
 }
@@ -232,6 +228,10 @@ mod tests {
         }
         assert_eq!(Memory::parse("2g"), Ok(Memory(2 << 30)));
         assert_eq!(Memory::parse("512M").map(|memory| memory.to_string()), Ok("512M".into()));
+        for bytes in [1, 512 << 20, (512 << 20) + 1] {
+            assert_eq!(Memory::parse(&Memory(bytes).to_string()), Ok(Memory(bytes)));
+        }
+        assert!(Memory::parse("3").is_err_and(|advice| advice.contains("3M")), "a bare number has no unit");
         for wrong in ["", "lots", "1T", "99999999999999G", "1.5G"] {
             assert!(Memory::parse(wrong).is_err(), "{wrong}");
         }
