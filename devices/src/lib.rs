@@ -21,6 +21,7 @@
 
 pub mod agent;
 pub mod cmos;
+pub mod cpu_time;
 pub mod input;
 pub mod irq;
 pub mod port;

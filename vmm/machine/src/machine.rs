@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use devices::cmos::Cmos;
+use devices::cpu_time;
 use devices::input::InputQueue;
 use devices::power::{AcpiPower, KeyboardController, PowerRequest};
 use devices::pvpanic::PanicDevice;
@@ -18,7 +19,6 @@ use devices::virtio::{SavedTransport, VirtioDevice};
 use engine::{ClockMode, Engine, EntryState, Execution, Exit, GuestClock, Kind};
 use gdb::Turn;
 use guest_ram::GuestRam;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::acpi;
 use crate::boot::{self, BootSource};
@@ -312,7 +312,7 @@ impl Machine {
             server.start(Box::new(wake)).map_err(|source| MachineError::Thread { source })?;
         }
 
-        let (wall, cpu) = (Instant::now(), thread_cpu_time());
+        let (wall, cpu) = (Instant::now(), cpu_time::thread());
         let end = self.execute();
         let end = self.gate.finish(self.moment(true), &end).unwrap_or(end);
         if let Some(watch) = &mut self.watch {
@@ -328,7 +328,7 @@ impl Machine {
                 accesses: self.board.counts(),
                 exits: self.exits,
                 guest_time: self.engine.now(),
-                cpu_time: thread_cpu_time().saturating_sub(cpu),
+                cpu_time: cpu_time::thread().saturating_sub(cpu),
                 wall_time: wall.elapsed(),
                 soft: self.engine.stats(),
             },
@@ -597,9 +597,4 @@ impl Drop for Running {
             let _ = thread.join();
         }
     }
-}
-
-fn thread_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

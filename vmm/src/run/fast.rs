@@ -40,7 +40,7 @@ pub struct Fast {
 
 /// What is run instead of booting. `None`: there is no such thing, and the image is to be booted.
 pub fn prepare(args: &RunArgs, voice: &Voice) -> Result<Option<Fast>, Failure> {
-    if super::choose_engine(args.engine, voice)? == Kind::Kvm {
+    if super::prepare::choose_engine(args.engine, voice)? == Kind::Kvm {
         voice.say("--fast: a guest on KVM cannot be saved; booting");
         return Ok(None);
     }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use agent_protocol::{
     AgentEvent, AgentEvents, AgentLink, ExecId, ExitStatus, LostReason, STREAM_CHUNK, Stream,
 };
+use devices::cpu_time;
 use machine::{Activity, Handle, SnapshotRequest};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::session::{CommandEnd, ReadyAt, Session};
 use super::standing::Voice;
@@ -187,10 +187,5 @@ impl Listener {
 
 /// Now, in a process that began at `began`, at this guest time.
 pub fn ready_at(began: Instant, guest: Duration) -> ReadyAt {
-    ReadyAt { cpu: process_cpu_time(), wall: began.elapsed(), guest }
-}
-
-fn process_cpu_time() -> Duration {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+    ReadyAt { cpu: cpu_time::process(), wall: began.elapsed(), guest }
 }

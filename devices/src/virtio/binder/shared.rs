@@ -13,7 +13,8 @@ use binder::replay::Step;
 use binder::{Census, Domain, GuestRams};
 use guest_ram::GuestRam;
 
-use super::{Recorder, Stamped, Waker};
+use super::world::Stamped;
+use super::{Recorder, Waker};
 use crate::virtio::DeviceError;
 
 /// A binder world that devices of one or more guests share. Clones are the same world.

@@ -1,0 +1,224 @@
+//! The way to the core: decoding, the domain's lock, and what the recording gets.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use binder::errno::Errno;
+use binder::ids::{GuestId, Pfn};
+use binder::message::{Answer, Body, Header, Message};
+use binder::replay::{RecordedPages, Step};
+use binder::trace::{TraceEvent, TraceSink};
+use binder::{Domain, GuestPages};
+use guest_ram::GuestRam;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+
+use super::super::{DeviceError, Interrupt};
+use super::names::Names;
+use super::shared::{Guests, Shared, SharedDomain};
+use super::{Counters, Handling, Recorder, decode, encode, wire};
+
+/// The way to the core, and what is noted on it.
+pub(super) struct World {
+    pub domain: SharedDomain,
+    pub guest: GuestId,
+    pub config: wire::Config,
+    pub recorder: Box<dyn Recorder>,
+    pub names: Names,
+    /// The recording has the domain that it begins with.
+    pub replay_begun: bool,
+    /// What the domain said last.
+    pub wants_turns: bool,
+    pub counters: Arc<Mutex<Counters>>,
+    pub handling: Arc<Mutex<Handling>>,
+    /// Messages until one is timed.
+    pub until_sample: u32,
+}
+
+/// One message of so many is timed: to read the clock of a thread is a system call.
+const SAMPLE: u32 = 64;
+
+/// Passes the core's trace events on with one stamp: all that a message causes happens at one time.
+pub(super) struct Stamped<'a> {
+    pub recorder: &'a mut dyn Recorder,
+    pub at: Duration,
+    pub guest: GuestId,
+}
+
+impl TraceSink for Stamped<'_> {
+    fn enabled(&self) -> bool {
+        self.recorder.enabled()
+    }
+
+    fn event(&mut self, event: TraceEvent) {
+        self.recorder.record(self.at, self.guest, event);
+    }
+}
+
+impl World {
+    pub fn new(
+        domain: SharedDomain,
+        guest: GuestId,
+        config: wire::Config,
+        recorder: Box<dyn Recorder>,
+    ) -> World {
+        World {
+            domain,
+            guest,
+            config,
+            recorder,
+            names: Names::default(),
+            replay_begun: false,
+            wants_turns: false,
+            counters: Arc::default(),
+            handling: Arc::default(),
+            until_sample: SAMPLE,
+        }
+    }
+
+    /// The driver is ready: its guest's RAM may be used. The recording, if it is for replay, gets that and
+    /// the domain as it is now.
+    pub fn enter(&mut self, ram: &Arc<GuestRam>, attempt_acquire: bool) {
+        let mut shared = self.domain.lock_anyway();
+        shared.enter(self.guest, ram.clone(), attempt_acquire);
+        if !self.recorder.replays() {
+            return;
+        }
+        if !self.replay_begun {
+            self.recorder.step(Step::Start(Box::new(shared.domain.clone())));
+            self.replay_begun = true;
+        }
+        self.recorder.step(Step::Features { guest: self.guest, attempt_acquire });
+        let page = wire::PAGE as u64;
+        let pieces = ram.iter().map(|piece| (Pfn(piece.start_addr().0 / page), piece.len() / page));
+        self.recorder.step(Step::Ram { guest: self.guest, pieces: pieces.collect() });
+    }
+
+    /// Handles the message in `page` and gives the bytes of its answer.
+    pub fn answer(&mut self, page: &[u8]) -> Result<Vec<u8>, DeviceError> {
+        let epoch = self.config.epoch.get();
+        let Ok(header) = decode::header(page) else { return Ok(self.protocol_error()) };
+        if header.epoch.get() != epoch {
+            let stale = Answer { errno: Errno::EIO, ..Answer::default() };
+            return Ok(self.encode(&stale));
+        }
+        let guest = self.guest;
+        let mut shared = self.domain.lock()?;
+        let Shared { domain, guests } = &mut *shared;
+        let expects = |core: &Header| domain.expects(guest, core.proc, core.tid);
+        let Ok(message) = decode::message(&header, page, expects) else {
+            drop(shared);
+            return Ok(self.protocol_error());
+        };
+        if self.recorder.enabled() || domain.faults().is_some() || matches!(message.body, Body::Open(_)) {
+            self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
+        }
+        let mut sink = Stamped { at: self.recorder.now(), guest, recorder: self.recorder.as_mut() };
+        let answer = if self.replay_begun {
+            handle_recorded(domain, guests, guest, message, &mut sink)
+        } else {
+            domain.handle(guests, guest, message, &mut sink)
+        };
+        let signals = domain.take_signals(guest);
+        self.wants_turns = domain.wants_turns();
+        drop(shared);
+        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
+        self.count(|counters| {
+            counters.messages += 1;
+            counters.trimmed_pages += answer.slots.len() as u64;
+        });
+        Ok(self.encode(&answer))
+    }
+
+    /// Gives the domain the turn that it wants, and has the signals sent that another guest's message caused. Tells
+    /// whether there was one.
+    pub fn turn(&mut self) -> Result<bool, DeviceError> {
+        let guest = self.guest;
+        let mut shared = self.domain.lock()?;
+        let Shared { domain, guests } = &mut *shared;
+        let wanted = domain.wants_turns();
+        if wanted {
+            if self.replay_begun {
+                self.recorder.step(Step::Turn);
+            }
+            let at = self.recorder.now();
+            domain.turn(guests, &mut Stamped { at, guest, recorder: self.recorder.as_mut() });
+        }
+        let signals = domain.take_signals(guest);
+        self.wants_turns = domain.wants_turns();
+        shared.wake_others(guest);
+        drop(shared);
+        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
+        Ok(wanted)
+    }
+
+    fn encode(&self, answer: &Answer) -> Vec<u8> {
+        encode::answer(answer, self.config.epoch.get()).unwrap_or_else(|| self.protocol_error())
+    }
+
+    /// The answer to what is no message: DONE with EPROTO.
+    pub fn protocol_error(&self) -> Vec<u8> {
+        self.count(|counters| counters.malformed += 1);
+        let answer = Answer { errno: Errno::EPROTO, ..Answer::default() };
+        encode::answer(&answer, self.config.epoch.get()).expect("an answer without lists fits a page")
+    }
+
+    /// Whether there may be events that another guest of the world caused, which no doorbell told of.
+    pub fn is_woken_by_others(&self) -> Result<bool, DeviceError> {
+        let shared = self.domain.lock()?;
+        Ok(shared.guests.has_waker(self.guest) && shared.domain.has_events(self.guest))
+    }
+
+    pub fn has_events(&self) -> Result<bool, DeviceError> {
+        Ok(self.domain.lock()?.domain.has_events(self.guest))
+    }
+
+    pub fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
+        let mut shared = self.domain.lock()?;
+        let event = shared.domain.next_event(self.guest);
+        if self.replay_begun {
+            self.recorder.step(Step::Event { guest: self.guest, event: event.clone() });
+        }
+        Ok(event.map(|event| encode::event(&event, self.config.epoch.get(), last_buffer)))
+    }
+
+    pub fn interrupt(&self, interrupt: &Interrupt) {
+        self.count(|counters| counters.interrupts += 1);
+        interrupt.used_ring();
+    }
+
+    /// Whether the next message is one of those that are timed.
+    pub fn is_to_be_timed(&mut self) -> bool {
+        self.until_sample = self.until_sample.checked_sub(1).unwrap_or(SAMPLE - 1);
+        self.until_sample == 0
+    }
+
+    pub fn handled(&self, took: Duration) {
+        let mut handling = self.handling.lock().unwrap_or_else(PoisonError::into_inner);
+        handling.messages += 1;
+        handling.cpu_ns += took.as_nanos() as u64;
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).messages
+    }
+
+    pub fn count(&self, f: impl FnOnce(&mut Counters)) {
+        // Plain numbers are valid whatever panicked while they were held.
+        f(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Handles a message, and gives the recording what went in, what was read and what came out.
+fn handle_recorded(
+    domain: &mut Domain,
+    rams: &Guests,
+    guest: GuestId,
+    message: Message,
+    sink: &mut Stamped<'_>,
+) -> Answer {
+    sink.recorder.step(Step::Message { guest, message: message.clone() });
+    let pages = RecordedPages::new(GuestPages(rams));
+    let answer = domain.handle_on(&pages, guest, message, sink);
+    sink.recorder.step(Step::Answer { reads: pages.into_reads(), answer: answer.clone() });
+    answer
+}
