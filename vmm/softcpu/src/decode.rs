@@ -59,7 +59,8 @@ pub fn decode(bytes: &[u8], offset: u16, limit: u32, size: CodeSize, tables: Tab
             break;
         }
         let at = Position { offset: offset + len, len: insn.len() as u8, ordinal: instructions as u8 };
-        let too_long = decoder.last_error() == DecoderError::NoMoreBytes;
+        // All that it may have was read, and it was not enough.
+        let too_long = insn.len() == MAX_LEN;
         builder.instruction(&insn, at, too_long);
         instructions += 1;
         len += insn.len() as u16;

@@ -293,10 +293,7 @@ impl Cpu {
         }
         let was = self.flags.bits();
         match stack {
-            Some((rsp, segment)) => {
-                self.segments[Segment::Ss] = segment;
-                self.gpr[RSP] = rsp;
-            }
+            Some((_, segment)) => self.segments[Segment::Ss] = segment,
             None => self.move_stack(3 * size),
         }
         self.segments[Segment::Cs] = code_segment;
@@ -305,12 +302,21 @@ impl Cpu {
             self.drop_inner_segments();
         }
         self.mode_changed();
+        if let Some((rsp, _)) = stack {
+            self.return_to_stack(rsp);
+        }
         self.set_instruction_pointer(rip);
         let own = self.board.own();
         if std::mem::take(&mut own.nmi_blocked) && own.nmi {
             self.interrupts_changed();
         }
         Ok(())
+    }
+
+    /// The stack pointer after a return with a stack of its own: of a 16-bit stack nothing above 16 bits changes.
+    fn return_to_stack(&mut self, rsp: u64) {
+        let kept = if self.stack_mask() == 0xffff { self.gpr[RSP] & !0xffff } else { 0 };
+        self.gpr[RSP] = kept | rsp & self.stack_mask();
     }
 
     /// #GP unless `rip` can be executed in a code segment.
@@ -343,14 +349,14 @@ impl Cpu {
         Ok(Loaded { selector, base: descriptor.base(), limit: descriptor.limit(), rights })
     }
 
-    /// After a return to less privilege, data segments it must not use become null.
+    /// After a return to less privilege, data segments it must not use become null, and null selectors 0.
     fn drop_inner_segments(&mut self) {
         let cpl = self.cpl();
         for segment in [Segment::Es, Segment::Ds, Segment::Fs, Segment::Gs] {
             let loaded = self.segments[segment];
             let dpl = (loaded.rights >> 5) as u8 & 3;
             let conforming_code = loaded.rights & 0x1c == 0x1c;
-            if loaded.selector & !3 != 0 && !conforming_code && dpl < cpl {
+            if !conforming_code && dpl < cpl {
                 // The base stays, for FS and GS bases do not come from the descriptor here.
                 self.segments[segment] = Loaded { selector: 0, ..Loaded::default() };
             }
@@ -380,12 +386,13 @@ impl Cpu {
             self.segments[Segment::Ss] = self.return_stack_segment(ss, cpl, &code_segment)?;
             self.segments[Segment::Cs] = code_segment;
             self.drop_inner_segments();
-            self.gpr[RSP] = rsp.wrapping_add(extra);
+            self.mode_changed();
+            self.return_to_stack(rsp.wrapping_add(extra));
         } else {
             self.move_stack(2 * size + extra);
             self.segments[Segment::Cs] = code_segment;
+            self.mode_changed();
         }
-        self.mode_changed();
         self.set_instruction_pointer(rip);
         Ok(())
     }

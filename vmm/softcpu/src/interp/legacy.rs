@@ -90,7 +90,7 @@ impl Cpu {
         self.probe_write(top, size)?;
         let (rsp, rbp) = (self.gpr[RSP], self.gpr[RBP]);
         let mask = self.stack_mask();
-        let frame = rsp.wrapping_sub(size) & mask;
+        let frame = rsp & !mask | rsp.wrapping_sub(size) & mask;
         self.push_sized(size, rbp)?;
         for i in 1..level {
             let from = rbp.wrapping_sub(size * i) & mask;

@@ -12,7 +12,7 @@ const IO_MAP_BASE: u64 = 0x66;
 
 impl Cpu {
     /// #GP unless the privilege level or the I/O permission map allows the ports.
-    fn require_port(&mut self, port: u16, size: u8) -> Result<(), Abort> {
+    pub fn require_port(&mut self, port: u16, size: u8) -> Result<(), Abort> {
         let iopl = (self.flags.system & flags::IOPL) >> 12;
         if self.cpl() as u64 <= iopl {
             return Ok(());

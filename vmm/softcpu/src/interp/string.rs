@@ -7,8 +7,10 @@
 use super::{attempt, pick};
 use crate::cpu::{Abort, Cpu};
 use crate::memory::{HostPage, PAGE};
+use crate::mode::{CodeSize, base_register};
 use crate::paging::Access;
-use crate::uop::{Cursor, Flow, Handler, PAGE_BASE, Uop};
+use crate::segment::Segment;
+use crate::uop::{Cursor, Flow, Handler, PAGE_BASE, Uop, ZERO};
 use crate::word::{self, Word};
 
 const RAX: u8 = 0;
@@ -41,15 +43,43 @@ fn step<W: Word>(cpu: &Cpu) -> u64 {
     if cpu.flags.backwards() { W::BYTES.wrapping_neg() } else { W::BYTES }
 }
 
-/// Address of the element at RSI in the segment of the instruction.
+/// Address of the element of `size` bytes at RSI in the segment of the instruction.
 #[inline(always)]
-fn source(cpu: &Cpu, uop: &Uop) -> u64 {
-    (cpu.gpr[RSI] & uop.imm).wrapping_add(cpu.gpr[uop.segment as usize & 31])
+fn source(cpu: &mut Cpu, uop: &Uop, size: u64) -> Result<u64, Abort> {
+    let offset = cpu.gpr[RSI] & uop.imm;
+    if uop.segment == ZERO { Ok(offset) } else { in_segment(cpu, uop.segment, offset, size, false) }
 }
 
+/// Address of the element of `size` bytes at RDI.
 #[inline(always)]
-fn destination(cpu: &Cpu, uop: &Uop) -> u64 {
-    (cpu.gpr[RDI] & uop.imm).wrapping_add(cpu.gpr[uop.base as usize & 31])
+fn destination(cpu: &mut Cpu, uop: &Uop, size: u64, write: bool) -> Result<u64, Abort> {
+    let offset = cpu.gpr[RDI] & uop.imm;
+    if uop.base == ZERO { Ok(offset) } else { in_segment(cpu, uop.base, offset, size, write) }
+}
+
+#[cold]
+fn in_segment(cpu: &mut Cpu, base: u8, offset: u64, size: u64, write: bool) -> Result<u64, Abort> {
+    match segment_with(base) {
+        Some(segment) if cpu.code_size != CodeSize::Long => cpu.segment_address(segment, offset, size, write),
+        _ => Ok(offset.wrapping_add(cpu.gpr[base as usize & 31])),
+    }
+}
+
+/// The segment whose base this pseudo-register is.
+fn segment_with(base: u8) -> Option<Segment> {
+    Segment::ALL.into_iter().find(|&segment| base_register(segment) == base)
+}
+
+/// Whether the segment allows all that an address of the instruction can name in one page, so that it need not be
+/// asked for every element.
+fn is_open(cpu: &Cpu, uop: &Uop, base: u8) -> bool {
+    if cpu.code_size == CodeSize::Long {
+        return true;
+    }
+    segment_with(base).is_some_and(|segment| {
+        let loaded = &cpu.segments[segment];
+        uop.imm != 0xffff && loaded.is_flat_data() && loaded.base.is_multiple_of(PAGE)
+    })
 }
 
 /// Whole elements from `address` to the end of its page.
@@ -112,8 +142,10 @@ fn move_run<W: Word>(cpu: &mut Cpu, from: u64, to: u64, count: u64) -> Result<u6
 fn movs<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
     let count = cpu.gpr[RCX] & uop.imm;
-    if uop.extra != ONCE && count > 1 && !cpu.flags.backwards() {
-        let (from, to) = (source(cpu, uop), destination(cpu, uop));
+    let open = is_open(cpu, uop, uop.segment) && is_open(cpu, uop, uop.base);
+    if uop.extra != ONCE && count > 1 && open && !cpu.flags.backwards() {
+        let from = attempt!(cpu, at, source(cpu, uop, W::BYTES));
+        let to = attempt!(cpu, at, destination(cpu, uop, W::BYTES, true));
         let moved = attempt!(cpu, at, move_run::<W>(cpu, from, to, count));
         if moved > 0 {
             advance(cpu, uop, RSI, moved * W::BYTES);
@@ -121,8 +153,10 @@ fn movs<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
         }
     }
     repeat(cpu, at, |cpu, uop| {
-        let value = cpu.load::<W>(source(cpu, uop))?;
-        cpu.store(destination(cpu, uop), value)?;
+        let from = source(cpu, uop, W::BYTES)?;
+        let to = destination(cpu, uop, W::BYTES, true)?;
+        let value = cpu.load::<W>(from)?;
+        cpu.store(to, value)?;
         let step = step::<W>(cpu);
         advance(cpu, uop, RSI, step);
         advance(cpu, uop, RDI, step);
@@ -143,8 +177,8 @@ fn stos<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
     let count = cpu.gpr[RCX] & uop.imm;
     let value = W::read(&cpu.gpr, RAX);
-    if uop.extra != ONCE && count > 1 && !cpu.flags.backwards() {
-        let to = destination(cpu, uop);
+    if uop.extra != ONCE && count > 1 && is_open(cpu, uop, uop.base) && !cpu.flags.backwards() {
+        let to = attempt!(cpu, at, destination(cpu, uop, W::BYTES, true));
         let n = count.min(elements_in_page::<W>(to));
         if n > 0
             && !cpu.checks_accesses()
@@ -155,7 +189,8 @@ fn stos<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
         }
     }
     repeat(cpu, at, |cpu, uop| {
-        cpu.store(destination(cpu, uop), value)?;
+        let to = destination(cpu, uop, W::BYTES, true)?;
+        cpu.store(to, value)?;
         let step = step::<W>(cpu);
         advance(cpu, uop, RDI, step);
         Ok(true)
@@ -164,7 +199,8 @@ fn stos<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
 
 fn lods<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     repeat(cpu, at, |cpu, uop| {
-        cpu.load::<W>(source(cpu, uop))?.write(&mut cpu.gpr, RAX);
+        let from = source(cpu, uop, W::BYTES)?;
+        cpu.load::<W>(from)?.write(&mut cpu.gpr, RAX);
         let step = step::<W>(cpu);
         advance(cpu, uop, RSI, step);
         Ok(true)
@@ -179,7 +215,8 @@ fn goes_on(cpu: &Cpu, uop: &Uop) -> bool {
 
 fn scas<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     repeat(cpu, at, |cpu, uop| {
-        let value = cpu.load::<W>(destination(cpu, uop))?;
+        let at = destination(cpu, uop, W::BYTES, false)?;
+        let value = cpu.load::<W>(at)?;
         let rax = W::read(&cpu.gpr, RAX);
         word::sub(&mut cpu.flags, rax, value, false);
         let step = step::<W>(cpu);
@@ -190,8 +227,10 @@ fn scas<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
 
 fn cmps<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {
     repeat(cpu, at, |cpu, uop| {
-        let first = cpu.load::<W>(source(cpu, uop))?;
-        let second = cpu.load::<W>(destination(cpu, uop))?;
+        let from = source(cpu, uop, W::BYTES)?;
+        let first = cpu.load::<W>(from)?;
+        let with = destination(cpu, uop, W::BYTES, false)?;
+        let second = cpu.load::<W>(with)?;
         word::sub(&mut cpu.flags, first, second, false);
         let step = step::<W>(cpu);
         advance(cpu, uop, RSI, step);
@@ -225,9 +264,11 @@ pub fn handler(op: StringOp, size: usize) -> Handler {
 pub fn ins(cpu: &mut Cpu, at: Cursor) -> Flow {
     let size = at.uop().r0;
     repeat(cpu, at, |cpu, uop| {
-        let to = destination(cpu, uop);
+        let port = cpu.gpr[2] as u16;
+        cpu.require_port(port, size)?;
+        let to = destination(cpu, uop, size as u64, true)?;
         cpu.probe_write(to, size as u64)?;
-        let value = cpu.port_in(cpu.gpr[2] as u16, size)?;
+        let value = cpu.port_in(port, size)?;
         match size {
             1 => cpu.store(to, value as u8)?,
             2 => cpu.store(to, value as u16)?,
@@ -243,13 +284,15 @@ pub fn ins(cpu: &mut Cpu, at: Cursor) -> Flow {
 pub fn outs(cpu: &mut Cpu, at: Cursor) -> Flow {
     let size = at.uop().r0;
     repeat(cpu, at, |cpu, uop| {
-        let from = source(cpu, uop);
+        let port = cpu.gpr[2] as u16;
+        cpu.require_port(port, size)?;
+        let from = source(cpu, uop, size as u64)?;
         let value = match size {
             1 => cpu.load::<u8>(from)? as u32,
             2 => cpu.load::<u16>(from)? as u32,
             _ => cpu.load::<u32>(from)?,
         };
-        cpu.port_out(cpu.gpr[2] as u16, size, value)?;
+        cpu.port_out(port, size, value)?;
         let step = if cpu.flags.backwards() { (size as u64).wrapping_neg() } else { size as u64 };
         advance(cpu, uop, RSI, step);
         Ok(true)
