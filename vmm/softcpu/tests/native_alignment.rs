@@ -3,114 +3,29 @@
 
 mod board;
 mod native;
+mod process;
 
 use std::collections::BTreeMap;
 
-use board::{Board, CODE, USER_CODE, USER_DATA};
 use iced_x86::code_asm::*;
 use iced_x86::{Code, Decoder, DecoderOptions, IcedError, Instruction};
 use native::forms;
 use native::generate::Generator;
-use native::host::Host;
 use native::program;
 use native::random::Random;
 use native::state::{Case, State, window};
-use softcpu::{Config, Execution, Exit};
-use vm_memory::{Bytes, GuestAddress};
+use process::{Native, Outcome, Soft};
+use softcpu::Execution;
 
 /// Cases for each form.
 const ROUNDS: usize = 24;
 const AC: u64 = 1 << 18;
 const RSP: usize = 4;
-/// Where the window is in the guest's RAM.
-const PHYSICAL_WINDOW: u64 = 0x20_0000;
 const GENERAL_PROTECTION: u64 = 13;
 const ALIGNMENT_CHECK: u64 = 17;
-/// The vector by which a program says that it met no fault.
-const DONE: u64 = 0x80;
-
-/// The host, which tells faults by signals.
-struct Native(Host);
-
-impl Native {
-    fn new() -> Native {
-        let host = Host::new();
-        host.put(window::HANDLER, &program::host_handler());
-        let stack = vec![0u8; 256 << 10].leak();
-        // SAFETY: all zeros is a valid `sigaction` and `stack_t`; the stack lives for ever, and the handler as
-        // long as the window, beyond which no case runs.
-        unsafe {
-            let mut alternative: libc::stack_t = std::mem::zeroed();
-            (alternative.ss_sp, alternative.ss_size) = (stack.as_mut_ptr().cast(), stack.len());
-            assert_eq!(libc::sigaltstack(&alternative, std::ptr::null_mut()), 0);
-            let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = window::HANDLER as usize;
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            for signal in [libc::SIGBUS, libc::SIGSEGV, libc::SIGFPE, libc::SIGILL] {
-                assert_eq!(libc::sigaction(signal, &action, std::ptr::null_mut()), 0);
-            }
-        }
-        Native(host)
-    }
-
-    /// The vector of the fault that the case meets, if any.
-    fn fault(&mut self, case: &Case) -> Option<u64> {
-        self.0.put(window::FAULT, &window::NO_FAULT.to_le_bytes());
-        self.0.run(case);
-        let mut vector = [0; 8];
-        self.0.get(window::FAULT, &mut vector);
-        Some(u64::from_le_bytes(vector)).filter(|vector| *vector != window::NO_FAULT)
-    }
-}
-
-/// A guest that runs cases as a program.
-struct Soft {
-    board: Board,
-    prologue: Vec<u8>,
-    epilogue: Vec<u8>,
-}
-
-impl Soft {
-    fn new(execution: Execution) -> Soft {
-        let mut board = Board::exactly(Config { execution, ..Config::default() });
-        let all = board::PRESENT | board::WRITABLE | board::USER;
-        board.put(0x3000 + 8 * (window::BASE >> 21), PHYSICAL_WINDOW | all | 0x80);
-        board.gate(DONE, board::stub(DONE), 0, 3);
-        let exit = board.run(|a| {
-            program::switch_on(a).expect("a program");
-            a.hlt().expect("a program");
-        });
-        assert_eq!(exit, Exit::DeadHalt);
-        board.assemble(CODE, |a| {
-            for value in [USER_DATA, window::OUTER_STACK - 0x100, 2, USER_CODE, window::BASE] {
-                a.mov(rax, value).expect("a program");
-                a.push(rax).expect("a program");
-            }
-            a.iretq().expect("a program");
-        });
-        let mut a = CodeAssembler::new(64).expect("64 is a bitness");
-        a.int(DONE as i32).expect("a program");
-        let soft = Soft { board, prologue: program::prologue(), epilogue: program::epilogue() };
-        soft.put(window::EXIT_CODE, &a.assemble(0).expect("a program"));
-        soft.put(window::EXIT, &window::EXIT_CODE.to_le_bytes());
-        soft
-    }
-
-    fn put(&self, address: u64, bytes: &[u8]) {
-        let physical = GuestAddress(PHYSICAL_WINDOW + address - window::BASE);
-        self.board.ram.write_slice(bytes, physical).expect("the window is RAM");
-    }
-
-    fn fault(&mut self, case: &Case) -> Option<u64> {
-        let code = [&self.prologue[..], &case.code, &self.epilogue].concat();
-        self.put(window::BASE, &code);
-        self.put(window::INPUT, &case.before.image());
-        self.put(window::SCRATCH, &case.before.scratch);
-        self.board.begin();
-        assert_eq!(self.board.go_on(), Exit::DeadHalt);
-        Some(self.board.frame().vector).filter(|vector| *vector != DONE)
-    }
-}
+/// What ends a case that met no fault.
+const INVALID_OPCODE: u64 = 6;
+const UD2: [u8; 2] = [0x0f, 0x0b];
 
 /// What the three were seen to do.
 struct Comparison {
@@ -125,14 +40,19 @@ struct Comparison {
 
 impl Comparison {
     fn new() -> Comparison {
-        let guests = [Execution::Interpret, Execution::Compile { after: 1 }].map(Soft::new);
+        let guests = [Execution::Interpret, Execution::Compile { after: 1 }]
+            .map(|execution| Soft::new(execution, &[]));
         let (met, differences) = (BTreeMap::new(), BTreeMap::new());
         Comparison { host: Native::new(), guests, cases: 0, met, differences }
     }
 
     fn run(&mut self, name: &str, case: &Case) {
-        let native = self.host.fault(case);
-        let [interpreted, compiled] = self.guests.each_mut().map(|guest| guest.fault(case));
+        let code = [&program::prologue()[..], &case.code, &UD2].concat();
+        // What ends the case is no fault of it.
+        let fault = |outcome: Outcome| Some(outcome.vector).filter(|vector| *vector != INVALID_OPCODE);
+        let native = fault(self.host.run(&code, &case.before));
+        let [interpreted, compiled] =
+            self.guests.each_mut().map(|guest| fault(guest.run(&code, &case.before)));
         self.cases += 1;
         *self.met.entry(native).or_default() += 1;
         let code = case.instructions[0].code();

@@ -42,20 +42,25 @@ impl Host {
     /// Runs the case to its end. It must not fault.
     pub fn run(&mut self, case: &Case) -> State {
         let code = [&self.prologue[..], &case.code, &self.epilogue].concat();
-        self.put(window::BASE, &code);
-        self.put(window::INPUT, &case.before.image());
-        self.put(window::SCRATCH, &case.before.scratch);
+        self.start(&code, &case.before);
+        let mut image = [0; STATE];
+        self.get(window::OUTPUT, &mut image);
+        let mut scratch = vec![0; window::SCRATCH_LENGTH];
+        self.get(window::SCRATCH, &mut scratch);
+        State::from_image(&image, scratch)
+    }
+
+    /// Runs code that ends at the exit.
+    pub fn start(&mut self, code: &[u8], before: &State) {
+        self.put(window::BASE, code);
+        self.put(window::INPUT, &before.image());
+        self.put(window::SCRATCH, &before.scratch);
         // SAFETY: the prologue saves and the exit restores what the calling convention wants
         // kept; the instructions between work on the window only.
         unsafe {
             let entry: extern "sysv64" fn() = std::mem::transmute(window::BASE as *const ());
             entry();
         }
-        let mut image = [0; STATE];
-        self.get(window::OUTPUT, &mut image);
-        let mut scratch = vec![0; window::SCRATCH_LENGTH];
-        self.get(window::SCRATCH, &mut scratch);
-        State::from_image(&image, scratch)
     }
 
     pub fn put(&self, address: u64, bytes: &[u8]) {

@@ -103,7 +103,7 @@ fn rounds() -> usize {
 }
 
 /// Numbers for the test with this number.
-fn random(test: u64) -> Random {
+pub fn random(test: u64) -> Random {
     Random::new(setting("SOFTCPU_NATIVE_SEED").unwrap_or(0) << 8 | test)
 }
 

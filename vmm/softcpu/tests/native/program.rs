@@ -72,24 +72,70 @@ pub fn host_exit() -> Vec<u8> {
     .expect("the exit assembles")
 }
 
-/// A signal handler: notes the vector, and lets the program go on at the exit. (The kernel does not clear
-/// AC for a handler, so there is nothing unaligned in it.)
+/// Linux's selectors of 64-bit code and of data. (arch/x86/include/asm/segment.h.)
+pub const USER_CODE: u16 = 0x33;
+pub const USER_DATA: u16 = 0x2b;
+
+/// How many words of what the kernel saves the signal handler keeps.
+pub const SAVED_WORDS: usize = 23;
+
+/// A signal handler: keeps what the exception found at [`window::FAULT`] and [`window::OUTPUT`], and lets the program
+/// go on at the exit. (The kernel does not clear AC for a handler, so there is nothing unaligned in it.)
 pub fn host_handler() -> Vec<u8> {
     // Offsets in `ucontext_t` (the kernel's arch/x86/include/uapi/asm/sigcontext.h).
-    const RIP: i32 = 40 + 8 * 16;
-    const RFLAGS: i32 = 40 + 8 * 17;
-    const VECTOR: i32 = 40 + 8 * 20;
+    const REGISTERS: i32 = 40;
+    const RIP: i32 = REGISTERS + 8 * 16;
+    const RFLAGS: i32 = REGISTERS + 8 * 17;
+    const SELECTORS: i32 = REGISTERS + 8 * 18;
+    const FLOATING_POINT: i32 = REGISTERS + 8 * 23;
     let mut a = assembler();
     (|| {
-        a.mov(rax, qword_ptr(rdx + VECTOR))?;
-        a.mov(qword_ptr(window::FAULT), rax)?;
+        a.lea(rsi, ptr(rdx + REGISTERS))?;
+        a.mov(edi, window::FAULT as u32)?;
+        a.mov(ecx, SAVED_WORDS as u32)?;
+        a.rep().movsq()?;
+        a.mov(rsi, qword_ptr(rdx + FLOATING_POINT))?;
+        a.mov(edi, window::OUTPUT as u32)?;
+        a.mov(ecx, FXSAVE as u32 / 8)?;
+        a.rep().movsq()?;
         a.mov(rax, window::EXIT_CODE)?;
         a.mov(qword_ptr(rdx + RIP), rax)?;
         a.mov(qword_ptr(rdx + RFLAGS), 2)?;
+        // 64-bit code again, whatever ran.
+        a.mov(word_ptr(rdx + SELECTORS), USER_CODE as u32)?;
+        a.mov(word_ptr(rdx + SELECTORS + 6), USER_DATA as u32)?;
         a.ret()?;
         a.assemble(0)
     })()
     .expect("the handler assembles")
+}
+
+/// Where the handler goes on: keeps the selectors and makes them what Linux gives a program, and goes back.
+pub fn host_exit_behind_fault() -> Vec<u8> {
+    const ARCH_SET_FS: u32 = 0x1002;
+    let mut a = assembler();
+    (|| {
+        store_selectors(&mut a)?;
+        a.xor(eax, eax)?;
+        for segment in [ds, es, fs, gs] {
+            a.mov(segment, eax)?;
+        }
+        a.mov(eax, libc::SYS_arch_prctl as u32)?;
+        a.mov(edi, ARCH_SET_FS)?;
+        a.mov(rsi, qword_ptr(window::FS_BASE))?;
+        a.syscall()?;
+        a.assemble(0)
+    })()
+    .map(|code: Vec<u8>| [code, host_exit()].concat())
+    .expect("the exit assembles")
+}
+
+/// Keeps the selectors at [`window::SELECTORS`].
+pub fn store_selectors(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    for (i, segment) in [ds, es, fs, gs].into_iter().enumerate() {
+        a.mov(word_ptr(window::SELECTORS + 2 * i as u64), segment)?;
+    }
+    Ok(())
 }
 
 /// Switches on SSE and, for programs, alignment checks.

@@ -22,9 +22,12 @@ pub mod window {
     pub const HOST_STACK: u64 = BASE + 0x3800;
     /// Where the code jumps when it is done.
     pub const EXIT: u64 = BASE + 0x3808;
-    /// The vector of the fault that the code met, or [`NO_FAULT`].
-    pub const FAULT: u64 = BASE + 0x3810;
-    pub const NO_FAULT: u64 = u64::MAX;
+    /// What a fault found: registers, flags, vector, as Linux saves them.
+    pub const FAULT: u64 = BASE + 0x3900;
+    /// The selectors of DS, ES, FS and GS then.
+    pub const SELECTORS: u64 = BASE + 0x3a00;
+    /// The base of FS that this process needs.
+    pub const FS_BASE: u64 = BASE + 0x3a08;
     /// The code that it goes on with then.
     pub const EXIT_CODE: u64 = BASE + 0x1800;
     /// The host's signal handler.
