@@ -137,7 +137,7 @@ impl<'a> Cx<'a> {
 
     pub(crate) fn trace(&mut self, event: impl FnOnce() -> TraceEvent) {
         if self.traces {
-            self.sink.event(event());
+            self.sink.event(&event());
         }
     }
 }

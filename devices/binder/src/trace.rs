@@ -16,7 +16,7 @@ pub trait TraceSink {
     /// False: events are not even built.
     fn enabled(&self) -> bool;
     /// Takes one event. The sink must not block on the guest.
-    fn event(&mut self, event: TraceEvent);
+    fn event(&mut self, event: &TraceEvent);
 }
 
 /// A sink that wants nothing.
@@ -28,7 +28,7 @@ impl TraceSink for NoTrace {
         false
     }
 
-    fn event(&mut self, _event: TraceEvent) {}
+    fn event(&mut self, _event: &TraceEvent) {}
 }
 
 impl TraceSink for Vec<TraceEvent> {
@@ -36,8 +36,8 @@ impl TraceSink for Vec<TraceEvent> {
         true
     }
 
-    fn event(&mut self, event: TraceEvent) {
-        self.push(event);
+    fn event(&mut self, event: &TraceEvent) {
+        self.push(event.clone());
     }
 }
 

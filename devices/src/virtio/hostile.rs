@@ -203,7 +203,7 @@ impl Recorder for Unheard {
         false
     }
 
-    fn record(&mut self, _at: Duration, _guest: GuestId, _event: TraceEvent) {}
+    fn record(&mut self, _at: Duration, _guest: GuestId, _event: &TraceEvent) {}
 }
 
 /// A disk in memory.

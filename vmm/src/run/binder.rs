@@ -80,7 +80,7 @@ impl Binder {
         if !self.is_shared {
             return domain.let_go(self.guest);
         }
-        let mut recorders = Recorders::new(self.recording.clone(), self.of_world.clone());
+        let mut recorders = Recorders::new(&self.recording, self.of_world.as_ref());
         let left = domain.leave(self.guest, &mut recorders);
         if left != Census::default() {
             self.counters.lock().unwrap_or_else(PoisonError::into_inner).left = left;
@@ -214,8 +214,8 @@ pub fn add_binder(
         domain.join(guest, Box::new(move || handle.wake()));
     }
     let recorder: Box<dyn Recorder> = match is_shared {
-        false => Box::new(recording.clone()),
-        true => Box::new(Recorders::new(recording.clone(), of_world.clone())),
+        false => Box::new(recording.tap()),
+        true => Box::new(Recorders::new(&recording, of_world.as_ref())),
     };
     let timing = match args.binder_device {
         BinderDeviceArg::Inline | BinderDeviceArg::Tight | BinderDeviceArg::Failing => Timing::Inline,

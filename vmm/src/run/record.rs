@@ -11,8 +11,7 @@ use binder::faults::Signal;
 use binder::replay::Step;
 use binder::trace::TraceEvent;
 use binder::{Domain, GuestId, Pid, Tid};
-use binder_trace::Stamped;
-use binder_trace::recording::{HostClock, Known, Record, RecordingError, ThreadName, Writer, encode_record};
+use binder_trace::recording::{Block, HostClock, Known, Record, RecordingError, ThreadName, Writer};
 use binder_trace::tally::Tally;
 use devices::virtio::binder::Recorder;
 use engine::GuestClock;
@@ -29,12 +28,13 @@ const MAX_NAMES: usize = 16384;
 
 use crate::serve::follow::Followers;
 
-/// What is recorded of a run. Clones share it: the device fills one, the end of the run reads another.
+/// What is recorded of a run. Clones share it: the device fills it through a [`Tap`], the end of the run reads it.
 #[derive(Clone)]
 pub struct Recording {
     shared: Arc<Mutex<Shared>>,
     clock: GuestClock,
-    enabled: bool,
+    writes: bool,
+    counts: bool,
     host_times: bool,
     replay: bool,
     followers: Followers,
@@ -45,11 +45,17 @@ pub struct Recording {
 struct Shared {
     writer: Option<Writer<File>>,
     tally: Option<Tally>,
-    /// Guest time of the last event, to give events of one time one host time.
-    last: Option<Duration>,
     unflushed: bool,
     /// What threads are called, for those who begin to follow later.
     names: BTreeMap<(GuestId, Tid), ThreadName>,
+}
+
+/// Where one device's events go in: a block a message, so that the lock is taken and a follower is told once a message.
+pub struct Tap {
+    recording: Recording,
+    block: Block,
+    /// Guest time of the last event, to give events of one time one host time.
+    last: Option<Duration>,
 }
 
 impl Recording {
@@ -62,13 +68,7 @@ impl Recording {
     ) -> Recording {
         let writes = writer.is_some();
         let tally = count.then(Tally::default);
-        let shared = Arc::new(Mutex::new(Shared {
-            writer,
-            tally,
-            last: None,
-            unflushed: false,
-            names: BTreeMap::new(),
-        }));
+        let shared = Arc::new(Mutex::new(Shared { writer, tally, unflushed: false, names: BTreeMap::new() }));
         if writes {
             let watched = Arc::downgrade(&shared);
             // Without the thread the file is as complete, only later.
@@ -77,7 +77,8 @@ impl Recording {
         Recording {
             shared,
             clock,
-            enabled: writes || count,
+            writes,
+            counts: count,
             host_times: writes && target.is_some_and(|target| target.host_times),
             replay: writes && target.is_some_and(|target| target.replay),
             followers: Followers::of(control::wire::Stream::Trace),
@@ -125,25 +126,31 @@ impl Recording {
         names.into_iter().chain(facts(guest, domain)).collect()
     }
 
-    /// Passes a record on to those who follow.
-    fn follow(&self, record: &Record) {
-        if self.followers.any() {
-            self.followers.record(&encode_record(record));
-        }
+    /// A way in, for one device.
+    pub fn tap(&self) -> Tap {
+        Tap { recording: self.clone(), block: Block::default(), last: None }
     }
 
-    fn write(&self, record: &Record) {
-        let mut shared = lock(&self.shared);
-        shared.write(record);
+    /// Whether records go anywhere.
+    fn is_read(&self) -> bool {
+        self.writes || self.followers.any()
     }
 }
 
 impl Shared {
-    fn write(&mut self, record: &Record) {
+    fn write(&mut self, write: impl FnOnce(&mut Writer<File>)) {
         if let Some(writer) = &mut self.writer {
-            writer.record(record);
+            write(writer);
             self.unflushed = true;
         }
+    }
+}
+
+impl Tap {
+    /// Writes what only the file has, behind what it belongs behind.
+    fn write(&mut self, record: &Record) {
+        self.commit();
+        lock(&self.recording.shared).write(|writer| writer.record(record));
     }
 }
 
@@ -192,42 +199,56 @@ pub fn host_clock() -> HostClock {
     }
 }
 
-impl Recorder for Recording {
+impl Recorder for Tap {
     fn now(&self) -> Duration {
-        self.clock.now()
+        self.recording.clock.now()
     }
 
     fn enabled(&self) -> bool {
-        self.enabled || self.followers.any()
+        self.recording.counts || self.recording.is_read()
     }
 
-    fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent) {
-        let mut shared = lock(&self.shared);
-        if let Some(tally) = &mut shared.tally {
-            tally.event(&event);
+    fn record(&mut self, at: Duration, guest: GuestId, event: &TraceEvent) {
+        if self.recording.counts
+            && let Some(tally) = &mut lock(&self.recording.shared).tally
+        {
+            tally.event(event);
         }
-        if self.host_times && shared.last != Some(at) {
-            shared.last = Some(at);
-            shared.write(&Record::HostTime { boottime: host_clock().boottime });
+        if !self.recording.is_read() {
+            return;
         }
-        let record = Record::Event(Stamped { at, guest, event });
-        shared.write(&record);
-        drop(shared);
-        self.follow(&record);
+        if self.recording.host_times && self.last != Some(at) {
+            self.last = Some(at);
+            self.write(&Record::HostTime { boottime: host_clock().boottime });
+        }
+        self.block.event(at, guest, event);
+        if self.block.is_full() {
+            self.commit();
+        }
+    }
+
+    fn commit(&mut self) {
+        let Recording { shared, followers, .. } = &self.recording;
+        self.block.end(|bytes, records| {
+            lock(shared).write(|writer| writer.block(bytes));
+            if followers.any() {
+                followers.records(bytes, records);
+            }
+        });
     }
 
     fn name(&mut self, guest: GuestId, pid: Pid, tid: Tid, name: [u8; 16]) {
         let length = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         let name = ThreadName { guest, pid, tid, name: name[..length].to_vec() };
-        let mut shared = lock(&self.shared);
+        let mut shared = lock(&self.recording.shared);
         if shared.names.len() >= MAX_NAMES {
             shared.names.clear();
         }
         shared.names.insert((guest, tid), name.clone());
-        let record = Record::Name(name);
-        shared.write(&record);
         drop(shared);
-        self.follow(&record);
+        if self.recording.is_read() {
+            self.block.record(&Record::Name(name));
+        }
     }
 
     fn goes_on(&mut self, guest: GuestId, domain: &Domain) {
@@ -235,14 +256,14 @@ impl Recorder for Recording {
     }
 
     fn signal(&mut self, _guest: GuestId, pid: Pid, signal: Signal) {
-        if let Some(sender) = self.signals.get() {
+        if let Some(sender) = self.recording.signals.get() {
             // The other end outlives the guest.
             let _ = sender.send((pid, signal));
         }
     }
 
     fn replays(&self) -> bool {
-        self.replay
+        self.recording.replay
     }
 
     fn step(&mut self, step: Step) {

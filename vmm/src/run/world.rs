@@ -14,7 +14,7 @@ use devices::virtio::binder::{Recorder, SharedDomain};
 use engine::GuestClock;
 
 use super::binder::load_faults;
-use super::record::Recording;
+use super::record::{Recording, Tap};
 use super::verdict::trace_failure;
 use crate::args::TraceTarget;
 use crate::exit::{Code, Failure};
@@ -132,16 +132,16 @@ impl World {
 
 /// A guest's own recording, and that of its world, if there is one, which has a clock of its own.
 pub struct Recorders {
-    own: Recording,
-    world: Option<Recording>,
+    own: Tap,
+    world: Option<Tap>,
     /// The world's time for what follows.
     at: Cell<Duration>,
 }
 
 impl Recorders {
     /// Records to both.
-    pub fn new(own: Recording, world: Option<Recording>) -> Recorders {
-        Recorders { own, world, at: Cell::default() }
+    pub fn new(own: &Recording, world: Option<&Recording>) -> Recorders {
+        Recorders { own: own.tap(), world: world.map(Recording::tap), at: Cell::default() }
     }
 }
 
@@ -155,12 +155,20 @@ impl Recorder for Recorders {
         self.own.enabled() || self.world.as_ref().is_some_and(Recorder::enabled)
     }
 
-    fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent) {
-        let Some(world) = &mut self.world else { return self.own.record(at, guest, event) };
+    fn record(&mut self, at: Duration, guest: GuestId, event: &TraceEvent) {
         if self.own.enabled() {
-            self.own.record(at, guest, event.clone());
+            self.own.record(at, guest, event);
         }
-        world.record(self.at.get(), guest, event);
+        if let Some(world) = &mut self.world {
+            world.record(self.at.get(), guest, event);
+        }
+    }
+
+    fn commit(&mut self) {
+        self.own.commit();
+        if let Some(world) = &mut self.world {
+            world.commit();
+        }
     }
 
     fn name(&mut self, guest: GuestId, pid: Pid, tid: Tid, name: [u8; 16]) {

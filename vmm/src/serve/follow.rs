@@ -57,9 +57,9 @@ impl Followers {
         self.any.store(true, Ordering::Relaxed);
     }
 
-    /// One record happened.
-    pub fn record(&self, record: &[u8]) {
-        self.lock().iter_mut().for_each(|follower| follower.record(record));
+    /// So many records happened, which go together.
+    pub fn records(&self, bytes: &[u8], count: u64) {
+        self.lock().iter_mut().for_each(|follower| follower.records(bytes, count));
     }
 
     /// The client took bytes.
@@ -99,13 +99,13 @@ impl Follower {
         Arc::ptr_eq(&self.peer, peer) && request.is_none_or(|request| request == self.request)
     }
 
-    fn record(&mut self, record: &[u8]) {
+    fn records(&mut self, bytes: &[u8], count: u64) {
         // What is lost is lost together, up to the next credit, where the client hears of it.
-        if self.dropped > 0 || self.window.room() < record.len() {
-            self.dropped += 1;
+        if self.dropped > 0 || self.window.room() < bytes.len() {
+            self.dropped += count;
         } else {
-            self.window.spend(record.len());
-            self.peer.data(self.request, self.stream, record);
+            self.window.spend(bytes.len());
+            self.peer.data(self.request, self.stream, bytes);
         }
     }
 
@@ -141,10 +141,10 @@ mod tests {
         assert!(followers.any());
         let record = vec![7; 1 << 20];
         for _ in 0..6 {
-            followers.record(&record);
+            followers.records(&record, 1);
         }
         followers.credit(&peer, 1, 6 + (1 << 20)).unwrap();
-        followers.record(b"last");
+        followers.records(b"last", 1);
         followers.finish();
         assert!(!followers.any());
         peer.close();

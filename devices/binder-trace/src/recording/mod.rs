@@ -4,15 +4,16 @@
 //! "BVTRACE\n"            8 bytes
 //! header length          u32, little endian
 //! header                 JSON: version, guests, what was run
-//! then any number of records:
-//!   length               u32, little endian, of the encoded record
-//!   checksum             u32, little endian: CRC-32 (IEEE) of the encoded record
-//!   record               a postcard-encoded Record
+//! then any number of blocks:
+//!   length               u32, little endian, of the entries
+//!   checksum             u32, little endian: CRC-32 (IEEE) of the entries
+//!   entries              postcard-encoded, one after another: stamps, events, other records
 //! ```
 //!
-//! The header is JSON so that any tool can tell what a file is. The last record of a file says that
-//! nothing follows. A run that was killed leaves a file without it, which may end inside a record;
-//! reading tells that apart from damage, after all whole records.
+//! The header is JSON so that any tool can tell what a file is. A block usually has what one message of a guest
+//! caused: its events have one stamp, which is told once. Blocks do not depend on each other. The last one of a file has one
+//! record, which says that nothing follows. A run that was killed leaves a file without it, which may end inside a block;
+//! reading tells that apart from damage, after all whole blocks.
 
 use std::io;
 use std::path::PathBuf;
@@ -25,23 +26,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::Stamped;
 
+mod block;
 mod reader;
 mod writer;
 
+pub use block::Block;
 pub use reader::Reader;
 pub use writer::{Writer, encode_header, encode_record};
 
 const MAGIC: &[u8; 8] = b"BVTRACE\n";
 
 /// Version of the header and of the records. Records of another version are refused, not guessed.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// No header is longer; a length beyond it is damage.
 const MAX_HEADER: u32 = 1 << 20;
 
-/// No record is longer; a length beyond it is damage. The longest is the domain that a replay
+/// No block is longer; a length beyond it is damage. The longest has the domain that a replay
 /// recording begins with.
-const MAX_RECORD: u32 = 256 << 20;
+const MAX_BLOCK: u32 = 256 << 20;
 
 /// Bytes of each payload that a recording holds if nobody asks for another number: enough for the
 /// interface and the names that service managers are given.
@@ -213,10 +216,10 @@ pub enum RecordingError {
         /// Offset of the end.
         at: u64,
     },
-    /// The file ends inside a record: the run was cut off.
-    #[error("the trace ends in the middle of a record at byte {at}: the run that wrote it was cut off")]
+    /// The file ends inside a block: the run was cut off.
+    #[error("the trace ends in the middle of a block at byte {at}: the run that wrote it was cut off")]
     CutOff {
-        /// Offset of the record.
+        /// Offset of the block.
         at: u64,
     },
 }

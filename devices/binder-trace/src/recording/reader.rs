@@ -4,15 +4,30 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
+use std::time::Duration;
+
+use binder::GuestId;
+use binder::trace::TraceEvent;
 use serde::Deserialize;
 
-use super::{Header, MAGIC, MAX_HEADER, MAX_RECORD, Record, RecordingError, VERSION};
+use super::block::Entry;
+use super::{Header, MAGIC, MAX_BLOCK, MAX_HEADER, Record, RecordingError, VERSION};
+use crate::Stamped;
 
 /// Reads a recording, record by record, from a file, a pipe or a socket.
 pub struct Reader<R: Read> {
     input: R,
     header: Header,
+    /// Offset of the block.
     at: u64,
+    /// The block that is being read, without its head.
+    block: Vec<u8>,
+    /// Where in it the next entry is.
+    next: usize,
+    /// The stamp that its events have.
+    stamp: Option<(Duration, GuestId)>,
+    /// Offset of the block after it.
+    after: u64,
     ended: bool,
 }
 
@@ -55,7 +70,8 @@ impl<R: Read> Reader<R> {
             return Err(RecordingError::Version(version.version));
         }
         let header = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
-        Ok(Reader { input, header, at: 12 + u64::from(length), ended: false })
+        let after = 12 + u64::from(length);
+        Ok(Reader { input, header, at: after, block: Vec::new(), next: 0, stamp: None, after, ended: false })
     }
 
     /// What was recorded.
@@ -63,33 +79,62 @@ impl<R: Read> Reader<R> {
         &self.header
     }
 
+    fn damaged(&self, problem: String) -> RecordingError {
+        RecordingError::Damaged { at: self.at, problem }
+    }
+
     fn read_record(&mut self) -> Result<Option<Record>, RecordingError> {
+        loop {
+            if self.next == self.block.len() && !self.read_block()? {
+                return Ok(None);
+            }
+            let entries = &self.block[self.next..];
+            let (entry, rest): (Entry<TraceEvent, Record>, _) =
+                postcard::take_from_bytes(entries).map_err(|error| self.damaged(error.to_string()))?;
+            self.next = self.block.len() - rest.len();
+            match entry {
+                Entry::Stamp { at, guest } => self.stamp = Some((at, guest)),
+                Entry::Event(event) => {
+                    let missing = || self.damaged("an event has no time".to_owned());
+                    let (at, guest) = self.stamp.ok_or_else(missing)?;
+                    return Ok(Some(Record::Event(Stamped { at, guest, event })));
+                }
+                Entry::Record(record) => {
+                    return Ok(Some(record).filter(|record| !matches!(record, Record::End)));
+                }
+            }
+        }
+    }
+
+    /// Reads the next block, if there is one.
+    fn read_block(&mut self) -> Result<bool, RecordingError> {
+        self.at = self.after;
         let mut head = [0; 8];
         match read_up_to(&mut self.input, &mut head).map_err(RecordingError::Read)? {
             0 if self.header.has_end => return Err(RecordingError::Unfinished { at: self.at }),
-            0 => return Ok(None),
+            0 => return Ok(false),
             8 => {}
             _ => return Err(RecordingError::CutOff { at: self.at }),
         }
         let [length, checksum] =
             [0, 4].map(|at| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]));
-        let damaged = |problem: String| RecordingError::Damaged { at: self.at, problem };
-        if length > MAX_RECORD {
-            return Err(damaged(format!("a record of {length} bytes")));
+        if length == 0 || length > MAX_BLOCK {
+            return Err(self.damaged(format!("a block of {length} bytes")));
         }
         // A length that is not true must not cost memory: the buffer grows with what is there.
-        let mut record = Vec::with_capacity(length.min(1 << 16) as usize);
+        self.block.clear();
+        self.block.shrink_to(1 << 16);
         let limited = &mut (&mut self.input).take(length.into());
-        limited.read_to_end(&mut record).map_err(RecordingError::Read)?;
-        if record.len() != length as usize {
+        limited.read_to_end(&mut self.block).map_err(RecordingError::Read)?;
+        if self.block.len() != length as usize {
             return Err(RecordingError::CutOff { at: self.at });
         }
-        if crc32fast::hash(&record) != checksum {
-            return Err(damaged("the checksum of a record is wrong".to_owned()));
+        if crc32fast::hash(&self.block) != checksum {
+            return Err(self.damaged("the checksum of a block is wrong".to_owned()));
         }
-        let event = postcard::from_bytes(&record).map_err(|error| damaged(error.to_string()))?;
-        self.at += 8 + u64::from(length);
-        Ok(Some(event).filter(|record| !matches!(record, Record::End)))
+        (self.next, self.stamp) = (0, None);
+        self.after = self.at + 8 + u64::from(length);
+        Ok(true)
     }
 }
 

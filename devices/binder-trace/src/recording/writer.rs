@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::{Header, MAGIC, Record, RecordingError};
+use super::{Block, Header, MAGIC, Record, RecordingError};
 
 /// The bytes that a recording begins with.
 pub fn encode_header(header: &Header) -> Vec<u8> {
@@ -15,29 +15,18 @@ pub fn encode_header(header: &Header) -> Vec<u8> {
     bytes
 }
 
-/// The bytes of one record.
+/// A block of one record.
 pub fn encode_record(record: &Record) -> Vec<u8> {
+    let mut block = Block::default();
+    block.record(record);
     let mut bytes = Vec::new();
-    encode_into(record, &mut bytes);
+    block.end(|block, _| bytes = block.to_vec());
     bytes
-}
-
-/// Fills `bytes` with one record, with its length and checksum in front.
-fn encode_into(record: &Record, bytes: &mut Vec<u8>) {
-    bytes.clear();
-    bytes.extend([0; 8]);
-    // Nothing in a record is unsized or of an unknown length, and the buffer grows.
-    *bytes = postcard::to_extend(record, std::mem::take(bytes)).expect("every record has an encoding");
-    let length = (bytes.len() - 8) as u32;
-    let checksum = crc32fast::hash(&bytes[8..]);
-    bytes[..4].copy_from_slice(&length.to_le_bytes());
-    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// Writes a recording.
 pub struct Writer<W: Write> {
     out: BufWriter<W>,
-    record: Vec<u8>,
     failed: Option<io::Error>,
 }
 
@@ -54,15 +43,20 @@ impl<W: Write> Writer<W> {
     pub fn new(out: W, header: &Header) -> Result<Self, RecordingError> {
         let mut out = BufWriter::with_capacity(1 << 16, out);
         out.write_all(&encode_header(header)).map_err(RecordingError::Write)?;
-        Ok(Writer { out, record: Vec::new(), failed: None })
+        Ok(Writer { out, failed: None })
     }
 
-    /// Appends one record. An error is kept for [`finish`](Self::finish): the guest does not learn of it.
-    pub fn record(&mut self, record: &Record) {
+    /// Appends a whole block, as [`Block::end`] gives it. An error is kept for [`finish`](Self::finish): the guest
+    /// does not learn of it.
+    pub fn block(&mut self, bytes: &[u8]) {
         if self.failed.is_none() {
-            encode_into(record, &mut self.record);
-            self.failed = self.out.write_all(&self.record).err();
+            self.failed = self.out.write_all(bytes).err();
         }
+    }
+
+    /// Appends a block of one record.
+    pub fn record(&mut self, record: &Record) {
+        self.block(&encode_record(record));
     }
 
     /// Writes out what is buffered, so that a reader of the file sees it.

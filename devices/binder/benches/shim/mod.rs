@@ -60,6 +60,8 @@ pub struct Shim {
     pages: BTreeMap<(ProcId, u32), Pfn>,
     next_page: u64,
     next_pid: u32,
+    /// Where trace events go.
+    pub sink: Box<dyn TraceSink>,
 }
 
 /// Payload of a call, as the shim carries it: in the message, or as pages for the core to copy from.
@@ -99,11 +101,12 @@ impl Shim {
         let mut domain = Domain::new(limits, Profile::default());
         domain.attach(GUEST);
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
-        Shim { domain, ram, pages: BTreeMap::new(), next_page: 0, next_pid: 1 }
+        let sink = Box::new(NoTrace);
+        Shim { domain, ram, pages: BTreeMap::new(), next_page: 0, next_pid: 1, sink }
     }
 
     fn handle(&mut self, header: Header, body: Body) -> Answer {
-        self.domain.handle(&Rams(&self.ram), GUEST, Message { header, body }, &mut NoTrace)
+        self.domain.handle(&Rams(&self.ram), GUEST, Message { header, body }, &mut *self.sink)
     }
 
     /// A process with a mapping of 1 MiB, and its first thread.

@@ -459,7 +459,7 @@ impl Domain {
     ) {
         if cx.traces() {
             let record = self.sent_record(cx, call, s, result, self.limits.trace_payload);
-            cx.sink.event(TraceEvent::Transaction(record));
+            cx.sink.event(&TraceEvent::Transaction(record));
         }
     }
 

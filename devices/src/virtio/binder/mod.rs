@@ -51,7 +51,9 @@ pub trait Recorder: Send {
     /// False: the core need not make trace events at all.
     fn enabled(&self) -> bool;
     /// Takes one event of `guest`.
-    fn record(&mut self, at: Duration, guest: GuestId, event: TraceEvent);
+    fn record(&mut self, at: Duration, guest: GuestId, event: &TraceEvent);
+    /// What was told since the last time belongs together, and is all that one message caused: it may be written.
+    fn commit(&mut self) {}
     /// Takes the name of a thread, which is new or has changed. 16 bytes, padded with NUL. Of one that
     /// opens a device also where nothing is [`enabled`](Self::enabled): a recording may begin later.
     fn name(&mut self, _guest: GuestId, _pid: Pid, _tid: Tid, _name: [u8; 16]) {}

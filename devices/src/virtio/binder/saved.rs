@@ -72,6 +72,7 @@ impl BinderDevice {
         names.tell(world.recorder.as_mut(), &mut domain, world.guest);
         world.names = names;
         world.recorder.goes_on(world.guest, &domain);
+        world.recorder.commit();
         if self.world.replay_begun {
             self.world.recorder.step(Step::Start(Box::new(domain.clone())));
         }

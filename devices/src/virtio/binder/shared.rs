@@ -116,6 +116,7 @@ impl Shared {
             recorder.step(Step::Reset { guest });
         }
         self.domain.reset(guest, &mut Stamped { at: recorder.now(), guest, recorder });
+        recorder.commit();
         self.wake_others(guest);
         left
     }

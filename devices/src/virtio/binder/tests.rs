@@ -32,7 +32,7 @@ impl Recorder for Deaf {
         false
     }
 
-    fn record(&mut self, _at: Duration, _guest: GuestId, _event: TraceEvent) {}
+    fn record(&mut self, _at: Duration, _guest: GuestId, _event: &TraceEvent) {}
 }
 
 struct Guest {

@@ -49,7 +49,7 @@ impl TraceSink for Stamped<'_> {
         self.recorder.enabled()
     }
 
-    fn event(&mut self, event: TraceEvent) {
+    fn event(&mut self, event: &TraceEvent) {
         self.recorder.record(self.at, self.guest, event);
     }
 }
@@ -120,6 +120,7 @@ impl World {
         };
         let signals = domain.take_signals(guest);
         self.wants_turns = domain.wants_turns();
+        self.recorder.commit();
         drop(shared);
         signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
         self.count(|counters| {
@@ -146,6 +147,7 @@ impl World {
         let signals = domain.take_signals(guest);
         self.wants_turns = domain.wants_turns();
         shared.wake_others(guest);
+        self.recorder.commit();
         drop(shared);
         signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
         Ok(wanted)
