@@ -2,6 +2,7 @@
 //!
 //! The guests are alike to the pid, so whatever crossed would hit something.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -64,30 +65,40 @@ fn memory_has(pid: u32, token: &str) -> usize {
     let process = format!("/proc/{pid}");
     let memory = File::open(format!("{process}/mem")).unwrap();
     let maps = fs::read_to_string(format!("{process}/maps")).unwrap();
+    // A page that was never touched reads as zeros; one that went away meanwhile is no error.
+    writable(&maps).into_iter().map(|[start, end]| file_has(&memory, start, end, token)).sum()
+}
+
+/// The writable parts of a process's address space, as `/proc/PID/maps` has them.
+fn writable(maps: &str) -> Vec<[u64; 2]> {
     let writable = maps.lines().filter(|line| line.split_whitespace().nth(1).unwrap().starts_with("rw"));
     let range = |map: &str| {
         let (start, rest) = map.split_once('-').unwrap();
         let end = rest.split_once(' ').unwrap().0;
         [start, end].map(|text| u64::from_str_radix(text, 16).unwrap())
     };
-    // A page that was never touched reads as zeros; one that went away meanwhile is no error.
-    writable.map(range).map(|[start, end]| file_has(&memory, start, end, token)).sum()
+    writable.map(range).collect()
 }
 
 /// How often `token` stands in a part of a file.
 fn file_has(file: &File, start: u64, end: u64, token: &str) -> usize {
-    let finder = memchr::memmem::Finder::new(token.as_bytes());
+    places(file, start, end, token.as_bytes()).len()
+}
+
+/// Where the needle stands in a part of a file.
+fn places(file: &File, start: u64, end: u64, needle: &[u8]) -> Vec<u64> {
+    let finder = memchr::memmem::Finder::new(needle);
     let mut chunk = vec![0; 4 << 20];
-    let (mut found, mut at) = (0, start);
+    let (mut found, mut at) = (Vec::new(), start);
     while at < end {
         let length = chunk.len().min((end - at) as usize);
         let length = file.read_at(&mut chunk[..length], at).unwrap_or(0);
         if length == 0 {
             break;
         }
-        found += finder.find_iter(&chunk[..length]).count();
-        // A token that the next chunk begins in the middle of is found there whole.
-        let overlap = if at + (length as u64) < end { token.len() - 1 } else { 0 };
+        found.extend(finder.find_iter(&chunk[..length]).map(|place| at + place as u64));
+        // What the next chunk begins in the middle of is found there whole.
+        let overlap = if at + (length as u64) < end { needle.len() - 1 } else { 0 };
         at += (length - overlap) as u64;
     }
     found
@@ -160,6 +171,178 @@ fn no_byte_of_a_guest_is_in_another_of_its_process() {
     let left =
         end.status("other")["binder"]["left"].as_object().expect("the run counts what is left").clone();
     assert!(left.values().all(|count| count == 0), "{left:?}");
+}
+
+/// Waits for a line of a command that begins with `start`; all lines until then.
+fn lines_until(command: &mut Running, start: &str) -> Vec<String> {
+    let mut said = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&said).into_owned();
+        if text.lines().any(|line| line.starts_with(start)) && text.ends_with('\n') {
+            return text.lines().map(str::to_owned).collect();
+        }
+        match command.next(Some(LIMIT)).unwrap() {
+            Event::Output(Stream::Stdout | Stream::Stderr, bytes) => said.extend(bytes),
+            Event::Started(_) => {}
+            other => panic!("{other:?} after {text:?}"),
+        }
+    }
+}
+
+/// A token as raw bytes: a guest is told it as hex text, which is something else.
+struct Token([u8; 32]);
+
+impl Token {
+    fn new() -> Token {
+        let mut bytes = [0; 32];
+        File::open("/dev/urandom").unwrap().read_exact_at(&mut bytes, 0).unwrap();
+        Token(bytes)
+    }
+
+    fn hex(&self) -> String {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A call of one code between a client and the server: what each sends.
+struct Carried {
+    code: u32,
+    client: &'static str,
+    size: usize,
+    request: Token,
+    reply: Token,
+}
+
+impl Carried {
+    fn argument(&self, token: &Token) -> String {
+        format!("{}:{}:{}", self.code, self.size, token.hex())
+    }
+
+    /// The line about what arrived, if it was `token`.
+    fn arrival(&self, token: &Token) -> String {
+        let bytes = token.0.iter().cycle().take(self.size);
+        let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        format!("got {} {} {:016x}", self.code, self.size, bytes.fold(0xcbf2_9ce4_8422_2325, step))
+    }
+}
+
+/// One of the guests of a domain, with what its program said.
+struct Holder {
+    name: &'static str,
+    command: Running,
+    mark: Token,
+    said: Vec<String>,
+}
+
+impl Holder {
+    fn start(group: &Group, name: &'static str, part: &str, calls: usize, messages: &[String]) -> Holder {
+        let mark = Token::new();
+        let (calls, hex) = (calls.to_string(), mark.hex());
+        let mut argv = ["/bin/conformance", "carry", part, &calls, &hex].map(str::to_owned).to_vec();
+        argv.extend_from_slice(messages);
+        let request = ExecRequest { argv, stdin: true, ..ExecRequest::default() };
+        Holder { name, command: group.client(name).exec(request).unwrap(), mark, said: Vec::new() }
+    }
+
+    /// Page frames that its program named.
+    fn frames(&self, what: &str) -> BTreeSet<u64> {
+        let line = self.said.iter().find_map(|line| line.strip_prefix(what)).expect("it names pages");
+        line.split_whitespace().map(|frame| frame.parse().unwrap()).collect()
+    }
+
+    /// Where in the process its RAM begins: the mark stands once, at the start of a page that it named.
+    fn ram(&self, memory: &File, maps: &[[u64; 2]]) -> u64 {
+        let all = maps.iter().flat_map(|[start, end]| places(memory, *start, *end, &self.mark.0));
+        let found: Vec<u64> = all.collect();
+        assert_eq!(found.len(), 1, "the mark of {} stands once: {found:x?}", self.name);
+        found[0] - self.frames("mark ").first().expect("a mark is in a page") * 4096
+    }
+}
+
+/// Three guests of one domain: what two say to the third is in their RAM and in its, in the pages that sent it and in
+/// those that the driver delivered it to; in nobody else's.
+#[test]
+fn bytes_of_a_shared_domain_are_only_where_they_were_sent() {
+    const MEMORY: u64 = 256 << 20;
+    const ROUNDS: usize = 4;
+    /// A message that is short enough goes through a page of the sender's kernel. A longer one does not.
+    const SHORT: usize = 96;
+    let guest = |name: &str| {
+        format!(
+            "[guest.{name}]\nimage = \"minimal\"\nengine = \"soft\"\ndomain = \"shop\"\nmemory = \"256M\"\nserve = true\n\
+             timeout = \"280s\"\nstatus = \"$DIR/{name}.json\"\n"
+        )
+    };
+    let group = Group::start(&["server", "one", "two"].map(guest).concat());
+    let carried: Vec<Carried> = [("one", SHORT), ("one", 20_000), ("two", SHORT), ("two", 50_000)]
+        .into_iter()
+        .zip(1..)
+        .map(|((client, size), code)| {
+            let (request, reply) = (Token::new(), Token::new());
+            Carried { code, client, size, request, reply }
+        })
+        .collect();
+
+    let replies: Vec<String> = carried.iter().map(|it| it.argument(&it.reply)).collect();
+    let mut server = Holder::start(&group, "server", "serve", carried.len() * ROUNDS, &replies);
+    lines_until(&mut server.command, "serving");
+    let mut clients = ["one", "two"].map(|name| {
+        let own = carried.iter().filter(|it| it.client == name);
+        let requests: Vec<String> = own.map(|it| it.argument(&it.request)).collect();
+        Holder::start(&group, name, "send", ROUNDS, &requests)
+    });
+    for holder in clients.iter_mut().chain([&mut server]) {
+        holder.said = lines_until(&mut holder.command, "ready");
+    }
+    let [one, two] = clients;
+    let holders = [server, one, two];
+
+    // All of it arrived as it was sent.
+    let times = |holder: &Holder, line: &str| holder.said.iter().filter(|said| *said == line).count();
+    for it in &carried {
+        let client = holders.iter().find(|holder| holder.name == it.client).unwrap();
+        assert_eq!(times(&holders[0], &it.arrival(&it.request)), ROUNDS, "{:?}", holders[0].said);
+        assert_eq!(times(client, &it.arrival(&it.reply)), ROUNDS, "{:?}", client.said);
+    }
+
+    // And it is where it belongs: nowhere else in any guest's RAM.
+    let process = format!("/proc/{}", group.pid());
+    let memory = File::open(format!("{process}/mem")).unwrap();
+    let maps: Vec<[u64; 2]> = writable(&fs::read_to_string(format!("{process}/maps")).unwrap());
+    for holder in &holders {
+        let ram = holder.ram(&memory, &maps);
+        let frames_of = |token: &Token| -> BTreeSet<u64> {
+            let found = places(&memory, ram, ram + MEMORY, &token.0);
+            found.into_iter().flat_map(|place| [place, place + 31]).map(|byte| (byte - ram) / 4096).collect()
+        };
+        let mapping = holder.frames("mapping ");
+        for it in &carried {
+            for (token, from, to) in [(&it.request, it.client, "server"), (&it.reply, "server", it.client)] {
+                let found = frames_of(token);
+                let what = format!("code {} from {from} in the RAM of {}", it.code, holder.name);
+                if holder.name == from {
+                    let sent = holder.frames(&format!("sent {} ", it.code));
+                    assert!(found.is_superset(&sent), "{what}: the search finds what is there");
+                    let elsewhere = found.difference(&sent).count();
+                    assert!(
+                        elsewhere <= usize::from(it.size <= SHORT),
+                        "{what}: {found:?}, sent from {sent:?}"
+                    );
+                } else if holder.name == to {
+                    assert!(!found.is_empty(), "{what}: the search finds what is there");
+                    assert!(found.is_subset(&mapping), "{what}: {found:?}, delivered to {mapping:?}");
+                } else {
+                    assert!(found.is_empty(), "{what}: {found:?}");
+                }
+            }
+        }
+    }
+
+    for holder in holders {
+        let _ = holder.command.input().close();
+        group.client(holder.name).stop(LIMIT).unwrap();
+    }
+    assert_eq!(group.wait().code, 0);
 }
 
 /// Takes all that a command has said until now; how it ended, if it has.

@@ -131,15 +131,25 @@ impl Device {
         self.fd.as_raw_fd()
     }
 
+    /// Where the mapping is, and its size.
+    pub fn area(&self) -> (usize, usize) {
+        (self.start, self.size)
+    }
+
     /// A delivered buffer, copied out of the mapping; `None` if it is not inside it.
     pub fn copy(&self, address: u64, size: u64) -> Option<Vec<u8>> {
+        self.bytes(address, size).map(<[u8]>::to_vec)
+    }
+
+    /// A delivered buffer where it lies, which is not to be freed meanwhile; `None` if it is not inside the mapping.
+    pub fn bytes(&self, address: u64, size: u64) -> Option<&[u8]> {
         let offset = usize::try_from(address).ok()?.checked_sub(self.start)?;
         let size = usize::try_from(size).ok()?;
         if offset.checked_add(size)? > self.size {
             return None;
         }
         // SAFETY: inside our own mapping, which lives as long as `self`; the driver has put the pages there.
-        Some(unsafe { std::slice::from_raw_parts(address as *const u8, size) }.to_vec())
+        Some(unsafe { std::slice::from_raw_parts(address as *const u8, size) })
     }
 }
 

@@ -8,6 +8,7 @@
 mod actor;
 mod bench;
 mod canary;
+mod carry;
 mod cases;
 mod channel;
 mod child;
@@ -30,11 +31,13 @@ const USAGE: &str = "\
 usage: conformance list                           the cases and what each covers of BINDER.md
        conformance run [CASE...]                  play cases (all by default), transcript on stdout
        conformance run binderfs                   play those that need binderfs, which the default leaves out
-       conformance run race                       play those that need huge pages, secret memory and /dev/mem
+       conformance run race                       play those that need io_uring, cgroups, huge pages, /dev/mem
        conformance run attempt                    play those about attempt-acquire, which the module must be loaded with
        conformance selinux                        load the policy of the image `selinux`, play the cases about it
        conformance count                          a fixed workload; the commands each process wrote and read
        conformance canary TOKEN                   calls that carry TOKEN, a batch for each line on stdin
+       conformance carry serve|send CALLS MARK CODE:SIZE:TOKEN...
+                                                  calls whose bytes are in the pages that are named, and nowhere else
        conformance stress SECONDS|ITERATIONSx [reclaim]
                                                   many threads at once, self-checking: `10` or `500x`; with
                                                   `reclaim` while the kernel takes idle pages back
@@ -54,6 +57,12 @@ fn main() -> ExitCode {
         }
         ["run", ref names @ ..] => cases::run(names),
         ["canary", token] => canary::run(token),
+        ["carry", "serve", calls, mark, ref replies @ ..] => {
+            carry::run(carry::Part::Serve, calls, mark, replies)
+        }
+        ["carry", "send", rounds, mark, ref messages @ ..] => {
+            carry::run(carry::Part::Send, rounds, mark, messages)
+        }
         ["selinux"] => cases::run_selinux(),
         ["count"] => count::run(),
         ["stress", limit] => stress::run(limit, false),
