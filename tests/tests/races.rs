@@ -84,6 +84,26 @@ fn a_read_buffer_that_cannot_be_written_loses_nothing_before_it_is_read() {
     same_on_both("bad-read-buffer read-buffer-taken-away");
 }
 
+#[test]
+fn io_uring_gets_from_a_binder_file_what_others_get() {
+    same_on_both("race-uring-refused race-uring-buffers race-uring-poll");
+}
+
+#[test]
+fn io_uring_opens_keeps_and_closes_binder_files() {
+    same_on_both("race-uring-open race-uring-kept-file");
+}
+
+#[test]
+fn a_memory_cgroup_is_charged_as_with_the_kernels_driver() {
+    same_on_both("race-cgroup-charge");
+}
+
+#[test]
+fn who_is_killed_for_its_memory_leaves_no_call_open() {
+    same_on_both("race-cgroup-oom-receiver race-cgroup-oom-sender");
+}
+
 /// Runs a command. A late device hears of the end of the last process when that is gone already; the guest stays up
 /// for so long.
 fn settled(guest: Guest, command: &str) -> Ended {

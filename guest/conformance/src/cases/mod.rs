@@ -4,6 +4,7 @@ mod attempt;
 mod binderfs;
 mod buffers;
 mod calls;
+mod charges;
 mod commands;
 mod death;
 mod fds;
@@ -26,6 +27,7 @@ mod scatter;
 mod security;
 mod sleep;
 mod threads;
+mod uring;
 
 use std::io::Write;
 
@@ -80,6 +82,8 @@ fn all() -> impl Iterator<Item = &'static Case> {
         quirks::CASES,
         binderfs::CASES,
         races::CASES,
+        uring::CASES,
+        charges::CASES,
         attempt::CASES,
     ];
     topics.into_iter().flatten()
