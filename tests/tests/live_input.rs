@@ -1,11 +1,13 @@
 //! A run with live input is run again from its log, to the instruction.
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::termios::{Winsize, tcsetwinsize};
 use tests::{bindervm, bindervm_with, file};
 
 /// Answers each word with what binder has to say of it, until SIGINT comes; then echoes the rest.
@@ -16,12 +18,16 @@ const SCRIPT: &str = "trap 'echo interrupted' INT; echo ready
 /// What a run leaves: instructions, output, trace.
 type Left = (u64, String, Vec<u8>);
 
-/// A run of the script with an option that names the log.
-fn command(folder: &Path, option: &str, log: &str) -> Command {
+/// The arguments of a run of the script, and of one that is a shell on the terminal.
+const OF_SCRIPT: &[&str] = &["--", "/bin/sh", "-c", SCRIPT];
+const OF_SHELL: &[&str] = &[];
+
+/// A run with an option that names the log.
+fn command(folder: &Path, option: &str, log: &str, of: &[&str]) -> Command {
     let mut command = bindervm();
     command.args(["run", "aosp14", "--engine", "soft", "--cpus", "2", "--seed", "5", "--timeout", "300s"]);
     command.args([option, log]).arg("--trace").arg(folder.join("trace"));
-    command.arg("--status").arg(folder.join("status")).args(["--", "/bin/sh", "-c", SCRIPT]);
+    command.arg("--status").arg(folder.join("status")).args(of);
     command
 }
 
@@ -35,7 +41,7 @@ fn left(folder: &Path, output: String) -> Left {
 
 /// Talks to the guest as a person does: says something, waits for the answer, thinks, interrupts.
 fn talk(folder: &Path, log: &str) -> Left {
-    let mut child = command(folder, "--record-input", log)
+    let mut child = command(folder, "--record-input", log, OF_SCRIPT)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -60,15 +66,15 @@ fn talk(folder: &Path, log: &str) -> Left {
     heard(&mut output, "over\n");
     writeln!(stdin, "the rest").expect("it listens");
     drop(stdin);
-    std::io::Read::read_to_string(&mut stdout, &mut output).expect("text");
+    stdout.read_to_string(&mut output).expect("text");
     child.wait().expect("it is our child");
     assert!(output.contains("interrupted\nover\nthe rest\n"), "{output}");
     left(folder, output)
 }
 
 /// The log once more, while somebody says something else.
-fn again(folder: &Path, log: &str, said: &[u8]) -> Left {
-    let mut child = command(folder, "--replay-input", log)
+fn again(folder: &Path, log: &str, of: &[&str], said: &[u8]) -> Left {
+    let mut child = command(folder, "--replay-input", log, of)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -91,7 +97,7 @@ fn a_run_that_was_talked_to_is_replayed_to_the_instruction() {
     let log = log.to_str().expect("a plain path");
     let first = talk(folder.path(), log);
     for said in [&b""[..], b"manager\nsomething else\n"] {
-        let again = again(folder.path(), log, said);
+        let again = again(folder.path(), log, OF_SCRIPT, said);
         assert_eq!(again.0, first.0, "instructions");
         assert_eq!(again.1, first.1, "output");
         assert!(again.2 == first.2, "traces differ");
@@ -126,6 +132,97 @@ fn a_run_that_was_talked_to_is_replayed_to_the_instruction() {
         241,
         "it is damaged",
     );
+}
+
+/// Whoever sits at a terminal, and all that was ever shown on it.
+struct Person {
+    terminal: File,
+    shown: Vec<u8>,
+}
+
+impl Person {
+    /// Looks on for a moment; false once nobody is at the other side any more.
+    fn look(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        // A terminal whose other side was closed gives an error.
+        let length = self.terminal.read(&mut buffer).unwrap_or(0);
+        self.shown.extend(&buffer[..length]);
+        length > 0
+    }
+
+    /// Types, and looks on until something new is shown. The run's --timeout ends what does not answer.
+    fn types(&mut self, keys: &str, until: &str) {
+        let begin = self.shown.len();
+        self.terminal.write_all(keys.as_bytes()).expect("it listens");
+        while !String::from_utf8_lossy(&self.shown[begin..]).contains(until) {
+            assert!(self.look(), "no {until:?} after {keys:?} in\n{}", String::from_utf8_lossy(&self.shown));
+        }
+    }
+}
+
+/// A run with its stdin and stdout on a terminal of its own, and what it says of itself in a file.
+fn on_terminal(folder: &Path, mut command: Command, rows: u16, columns: u16) -> (Person, Child) {
+    let (terminal, slave) = tests::terminal::open(rows, columns);
+    let told = File::create(folder.join("told")).expect("a file");
+    let twin = slave.try_clone().expect("a second handle");
+    let child = command.stdin(slave).stdout(twin).stderr(told).spawn().expect("bindervm starts");
+    // The command holds the other side as well.
+    drop(command);
+    (Person { terminal, shown: Vec::new() }, child)
+}
+
+/// Works at a shell: commands, a typing error, Ctrl-C, another size of the window, the end.
+fn sit(folder: &Path, log: &str) -> Left {
+    let run = command(folder, "--record-input", log, OF_SHELL);
+    let (mut person, mut child) = on_terminal(folder, run, 33, 99);
+    person.types("", "# ");
+    person.types("stty size\r", "33 99");
+    person.types("service check manager\r", "Service manager:");
+    person.types("echo $((40+3\x7f2))\r", "\n42");
+    // What it interrupts has begun when the shell has said so.
+    person.types("(echo be''gun; sleep 100000000)\r", "begun");
+    person.types("\x03", "# ");
+    person.types("service check nobody\r", "Service nobody:");
+    tcsetwinsize(&person.terminal, Winsize { ws_row: 11, ws_col: 55, ws_xpixel: 0, ws_ypixel: 0 })
+        .expect("it has a size");
+    kill_process(Pid::from_child(&child), Signal::WINCH).expect("it is our child");
+    // The signal and the keys have ways of their own: the size may come behind them.
+    let mut sizes = 0..100;
+    while !String::from_utf8_lossy(&person.shown).contains("11 55") {
+        sizes.next().expect("the new size arrives");
+        person.types("stty size\r", "# ");
+    }
+    person.types("exit\r", "");
+    while person.look() {}
+    assert!(child.wait().expect("it is our child").success());
+    left(folder, String::from_utf8(person.shown).expect("text"))
+}
+
+#[test]
+fn a_shell_on_a_terminal_is_replayed_to_the_instruction() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let log = folder.path().join("input.log");
+    let log = log.to_str().expect("a plain path");
+    let first = sit(folder.path(), log);
+
+    // Without a terminal: the guest has the recorded one, with its sizes.
+    let piped = again(folder.path(), log, OF_SHELL, b"exit 3\n");
+    assert_eq!(piped.0, first.0, "instructions");
+    assert_eq!(piped.1, first.1, "output");
+    assert!(piped.2 == first.2, "traces differ");
+
+    // On a terminal of another size, with somebody who types.
+    let run = command(folder.path(), "--replay-input", log, OF_SHELL);
+    let (mut person, mut child) = on_terminal(folder.path(), run, 24, 80);
+    person.types("exit 3\r", "33 99");
+    person.terminal.write_all(b"\x04").expect("it is there");
+    while person.look() {}
+    assert!(child.wait().expect("it is our child").success());
+    let told = std::fs::read_to_string(folder.path().join("told")).expect("text");
+    assert!(told.contains("the replay is the recorded run"), "{told}");
+    let seen = left(folder.path(), String::new());
+    assert_eq!(seen.0, first.0, "instructions");
+    assert!(seen.2 == first.2, "traces differ");
 }
 
 #[test]
