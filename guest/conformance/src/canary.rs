@@ -7,49 +7,16 @@
 use std::io::BufRead;
 
 use crate::actor::Actor;
+use crate::cast::Cast;
 use crate::commands;
-use crate::object::Object;
-use crate::stream::{acquire, acquire_done, call, enter_looper, free, increfs_done, reply, watch};
+use crate::stream::{call, enter_looper, free, reply};
 use crate::world::{Result, World, unexpected};
 
 const BATCH: usize = 20;
-const NODE: (u64, u64) = (0x1000, 0x2000);
 
-/// The cast: the client holds `service` of the server, and `watcher` is a thread of it that waits.
-struct Cast<'w> {
-    server: Actor<'w>,
-    client: Actor<'w>,
-    watcher: Actor<'w>,
-    service: u32,
-}
-
-fn cast(world: &World) -> Result<Cast<'_>> {
-    let manager = world.manager("manager")?;
-    let server = world.server("server")?;
-    let client = world.process("client")?;
-    server.start(commands![call(0, 1).object(Object::binder(NODE.0, NODE.1))])?;
-    let registration = manager.r()?.received()?;
-    let kept = registration.handle(0)?;
-    manager.w(commands![acquire(kept), free(registration.buffer()), reply()])?;
-    manager.r()?;
-    let done = server.finish()?.received()?;
-    server.w(commands![increfs_done(NODE.0, NODE.1), acquire_done(NODE.0, NODE.1), free(done.buffer())])?;
-    client.start(commands![call(0, 2)])?;
-    let lookup = manager.r()?.received()?;
-    manager.w(commands![free(lookup.buffer()), reply().object(Object::handle(kept))])?;
-    manager.r()?;
-    let found = client.finish()?.received()?;
-    let service = found.handle(0)?;
-    client.w(commands![acquire(service), free(found.buffer()), watch(service, 0x77)])?;
-    // A death or a freeze of anybody it knows would end this wait.
-    let watcher = client.thread("watcher")?;
-    watcher.w(commands![enter_looper()])?;
-    watcher.start(commands![])?;
-    Ok(Cast { server, client, watcher, service })
-}
-
-fn batch(cast: &Cast<'_>, token: &[u8]) -> Result {
-    let Cast { server, client, watcher, service } = cast;
+/// `watcher` is a thread of the client that waits for what must not come.
+fn batch(cast: &Cast<'_>, watcher: &Actor<'_>, token: &[u8]) -> Result {
+    let Cast { server, client, service, .. } = cast;
     for round in 1..=BATCH {
         let bytes = token.repeat(round);
         client.start(commands![call(*service, 3).bytes(&bytes)])?;
@@ -74,14 +41,23 @@ fn batch(cast: &Cast<'_>, token: &[u8]) -> Result {
     }
 }
 
+/// A death or a freeze of anybody that the client knows would end this wait.
+fn watcher<'w>(cast: &Cast<'w>) -> Result<Actor<'w>> {
+    let watcher = cast.client.thread("watcher")?;
+    watcher.w(commands![enter_looper()])?;
+    watcher.start(commands![])?;
+    Ok(watcher)
+}
+
 /// Plays batches until stdin ends.
 pub fn run(token: &str) -> std::io::Result<()> {
     let failed = |stop: crate::world::Stop| std::io::Error::other(stop.to_string());
     let world = World::new("canary", true)?;
-    let cast = cast(&world).map_err(failed)?;
+    let cast = Cast::of(&world).map_err(failed)?;
+    let watcher = watcher(&cast).map_err(failed)?;
     for line in std::io::stdin().lock().lines() {
         line?;
-        batch(&cast, token.as_bytes()).map_err(failed)?;
+        batch(&cast, &watcher, token.as_bytes()).map_err(failed)?;
         println!("ok");
     }
     Ok(())

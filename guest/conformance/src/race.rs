@@ -14,6 +14,7 @@ use crate::channel::sleeps_in;
 use crate::child::{Child, Signal, shared};
 use crate::device::Device;
 use crate::object::Object;
+use crate::random::Random;
 use crate::stream::{self, call, enter_looper, free, reply};
 use crate::talk::{CALL_BACK, Talk};
 use crate::uapi::flat;
@@ -100,12 +101,11 @@ fn schedule(policy: i32, priority: i32) -> io::Result<()> {
 
 /// Sleeps for odd times and works in between, so that it preempts whoever is idle at every place.
 fn hog() -> io::Result<()> {
-    let mut random = 1u64;
+    let mut random = Random(1);
     // SAFETY: a plain call about this thread.
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
     loop {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_nanos(20_000 + (random >> 40) % 200_000));
+        std::thread::sleep(Duration::from_nanos(20_000 + random.below(200_000)));
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(3) {
             std::hint::spin_loop();

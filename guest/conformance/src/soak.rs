@@ -18,11 +18,12 @@ use crate::bench::carrying;
 use crate::child::{self, Child, Signal, threads};
 use crate::device::Device;
 use crate::object::Object;
-use crate::stream::{Delivery, Return, call, free, reply};
+use crate::random::Random;
+use crate::stream::{Delivery, call, free, reply};
 use crate::stress::payload;
 use crate::talk::code::{CALL_ME_BACK, ECHO, EVENT, REGISTER};
 use crate::talk::{CallBack, Talk};
-use crate::uapi::{br, tf};
+use crate::uapi::tf;
 
 const SERVER_THREADS: usize = 4;
 const CLIENTS: usize = 4;
@@ -68,19 +69,6 @@ fn load(counter: &AtomicU64) -> u64 {
     counter.load(SeqCst)
 }
 
-/// A stream of numbers from a seed (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit
-    }
-}
-
 /// A file in memory with a text that its receiver knows.
 fn known_file() -> io::Result<File> {
     // SAFETY: a NUL-terminated name; the descriptor is owned from here on.
@@ -112,19 +100,7 @@ struct Server {
 
 impl Server {
     fn run(&self) -> io::Result<()> {
-        let mut talk = Talk::new(&self.device);
-        loop {
-            for item in &talk.exchange()? {
-                match item {
-                    Return::Delivery(request) => self.serve(&mut talk, *request)?,
-                    Return::Words(br::DEAD_BINDER, ids) => {
-                        add(&self.totals.deaths, 1);
-                        talk.bury(ids[0]);
-                    }
-                    _ => {}
-                }
-            }
-        }
+        Talk::new(&self.device).serve(&self.totals.deaths, |talk, request| self.serve(talk, request))
     }
 
     fn serve(&self, talk: &mut Talk<'_>, request: Delivery) -> io::Result<()> {

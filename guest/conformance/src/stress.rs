@@ -14,10 +14,10 @@ use crate::bench::carrying;
 use crate::child::{self, Child, Signal, threads};
 use crate::device::Device;
 use crate::object::Object;
-use crate::stream::{Delivery, Return, call, free};
+use crate::random::Random;
+use crate::stream::{Delivery, call, free};
 use crate::talk::code::{CALL_ME_BACK, ECHO, EVENT, REGISTER};
 use crate::talk::{CallBack, Talk};
-use crate::uapi::br;
 
 const SERVER_THREADS: usize = 4;
 const CLIENTS: usize = 3;
@@ -74,20 +74,7 @@ struct Server {
 
 impl Server {
     fn run(&self) -> io::Result<()> {
-        let mut talk = Talk::new(&self.device);
-        loop {
-            let items = talk.exchange()?;
-            for item in &items {
-                match item {
-                    Return::Delivery(request) => self.serve(&mut talk, *request)?,
-                    Return::Words(br::DEAD_BINDER, ids) => {
-                        add(&self.totals.deaths, 1);
-                        talk.bury(ids[0]);
-                    }
-                    _ => {}
-                }
-            }
-        }
+        Talk::new(&self.device).serve(&self.totals.deaths, |talk, request| self.serve(talk, request))
     }
 
     fn serve(&self, talk: &mut Talk<'_>, request: Delivery) -> io::Result<()> {
@@ -183,17 +170,16 @@ impl Limit {
 
 fn client(device: &Device, totals: &'static Totals, index: usize, limit: Limit) -> io::Result<()> {
     let mut talk = Talk::new(device);
-    let mut random = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(index as u64 + 1);
+    let mut random = Random(index as u64 + 1);
     let mut sequence = 0;
     let start = Instant::now();
     for round in 0.. {
         if limit.reached(start, round) {
             break;
         }
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let size = [0, 4, 8, 60, 300, 4096, 20_000, 150_000][(random >> 33) as usize % 8];
-        match (random >> 40) % 8 {
-            0..4 => echo(&mut talk, totals, random >> 48 & 0xffff, size)?,
+        let size = [0, 4, 8, 60, 300, 4096, 20_000, 150_000][random.below(8) as usize];
+        match random.below(8) {
+            0..4 => echo(&mut talk, totals, random.below(1 << 16), size)?,
             4..7 => {
                 sequence += 1;
                 let head = [(index as u64).to_le_bytes(), u64::to_le_bytes(sequence)].concat();

@@ -1,6 +1,7 @@
 //! One thread's conversation with the driver, for workloads that run at full speed.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 use crate::bench::{carrying, delivery, encode};
 use crate::device::Device;
@@ -65,6 +66,26 @@ impl<'a> Talk<'a> {
             }
         }
         Ok(items)
+    }
+
+    /// Serves calls until this process ends. Who dies is let go of, and counted.
+    pub fn serve(
+        &mut self,
+        deaths: &AtomicU64,
+        mut serve: impl FnMut(&mut Self, Delivery) -> io::Result<()>,
+    ) -> io::Result<()> {
+        loop {
+            for item in &self.exchange()? {
+                match item {
+                    Return::Delivery(request) => serve(self, *request)?,
+                    Return::Words(br::DEAD_BINDER, ids) => {
+                        deaths.fetch_add(1, SeqCst);
+                        self.bury(ids[0]);
+                    }
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Makes a synchronous call; calls back are answered meanwhile. `None` if it failed.

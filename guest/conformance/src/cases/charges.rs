@@ -4,11 +4,11 @@
 //! They are of the group `race`, played on both drivers side by side: they need a cgroup file system at `/sys/fs/cgroup`
 //! with the memory controller.
 
-use super::{Case, publish};
+use super::{Case, watched};
 use crate::actor::Actor;
 use crate::commands;
 use crate::object::Object;
-use crate::stream::{acquire, call, enter_looper, free, reply, watch};
+use crate::stream::{acquire, call, free, reply, watch};
 use crate::world::{Result, Stop, World, unexpected};
 
 pub const CASES: &[Case] = &[
@@ -105,12 +105,7 @@ fn charge(world: &World) -> Result {
 /// The kernel kills a server for its memory in the middle of a call: the caller hears that it is dead.
 fn receiver_killed(world: &World) -> Result {
     let group = Group::new("receiver")?;
-    let m = world.manager("M")?;
-    let s = world.server("S")?;
-    let c = world.process("C")?;
-    c.w(commands![enter_looper()])?;
-    let handle = publish(&s, &m, &c, Object::binder(0x10, 1))?;
-    c.try_wr(commands![watch(handle, 0x77)])?;
+    let (m, s, c, handle) = watched(world)?;
     let t = c.thread("C.2")?;
     t.start(commands![call(handle, 1).pattern(20_000, 1)])?;
     s.r()?.received()?;

@@ -1,7 +1,6 @@
 //! Death notifications, in every order of death, acknowledgement and clearing.
 
-use super::{Case, fetch, give, publish};
-use crate::actor::Actor;
+use super::{Case, fetch, give, publish, watched};
 use crate::commands;
 use crate::object::Object;
 use crate::stream::{acquire, call, dead_done, enter_looper, free, increfs, release, unwatch, watch};
@@ -23,17 +22,6 @@ pub const CASES: &[Case] = &[
     Case { name: "death-during-call", covers: "B031, B032, B134, B311", play: during_call },
     Case { name: "death-wakes-looper", covers: "B083, B265", play: wakes_looper },
 ];
-
-/// A service of S that C holds and watches with cookie 0x77.
-fn watched<'w>(world: &'w World) -> Result<(Actor<'w>, Actor<'w>, Actor<'w>, u32)> {
-    let m = world.manager("M")?;
-    let s = world.server("S")?;
-    let c = world.process("C")?;
-    c.w(commands![enter_looper()])?;
-    let handle = publish(&s, &m, &c, Object::binder(0x10, 1))?;
-    c.try_wr(commands![watch(handle, 0x77)])?;
-    Ok((m, s, c, handle))
-}
 
 fn death(world: &World) -> Result {
     let (_m, s, c, handle) = watched(world)?;

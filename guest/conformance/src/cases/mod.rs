@@ -34,7 +34,7 @@ use std::io::Write;
 use crate::actor::Actor;
 use crate::commands;
 use crate::object::Object;
-use crate::stream::{acquire, call, free, reply};
+use crate::stream::{acquire, call, enter_looper, free, reply, watch};
 use crate::world::{Result, World};
 use crate::write_read::Received;
 
@@ -157,6 +157,17 @@ fn publish(owner: &Actor<'_>, manager: &Actor<'_>, user: &Actor<'_>, node: Objec
     user.w(commands![acquire(handle), free(fetched.buffer())])?;
     manager.w(commands![free(given.buffer())])?;
     Ok(handle)
+}
+
+/// A service of S that C holds and watches with cookie 0x77.
+fn watched<'w>(world: &'w World) -> Result<(Actor<'w>, Actor<'w>, Actor<'w>, u32)> {
+    let m = world.manager("M")?;
+    let s = world.server("S")?;
+    let c = world.process("C")?;
+    c.w(commands![enter_looper()])?;
+    let handle = publish(&s, &m, &c, Object::binder(0x10, 1))?;
+    c.try_wr(commands![watch(handle, 0x77)])?;
+    Ok((m, s, c, handle))
 }
 
 #[cfg(test)]

@@ -3,11 +3,10 @@
 //!
 //! They are of the group `race`, played on both drivers side by side: not every kernel has io_uring.
 
-use super::{Case, publish};
+use super::{Case, watched};
 use crate::actor::Actor;
 use crate::commands;
-use crate::object::Object;
-use crate::stream::{call, enter_looper, free, reply, watch};
+use crate::stream::{call, enter_looper, free, reply};
 use crate::transcript;
 use crate::world::{MAP_SIZE, Result, World, unexpected};
 
@@ -336,12 +335,7 @@ fn open(world: &World) -> Result {
 
 /// A ring that has the file registered keeps it, and the process's nodes, when descriptor and mapping are gone.
 fn kept_file(world: &World) -> Result {
-    let m = world.manager("M")?;
-    let s = world.server("S")?;
-    let c = world.process("C")?;
-    c.w(commands![enter_looper()])?;
-    let handle = publish(&s, &m, &c, Object::binder(0x10, 1))?;
-    c.try_wr(commands![watch(handle, 0x77)])?;
+    let (_m, s, c, handle) = watched(world)?;
     let mut ring = Ring::new(&s)?;
     ring.register("the file", op::REGISTER_FILES, &(s.device() as i32).to_le_bytes(), 1)?;
     s.sys("munmap", libc::SYS_munmap, &[s.map_start(), MAP_SIZE])?;
