@@ -107,7 +107,8 @@ pub fn random(test: u64) -> Random {
     Random::new(setting("SOFTCPU_NATIVE_SEED").unwrap_or(0) << 8 | test)
 }
 
-fn setting(name: &str) -> Option<u64> {
+/// A number from the environment.
+pub fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().and_then(|value| value.parse().ok())
 }
 
