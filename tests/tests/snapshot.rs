@@ -189,3 +189,18 @@ fn a_command_that_fails_leaves_no_snapshot() {
     Guest::of("minimal").with(["--snapshot-to", to]).run(["/bin/sh", "-c", "exit 3"]).expect(3);
     assert!(!path.exists());
 }
+
+/// `--fast` boots an image once, whatever its size; the next run goes on from there.
+#[test]
+fn a_fast_run_boots_once() {
+    // Kernel words that nobody else has: nobody else has made the snapshot.
+    let words = format!("bindervm.test={}", std::process::id());
+    let run = || {
+        let options = ["--fast", "--memory", "200M", "--append", &words];
+        Guest::of("minimal").with(options).run(["true"]).expect(0)
+    };
+    let (first, second) = (run(), run());
+    assert!(first.stderr.contains("booting minimal once"), "{first}");
+    assert!(!first.stderr.contains("--fast"), "it was saved: {first}");
+    assert!(!second.stderr.contains("booting"), "{second}");
+}

@@ -62,7 +62,7 @@ pub fn run(args: &GroupArgs) -> Result<u8, Failure> {
         Err(code) => return Ok(code),
     };
     let extra = SPARE_MEMORY.saturating_mul(guests.len() as u64 - 1);
-    let memory = guests.iter().fold(extra, |sum, guest| sum.saturating_add(guest.args().memory));
+    let memory = guests.iter().fold(extra, |sum, guest| sum.saturating_add(guest.args().memory.0));
     if let Err(failure) = confine::apply(args.sandbox, memory) {
         guests.into_iter().for_each(|guest| {
             guest.refuse(Failure::new(Code::Internal, "the group is not run"));

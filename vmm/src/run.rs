@@ -56,7 +56,7 @@ pub fn run(args: &RunArgs) -> u8 {
         detach::leave_session();
     }
     match Guest::prepare(args, Standing::alone()) {
-        Ok(guest) => match confine::apply(args.sandbox, args.memory) {
+        Ok(guest) => match confine::apply(args.sandbox, args.memory.0) {
             Ok(()) => guest.run(),
             Err(failure) => guest.refuse(failure),
         },

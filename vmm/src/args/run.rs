@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use binder_trace::recording::{DEFAULT_PAYLOAD, MAX_PAYLOAD};
+use ci::plan::value::Memory;
 use clap::{ArgGroup, Args};
 
 use super::choice::{
@@ -60,8 +61,8 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub engine: EngineArg,
     /// Guest memory with its unit: 512M, 2G.
-    #[arg(long, value_parser = parse_memory, default_value = "512M")]
-    pub memory: u64,
+    #[arg(long, value_parser = Memory::parse, default_value = "512M")]
+    pub memory: Memory,
     /// CPUs of the guest.
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(machine::MAX_CPUS)), default_value_t = 1)]
     pub cpus: u8,

@@ -245,7 +245,7 @@ mod tests {
         assert_eq!((a.name.as_str(), b.name.as_str()), ("a", "b"));
         assert!(a.args.image.is_none() && a.args.control.is_some());
         assert_eq!(a.args.name.as_deref(), Some("a"));
-        assert_eq!((b.args.memory, b.args.seed, b.args.disk.len()), (256 << 20, 7, 2));
+        assert_eq!((b.args.memory.0, b.args.seed, b.args.disk.len()), (256 << 20, 7, 2));
         assert_eq!((b.args.console, b.args.summary), (true, false));
         assert_eq!(b.args.command, ["sh", "-c", "exit 3"]);
         assert_eq!(b.args.name.as_deref(), Some("b"));

@@ -126,7 +126,7 @@ impl Source {
     /// Memory in bytes, and CPUs.
     pub fn size(&self, args: &RunArgs) -> (u64, u8) {
         let saved = self.restores().map(|snapshot| (snapshot.header().memory_bytes, snapshot.header().cpus));
-        saved.unwrap_or((args.memory, args.cpus))
+        saved.unwrap_or((args.memory.0, args.cpus))
     }
 
     /// Which binder driver the guest has.
