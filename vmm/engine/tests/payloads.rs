@@ -1,6 +1,8 @@
 //! Tiny bare-metal programs, run on every engine that this computer offers. What the outside sees
 //! of each must be the same.
 
+#[path = "payload/alignment.rs"]
+mod alignment;
 #[path = "payload/lifecycle.rs"]
 mod lifecycle;
 mod payload;
