@@ -5,7 +5,7 @@ use vm_memory::GuestAddress;
 use crate::code;
 use crate::cpu::{Abort, Cause, Cpu};
 use crate::exception::Exception;
-use crate::memory::{self, PAGE};
+use crate::memory::{self, HostPage, PAGE};
 use crate::paging::Access;
 use crate::tlb::Mode;
 use crate::uop::Uop;
@@ -160,33 +160,23 @@ impl Cpu {
         let mut done = 0;
         while done < N {
             let at = address.wrapping_add(done as u64);
-            let Some(host) = self.plain_read(at) else {
+            let Some(page) = self.plain_page(at, false) else {
                 bytes[done] = self.load_slow(self.mode, at)?;
                 done += 1;
                 continue;
             };
             let length = ((PAGE - at % PAGE) as usize).min(N - done);
-            for (byte, host) in bytes[done..done + length].iter_mut().zip(host..) {
-                // SAFETY: as in `peek`; the bytes are those up to the end of the page.
-                *byte = unsafe { memory::read_host(host) };
-            }
+            page.copy_to(at % PAGE, &mut bytes[done..done + length]);
             done += length;
         }
         Ok(bytes)
     }
 
-    /// Where the byte at a linear address is in the host, if the TLB knows its page to be plain RAM.
-    fn plain_read(&self, address: u64) -> Option<u64> {
+    /// The page of a linear address, if the TLB knows it to be plain RAM.
+    fn plain_page(&self, address: u64, write: bool) -> Option<HostPage> {
         let entry = self.tlb.entry(self.mode, address);
-        let offset = address ^ entry.read;
-        (offset < PAGE).then(|| entry.host + offset)
-    }
-
-    /// The same for a byte to be written.
-    fn plain_write(&self, address: u64) -> Option<u64> {
-        let entry = self.tlb.entry(self.mode, address);
-        let offset = address ^ entry.write;
-        (offset < PAGE).then(|| entry.host + offset)
+        let tag = if write { entry.write } else { entry.read };
+        if address ^ tag < PAGE { self.ram.page(entry.page()) } else { None }
     }
 
     /// Writes `N` bytes, or none if a part of them aborts.
@@ -211,16 +201,13 @@ impl Cpu {
         let mut done = 0;
         while done < N {
             let at = address.wrapping_add(done as u64);
-            let Some(host) = self.plain_write(at) else {
+            let Some(page) = self.plain_page(at, true) else {
                 self.store_slow(self.mode, at, bytes[done])?;
                 done += 1;
                 continue;
             };
             let length = ((PAGE - at % PAGE) as usize).min(N - done);
-            for (byte, host) in bytes[done..done + length].iter().zip(host..) {
-                // SAFETY: as in `load_bytes_slow`.
-                unsafe { memory::write_host(host, *byte) };
-            }
+            page.copy_from(at % PAGE, &bytes[done..done + length]);
             done += length;
         }
         Ok(())

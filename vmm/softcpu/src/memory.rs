@@ -53,6 +53,13 @@ impl HostPage {
         unsafe { self.0.add(offset as usize).copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) }
     }
 
+    /// Copies bytes into the page.
+    pub fn copy_from(self, offset: u64, bytes: &[u8]) {
+        assert!(offset + bytes.len() as u64 <= PAGE);
+        // SAFETY: as in `copy_to`.
+        unsafe { self.0.add(offset as usize).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) }
+    }
+
     /// `rep movs` of `len` bytes within one page each, ascending, element after element: where the
     /// destination lies a little behind the source, what was written is read again.
     pub fn move_forward<W: Word>(self, offset: u64, source: HostPage, source_offset: u64, len: u64) {

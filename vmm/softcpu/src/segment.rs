@@ -1,5 +1,6 @@
 //! Segment registers and descriptor tables. (SDM volume 3, chapters 3 and 5.)
 
+use std::mem::offset_of;
 use std::ops::{Index, IndexMut};
 
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,11 @@ pub struct Segments {
 }
 
 impl Segments {
+    /// Where CS's selector is, for compiled code.
+    pub const CODE_SELECTOR_OFFSET: usize = offset_of!(Segments, registers)
+        + Segment::Cs as usize * size_of::<Loaded>()
+        + offset_of!(Loaded, selector);
+
     /// After INIT: real-mode segments of 64 KiB. (SDM volume 3, table 9-1.)
     pub fn reset() -> Segments {
         let real = PRESENT | NOT_SYSTEM | WRITABLE_OR_READABLE | ACCESSED;

@@ -61,6 +61,7 @@ pub const MOV_STORE: Opcode = Opcode::one(0x89);
 pub const LEA: Opcode = Opcode::one(0x8d);
 pub const ADD_LOAD: Opcode = Opcode::one(0x03);
 pub const XOR_LOAD: Opcode = Opcode::one(0x33);
+pub const OR_LOAD: Opcode = Opcode::one(0x0b);
 pub const CMP_STORE: Opcode = Opcode::one(0x39);
 
 /// A jump in the code being made whose target is not known yet: where its displacement is.

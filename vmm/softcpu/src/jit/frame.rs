@@ -15,6 +15,7 @@ use super::emit::*;
 use crate::code::CodeCache;
 use crate::cpu::Cpu;
 use crate::flags;
+use crate::segment::Segments;
 use crate::simd::state::VectorState;
 use crate::tlb::{Entry, Mode, Tlb};
 
@@ -68,6 +69,20 @@ pub fn others_ready() -> i32 {
     field(offset_of!(Cpu, others_ready))
 }
 
+pub fn interrupt_pending() -> i32 {
+    field(offset_of!(Cpu, interrupt_pending))
+}
+
+/// [`Flags::system`](flags::Flags::system).
+pub fn system_flags() -> i32 {
+    field(offset_of!(Cpu, flags) + offset_of!(flags::Flags, system))
+}
+
+/// The selector in CS, whose low two bits are the privilege level.
+pub fn code_selector() -> i32 {
+    field(offset_of!(Cpu, segments) + Segments::CODE_SELECTOR_OFFSET)
+}
+
 /// CR0.
 pub fn cr0() -> i32 {
     field(offset_of!(Cpu, cr0))
@@ -93,7 +108,7 @@ pub fn context(offset: usize) -> i32 {
 }
 
 /// Jump targets that [`Context`] remembers.
-pub const TARGETS: usize = 2048;
+pub const TARGETS: usize = 8192;
 
 /// Where a jump to `rip` leads, if `tag` is the present one.
 #[repr(C)]

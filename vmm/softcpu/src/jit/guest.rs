@@ -116,6 +116,15 @@ pub enum Kind {
     VectorXor,
     /// CMC, CLC, STC by their opcode.
     Carry(u8),
+    /// PUSHF of 8 bytes.
+    PushFlags,
+    /// CLI, STI.
+    Interrupts {
+        on: bool,
+    },
+    /// An operation on AH, CH, DH or BH and an immediate: 1 OR, 4 AND, 6 XOR, 7 CMP, 8 TEST. The operand is
+    /// the register that the byte is in.
+    HighByte(u8),
     JumpIf(u8),
     Jump,
     Call,
@@ -151,7 +160,12 @@ impl Insn {
     pub fn reads_flags(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Binary(2 | 3, _) | Kind::Cmov(_) | Kind::Set(_) | Kind::JumpIf(_) | Kind::Carry(_)
+            Kind::Binary(2 | 3, _)
+                | Kind::Cmov(_)
+                | Kind::Set(_)
+                | Kind::JumpIf(_)
+                | Kind::Carry(_)
+                | Kind::PushFlags
         )
     }
 
@@ -165,7 +179,8 @@ impl Insn {
             | Kind::Neg
             | Kind::Scan { .. }
             | Kind::Xadd
-            | Kind::Cmpxchg => Writes::All,
+            | Kind::Cmpxchg
+            | Kind::HighByte(_) => Writes::All,
             Kind::Shift(_, Count::Immediate(0)) => Writes::Nothing,
             Kind::Shift(4..=7, Count::Immediate(_)) => Writes::All,
             Kind::Shift(..) | Kind::Inc | Kind::Dec | Kind::BitTest { .. } | Kind::Carry(_) => Writes::Some,
@@ -182,6 +197,8 @@ impl Insn {
             | Kind::Pop
             | Kind::Leave
             | Kind::Pause
+            | Kind::PushFlags
+            | Kind::Interrupts { .. }
             | Kind::JumpIf(_)
             | Kind::Jump
             | Kind::Call
@@ -268,10 +285,10 @@ impl Reader<'_> {
         } else {
             self.one_byte(opcode, repeat, short)?
         };
-        if self.at != self.bytes.len() || lock && !insn.may_be_locked() || insn.has_high_byte(self.rex) {
+        if self.at != self.bytes.len() || lock && !insn.may_be_locked() {
             return None;
         }
-        Some(insn)
+        if insn.has_high_byte(self.rex) { insn.on_high_byte() } else { Some(insn) }
     }
 
     fn one_byte(&mut self, opcode: u8, repeat: u8, short: bool) -> Option<Insn> {
@@ -336,6 +353,8 @@ impl Reader<'_> {
                 insn
             }
             0x90 if self.rex & 1 == 0 => self.bare(Kind::Nop),
+            0x9c if quad => self.bare(Kind::PushFlags),
+            0xfa | 0xfb => self.bare(Kind::Interrupts { on: opcode == 0xfb }),
             0x98 => self.bare(Kind::ExtendRax),
             0x99 => self.bare(Kind::ExtendToRdx),
             0xa8 | 0xa9 => {
@@ -465,6 +484,8 @@ impl Reader<'_> {
                 }
                 insn
             }
+            // LFENCE, MFENCE, SFENCE.
+            0xae if !short && matches!(self.next()?, 0xe8 | 0xf0 | 0xf8) => self.bare(Kind::Nop),
             0xaf if self.size != 2 => self.with_modrm(Kind::Imul)?,
             0xb0 | 0xb1 => {
                 self.bytes_if(opcode == 0xb0);
@@ -561,7 +582,18 @@ impl Insn {
             }
     }
 
-    /// True if one of the operands is AH, CH, DH or BH, for which there are no templates.
+    /// What has one of the operands AH, CH, DH or BH, if there is a template for it.
+    fn on_high_byte(self) -> Option<Insn> {
+        let Operand::Register(register) = self.rm else { return None };
+        let op = match self.kind {
+            Kind::Binary(op @ (1 | 4 | 6 | 7), Form::RmImm) => op,
+            Kind::Test(Form::RmImm) => 8,
+            _ => return None,
+        };
+        Some(Insn { kind: Kind::HighByte(op), rm: Operand::Register(register - 4), ..self })
+    }
+
+    /// True if one of the operands is AH, CH, DH or BH.
     fn has_high_byte(&self, rex: u8) -> bool {
         if rex != 0 {
             return false;

@@ -33,6 +33,8 @@ impl Insn {
             | Kind::VectorMove { .. }
             | Kind::VectorXor
             | Kind::Carry(_)
+            | Kind::Interrupts { .. }
+            | Kind::HighByte(7 | 8)
             | Kind::JumpIf(_)
             | Kind::Jump
             | Kind::JumpTo => 0,
@@ -46,6 +48,7 @@ impl Insn {
             | Kind::Dec
             | Kind::Shift(..)
             | Kind::Bswap
+            | Kind::HighByte(_)
             | Kind::BitTest { .. } => rm,
             Kind::Lea
             | Kind::Extend { .. }
@@ -58,7 +61,8 @@ impl Insn {
             Kind::Multiply { .. } => RAX | RDX,
             Kind::ExtendRax => RAX,
             Kind::ExtendToRdx => RDX,
-            Kind::Push | Kind::PushImmediate | Kind::Call | Kind::CallTo | Kind::Return(_) => RSP,
+            Kind::Push | Kind::PushImmediate | Kind::PushFlags => RSP,
+            Kind::Call | Kind::CallTo | Kind::Return(_) => RSP,
             Kind::Pop => rm | RSP,
             Kind::Leave => RSP | RBP,
         }
@@ -87,7 +91,7 @@ impl Insn {
             Kind::Multiply { .. } | Kind::ExtendToRdx => RAX | RDX,
             Kind::ExtendRax | Kind::Cmpxchg => RAX,
             Kind::Shift(_, Count::Cl) => RCX,
-            Kind::Push | Kind::PushImmediate | Kind::Pop => RSP,
+            Kind::Push | Kind::PushImmediate | Kind::PushFlags | Kind::Pop => RSP,
             Kind::Call | Kind::CallTo | Kind::Return(_) => RSP,
             Kind::Leave => RSP | RBP,
             _ => 0,
@@ -124,6 +128,7 @@ impl Insn {
             | Kind::Pop
             | Kind::BitTest { immediate: true, .. }
             | Kind::Bswap
+            | Kind::HighByte(_)
             | Kind::JumpTo
             | Kind::CallTo => (true, false),
             Kind::VectorMove { .. } => (self.rm.is_memory(), false),
@@ -135,6 +140,8 @@ impl Insn {
             | Kind::Nop
             | Kind::Pause
             | Kind::Carry(_)
+            | Kind::PushFlags
+            | Kind::Interrupts { .. }
             | Kind::JumpIf(_)
             | Kind::Jump
             | Kind::Call

@@ -1,8 +1,10 @@
 //! Addition and its like, and multiplication.
 
+use std::mem::offset_of;
+
 use super::super::emit::*;
-use super::super::frame::SCRATCH2;
-use super::super::guest::{Form, Insn, Kind};
+use super::super::frame::{self, CPU, Context, SCRATCH2};
+use super::super::guest::{Form, Insn, Kind, Operand};
 use super::Compiler;
 
 impl Compiler<'_, '_> {
@@ -48,6 +50,39 @@ impl Compiler<'_, '_> {
             self.e.op(insn.size, opcode, source, rm);
         } else {
             self.test_immediate(insn, rm);
+        }
+        self.flags_set();
+    }
+
+    /// An operation on the second byte of a register and an immediate.
+    pub(super) fn high_byte(&mut self, insn: &Insn, op: u8) {
+        let Operand::Register(register) = insn.rm else { return };
+        let writes = !matches!(op, 7 | 8);
+        let apply = |compiler: &mut Self, rm| {
+            match op {
+                8 => compiler.e.group(1, Opcode::one(0xf6), 0, rm),
+                _ => compiler.e.group(1, Opcode::one(0x80), op, rm),
+            }
+            compiler.e.byte(insn.imm as u8);
+        };
+        match self.home(register) {
+            Some(home) => {
+                // What puts the byte back must leave the flags alone: a way through memory does.
+                let kept = frame::context(offset_of!(Context, kept));
+                if writes {
+                    self.e.store(CPU, kept, home);
+                }
+                self.e.op(4, MOV_LOAD, RAX, Rm::Reg(home));
+                self.e.group(4, Opcode::one(0xc1), 5, Rm::Reg(RAX));
+                self.e.byte(8);
+                apply(self, Rm::Reg(RAX));
+                if writes {
+                    let byte = Opcode { byte_reg: true, ..Opcode::one(0x88) };
+                    self.e.op(1, byte, RAX, Rm::Mem(CPU, kept + 1));
+                    self.e.load(home, CPU, kept);
+                }
+            }
+            None => apply(self, Rm::Mem(CPU, frame::slot(register) + 1)),
         }
         self.flags_set();
     }

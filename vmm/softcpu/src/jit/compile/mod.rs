@@ -24,6 +24,7 @@ mod homes;
 mod moves;
 mod operand;
 mod stack;
+mod system;
 mod vector;
 
 use std::mem::offset_of;
@@ -81,7 +82,8 @@ pub fn compile(source: &Source, place: &mut Place) -> Option<Compiled> {
     let mut insns = Vec::with_capacity(source.instructions.len());
     let mut at = 0;
     for &(len, _) in source.instructions {
-        let insn = Insn::decode(&source.bytes[at..at + len as usize]).filter(has_template);
+        let insn =
+            Insn::decode(&source.bytes[at..at + len as usize]).filter(|insn| has_template(insn, source.mode));
         let Some(insn) = insn else { break };
         at += len as usize;
         insns.push(insn);
@@ -119,10 +121,11 @@ fn jumps_to_itself(source: &Source, insns: &[Insn]) -> bool {
     insns.len() == source.instructions.len() && source.bytes.len() as i64 + imm == 0
 }
 
-/// False for the rare forms that would need one more register.
-fn has_template(insn: &Insn) -> bool {
+/// False for the rare forms that would need one more register, and for what programs may not do.
+fn has_template(insn: &Insn, mode: Mode) -> bool {
     match insn.kind {
         Kind::Cmpxchg => insn.rm.is_memory(),
+        Kind::Interrupts { .. } => mode == Mode::Supervisor,
         // Which of the two results is written last matters only where both are one register.
         Kind::Xadd => insn.rm != Operand::Register(insn.reg) || home(insn.reg).is_some(),
         _ => true,
@@ -307,6 +310,9 @@ impl Compiler<'_, '_> {
             }
             Kind::VectorMove { store, aligned } => self.vector_move(insn, store, aligned),
             Kind::VectorXor => self.vector_xor(insn),
+            Kind::PushFlags => self.push_flags(),
+            Kind::Interrupts { on } => self.set_interrupts(on),
+            Kind::HighByte(op) => self.high_byte(insn, op),
             Kind::Xchg => self.xchg(insn),
             Kind::Xadd => self.xadd(insn),
             Kind::Cmpxchg => self.cmpxchg(insn),
