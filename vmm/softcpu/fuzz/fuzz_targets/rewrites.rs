@@ -17,7 +17,12 @@ use vm_memory::{Bytes, GuestAddress};
 mod generated;
 mod pair;
 
-use pair::board::{Board, DATA, NO_EXECUTE, PAGE_TABLE, PRESENT, SPARE_STACK, STACK, TSS, USER, WRITABLE};
+use pair::board::{
+    Board, CODE, DATA, NO_EXECUTE, PAGE_TABLE, PRESENT, SPARE_STACK, STACK, TSS, USER, WRITABLE,
+};
+
+/// Page-table entry bit: the page is that of all address spaces.
+const GLOBAL: u64 = 1 << 8;
 
 const INSTRUCTIONS: u64 = 10_000;
 const STEPS: usize = 30;
@@ -25,7 +30,8 @@ const STEPS: usize = 30;
 /// Frames of code, and where each of them is always mapped.
 const FRAMES: u64 = 8;
 const WINDOW: u64 = 0x10_0000;
-/// Pages that show now this frame, now that: at first the one of the same number.
+/// Pages that show now this frame, now that: at first the one of the same number. The second half of them is
+/// global.
 const PAGES: u64 = 0x11_0000;
 /// The page table, where it can be written. (Where it lies, it cannot: a stray store is not to change it.)
 const TABLE: u64 = 0x1f_f000;
@@ -94,6 +100,16 @@ enum How {
     Locked,
 }
 
+/// How what a page showed before is forgotten.
+#[derive(Clone, Copy, Debug)]
+enum Forget {
+    Invlpg,
+    /// A new CR3, where the page is not global.
+    AddressSpace,
+    /// CR4.PGE off and on.
+    All,
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Puts code into a frame.
@@ -125,7 +141,7 @@ enum Step {
         frame: u64,
         writable: bool,
         executable: bool,
-        reload: bool,
+        forget: Forget,
     },
     /// The page is gone until it is touched; then it is there, and nothing was forgotten.
     Take {
@@ -188,6 +204,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(How::Device),
         1 => Just(How::Locked),
     ];
+    let forget = prop_oneof![Just(Forget::Invlpg), Just(Forget::AddressSpace), Just(Forget::All)];
     let byte = prop_oneof![Just(0x90u8), Just(0xc3), Just(0xcc), Just(0xf4), any::<u8>()];
     prop_oneof![
         8 => (place(), prop::collection::vec(work(), 0..6), end, how, any::<bool>())
@@ -196,8 +213,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(at, value, wide, moving)| Step::Poke { at, value, wide, moving }),
         10 => (place(), 1..20u8).prop_map(|(at, times)| Step::Call { at, times }),
         1 => (place(), place()).prop_map(|(at, stack)| Step::CallOn { at, stack }),
-        6 => (0..FRAMES, 0..FRAMES, any::<bool>(), prop::bool::weighted(0.8), any::<bool>()).prop_map(
-            |(page, frame, writable, executable, reload)| Step::Map { page, frame, writable, executable, reload }
+        6 => (0..FRAMES, 0..FRAMES, any::<bool>(), prop::bool::weighted(0.8), forget).prop_map(
+            |(page, frame, writable, executable, forget)| Step::Map { page, frame, writable, executable, forget }
         ),
         2 => (0..FRAMES).prop_map(|page| Step::Take { page }),
         2 => (0..FRAMES).prop_map(|page| Step::Allow { page }),
@@ -206,6 +223,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..FRAMES, 0..FRAMES).prop_map(|(from, to)| Step::Copy { from, to }),
         1 => (place(), 0..5000u16, byte).prop_map(|(at, length, byte)| Step::Fill { at, length, byte }),
     ]
+}
+
+/// What a page's entry says of that: nothing or global.
+fn scope(page: u64) -> u64 {
+    if page < FRAMES / 2 { 0 } else { GLOBAL }
 }
 
 /// The page-table entry of a page, where it can be written.
@@ -317,15 +339,19 @@ fn perform(a: &mut CodeAssembler, number: u64, step: &Step, length: usize) -> Re
             a.mov(rax, at.moving())?;
             a.call(rax)?;
         }
-        Step::Map { page, frame, writable, executable, reload } => {
-            let rights =
-                PRESENT | if writable { WRITABLE } else { 0 } | if executable { 0 } else { NO_EXECUTE };
+        Step::Map { page, frame, writable, executable, forget } => {
+            let rights = PRESENT
+                | scope(page)
+                | if writable { WRITABLE } else { 0 }
+                | if executable { 0 } else { NO_EXECUTE };
             map(a, page, WINDOW + frame * 0x1000 | rights)?;
-            if reload {
-                a.mov(rax, cr3)?;
-                a.mov(cr3, rax)?;
-            } else {
-                a.invlpg(ptr(PAGES + page * 0x1000))?;
+            match forget {
+                Forget::Invlpg => a.invlpg(ptr(PAGES + page * 0x1000))?,
+                Forget::AddressSpace if scope(page) == 0 => reload(a)?,
+                Forget::AddressSpace | Forget::All => {
+                    toggle_global(a)?;
+                    toggle_global(a)?;
+                }
             }
         }
         Step::Take { page } => {
@@ -336,7 +362,9 @@ fn perform(a: &mut CodeAssembler, number: u64, step: &Step, length: usize) -> Re
             a.or(qword_ptr(entry(page)), (PRESENT | WRITABLE) as i32)?;
             a.btr(qword_ptr(entry(page)), 63)?;
         }
-        Step::Careless { page, frame } => map(a, page, WINDOW + frame * 0x1000 | PRESENT | WRITABLE)?,
+        Step::Careless { page, frame } => {
+            map(a, page, WINDOW + frame * 0x1000 | PRESENT | WRITABLE | scope(page))?;
+        }
         Step::Own { by } => {
             let mut here = a.create_label();
             a.mov(eax, dword_ptr(SUM))?;
@@ -365,14 +393,26 @@ fn perform(a: &mut CodeAssembler, number: u64, step: &Step, length: usize) -> Re
     a.mov(rsp, STACK)
 }
 
+fn reload(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(rax, cr3)?;
+    a.mov(cr3, rax)
+}
+
+/// CR4.PGE.
+fn toggle_global(a: &mut CodeAssembler) -> Result<(), IcedError> {
+    a.mov(rax, cr4)?;
+    a.btc(eax, 7)?;
+    a.mov(cr4, rax)
+}
+
 fn program(a: &mut CodeAssembler, steps: &[Step], pieces: &[Vec<u8>]) -> Result<(), IcedError> {
     // EFER.NXE.
     a.mov(ecx, 0xc000_0080u32)?;
     a.rdmsr()?;
     a.bts(eax, 11)?;
     a.wrmsr()?;
-    a.mov(rax, cr3)?;
-    a.mov(cr3, rax)?;
+    reload(a)?;
+    toggle_global(a)?;
     a.mov(dword_ptr(ROUNDS), 3)?;
     let mut again = a.create_label();
     a.set_label(&mut again)?;
@@ -422,7 +462,11 @@ fn prepare(board: &mut Board, steps: &[Step], pieces: &[Vec<u8>]) {
     for frame in 0..FRAMES {
         let fixed = WINDOW + frame * 0x1000;
         board.ram.write_slice(&[0xc3; 0x1000], GuestAddress(fixed)).expect("RAM");
-        board.put(Board::entry(PAGES + frame * 0x1000), fixed | PRESENT | WRITABLE);
+        board.put(Board::entry(PAGES + frame * 0x1000), fixed | PRESENT | WRITABLE | scope(frame));
+    }
+    // The program itself, like a kernel, so that its links outlive a new CR3.
+    for page in (CODE..=ON_FAULT).step_by(0x1000) {
+        board.put(Board::entry(page), page | PRESENT | WRITABLE | GLOBAL);
     }
     board.put(Board::entry(TABLE), PAGE_TABLE | PRESENT | WRITABLE);
     for page in (0x1000..0xe000).step_by(0x1000) {
