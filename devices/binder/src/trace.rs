@@ -4,7 +4,7 @@
 //! does not know. The numbers of [`TraceEvent::Command`] and [`TraceEvent::Return`] events equal
 //! the numbers of commands executed and of returns handed out by successful reads.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::errno::Errno;
 use crate::ids::{DebugId, GuestId, Kuid, Pid, ProcId, Seq, Tid};
@@ -140,6 +140,7 @@ pub enum TraceEvent {
         /// The ioctl number.
         cmd: u32,
         /// The argument.
+        #[serde(serialize_with = "as_bytes")]
         arg: Vec<u8>,
     },
     /// An ioctl is over.
@@ -367,9 +368,15 @@ pub struct TransactionRecord {
     /// User address of the data in the receiver.
     pub address: u64,
     /// First bytes of the data as they were sent.
+    #[serde(serialize_with = "as_bytes")]
     pub payload: Vec<u8>,
     /// The objects in the data, as they were sent; at most [`MAX_OBJECTS`].
     pub objects: Vec<ObjectRecord>,
+}
+
+/// At once, and not as a sequence of numbers; what is written is the same.
+fn as_bytes<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_bytes(bytes)
 }
 
 /// Objects of one transaction that its record carries.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use binder::GuestId;
 use binder::trace::TraceEvent;
-use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 
 use super::Record;
+use super::encode::Encoder;
 use crate::Stamped;
 
 /// Length and checksum.
@@ -39,7 +39,7 @@ pub(super) enum Entry<E, R> {
 #[derive(Default)]
 pub struct Block {
     /// Room for the head, if there is anything, and the entries.
-    bytes: Vec<u8>,
+    encoder: Encoder,
     stamp: Option<(Duration, GuestId)>,
     records: u64,
 }
@@ -68,59 +68,31 @@ impl Block {
 
     /// Whether it is to be [ended](Self::end) before it takes more.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= FULL
+        self.encoder.len() >= FULL
     }
 
     /// Ends it: gives its bytes, with head, and the number of its records away, unless there is none. Then it is
     /// empty again.
     pub fn end(&mut self, take: impl FnOnce(&[u8], u64)) {
-        if let Some((head, entries)) = self.bytes.split_first_chunk_mut::<HEAD>() {
+        let block = self.encoder.encoded();
+        if let Some((head, entries)) = block.split_first_chunk_mut::<HEAD>() {
             head[..4].copy_from_slice(&(entries.len() as u32).to_le_bytes());
             head[4..].copy_from_slice(&crc32fast::hash(entries).to_le_bytes());
-            take(&self.bytes, self.records);
+            take(block, self.records);
         }
-        self.bytes.clear();
-        self.bytes.shrink_to(KEPT);
+        self.encoder.clear(KEPT);
         (self.stamp, self.records) = (None, 0);
     }
 
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.encoder.capacity()
     }
 
     fn push(&mut self, entry: &Entry<&TraceEvent, &Record>) {
-        if self.bytes.is_empty() {
-            self.bytes.extend([0; HEAD]);
+        if self.encoder.len() == 0 {
+            self.encoder.raw(&[0; HEAD]);
         }
-        // Nothing in an entry is of an unknown length, and the memory grows.
-        postcard::serialize_with_flavor(entry, Tail(&mut self.bytes)).expect("every record has an encoding");
-    }
-}
-
-/// Appends to what there is.
-struct Tail<'a>(&'a mut Vec<u8>);
-
-impl Flavor for Tail<'_> {
-    type Output = ();
-
-    #[inline]
-    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
-        self.0.push(byte);
-        Ok(())
-    }
-
-    #[inline]
-    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
-        // Most numbers are small, and to copy one byte takes no call.
-        match bytes {
-            [byte] => self.0.push(*byte),
-            bytes => self.0.extend_from_slice(bytes),
-        }
-        Ok(())
-    }
-
-    fn finalize(self) -> postcard::Result<()> {
-        Ok(())
+        self.encoder.append(entry);
     }
 }

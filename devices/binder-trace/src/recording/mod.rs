@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::Stamped;
 
 mod block;
+mod encode;
 mod reader;
 mod writer;
 
