@@ -407,9 +407,12 @@ mod tests {
     #[test]
     fn numbers_of_every_length_are_as_postcard_has_them() {
         for bits in 0..64 {
-            for value in
-                [(1u64 << bits) - 1, 1 << bits, 0x5555_5555_5555_5555 & ((2 << bits) - 1), !0 >> bits]
-            {
+            for value in [
+                (1u64 << bits) - 1,
+                1 << bits,
+                0x5555_5555_5555_5555 & (2u64 << bits).wrapping_sub(1),
+                !0 >> bits,
+            ] {
                 same(&value);
                 same(&(value as i64));
                 same(&(value as i64).wrapping_neg());
