@@ -209,7 +209,7 @@ instructions! {
         let size = uop.extra as u64;
         let bottom = cpu.stack_address((8 * size).wrapping_neg(), 8 * size, true)?;
         cpu.probe_write(bottom, 8 * size)?;
-        for (i, register) in [7, 6, 5, 3, 4, 2, 1, 0].into_iter().enumerate() {
+        for (i, register) in [7, 6, 5, 4, 3, 2, 1, 0].into_iter().enumerate() {
             // What is pushed for RSP is its value before.
             let value = cpu.gpr[register];
             cpu.store_sized(bottom + i as u64 * size, size, value)?;

@@ -194,8 +194,8 @@ fn perform<C: Context>(op: Op, cx: &mut C) -> Result<(), Exception> {
         }
         // `execute` has the rest of it.
         Kind::EmptyMmx => Ok(()),
-        Kind::Fxsave { wide } => image::fxsave(wide, cx),
-        Kind::Fxrstor { wide } => image::fxrstor(wide, cx),
+        Kind::Fxsave { wide, registers } => image::fxsave(wide, registers.into(), cx),
+        Kind::Fxrstor { wide, registers } => image::fxrstor(wide, registers.into(), cx),
     }
 }
 

@@ -1,6 +1,6 @@
 //! From decoded instructions to [`Op`]s.
 
-use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, CodeSize, Instruction, Mnemonic, OpKind, Register};
 
 use super::float::Host;
 use super::integer::Integer;
@@ -98,6 +98,8 @@ fn float(op: Host) -> Kind {
 
 /// Everything that is not one of a large family.
 fn other(insn: &Instruction) -> Option<Kind> {
+    // What FXSAVE and FXRSTOR reach.
+    let registers = if insn.code_size() == CodeSize::Code64 { 16 } else { 8 };
     use Mnemonic::*;
     let registers_only = insn.op_kind(0) == OpKind::Register && insn.op_kind(1) == OpKind::Register;
     let wide_gpr = |index| insn.op_kind(index) == OpKind::Register && insn.op_register(index).is_gpr64();
@@ -169,10 +171,10 @@ fn other(insn: &Instruction) -> Option<Kind> {
         Ldmxcsr => Kind::LoadMxcsr,
         Stmxcsr => Kind::StoreMxcsr,
         Emms => Kind::EmptyMmx,
-        Fxsave => Kind::Fxsave { wide: false },
-        Fxsave64 => Kind::Fxsave { wide: true },
-        Fxrstor => Kind::Fxrstor { wide: false },
-        Fxrstor64 => Kind::Fxrstor { wide: true },
+        Fxsave => Kind::Fxsave { wide: false, registers },
+        Fxsave64 => Kind::Fxsave { wide: true, registers },
+        Fxrstor => Kind::Fxrstor { wide: false, registers },
+        Fxrstor64 => Kind::Fxrstor { wide: true, registers },
         _ => return None,
     })
 }

@@ -110,11 +110,15 @@ pub(super) enum Kind {
     Fxsave {
         /// FXSAVE64.
         wide: bool,
+        /// XMM registers: 16, or outside 64-bit mode 8.
+        registers: u8,
     },
     /// FXRSTOR.
     Fxrstor {
         /// FXRSTOR64.
         wide: bool,
+        /// As in FXSAVE.
+        registers: u8,
     },
 }
 

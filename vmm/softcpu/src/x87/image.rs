@@ -9,18 +9,18 @@ use crate::simd::state::VectorState;
 /// Size of the FXSAVE area.
 const AREA: usize = 512;
 
-/// FXSAVE and FXSAVE64 (`wide`).
-pub(crate) fn fxsave<C: Context>(wide: bool, cx: &mut C) -> Result<(), Exception> {
+/// FXSAVE and FXSAVE64 (`wide`) of so many XMM registers.
+pub(crate) fn fxsave<C: Context>(wide: bool, registers: usize, cx: &mut C) -> Result<(), Exception> {
     check_alignment(cx)?;
     // Read first: the bytes that FXSAVE leaves alone must stay, and the area is one store.
     let mut area: [u8; AREA] = cx.load(0)?;
     encode_x87(cx.x87(), wide, &mut area);
-    encode_vector(cx.vector(), &mut area);
+    encode_vector(cx.vector(), registers, &mut area);
     cx.store(0, area)
 }
 
-/// FXRSTOR and FXRSTOR64 (`wide`). A reserved MXCSR bit is #GP(0) and changes nothing.
-pub(crate) fn fxrstor<C: Context>(wide: bool, cx: &mut C) -> Result<(), Exception> {
+/// FXRSTOR and FXRSTOR64 (`wide`) of so many XMM registers. A reserved MXCSR bit is #GP(0) and changes nothing.
+pub(crate) fn fxrstor<C: Context>(wide: bool, registers: usize, cx: &mut C) -> Result<(), Exception> {
     check_alignment(cx)?;
     let area: [u8; AREA] = cx.load(0)?;
     let mxcsr = u32::from_le_bytes(field(&area, 24));
@@ -30,7 +30,7 @@ pub(crate) fn fxrstor<C: Context>(wide: bool, cx: &mut C) -> Result<(), Exceptio
     decode_x87(&area, wide, cx.x87());
     let vector = cx.vector();
     vector.mxcsr = mxcsr;
-    for (i, register) in vector.xmm.iter_mut().enumerate() {
+    for (i, register) in vector.xmm.iter_mut().take(registers).enumerate() {
         *register = u128::from_le_bytes(field(&area, 160 + 16 * i));
     }
     Ok(())
@@ -69,10 +69,10 @@ fn encode_x87(x87: &X87State, wide: bool, area: &mut [u8; AREA]) {
     }
 }
 
-fn encode_vector(vector: &VectorState, area: &mut [u8; AREA]) {
+fn encode_vector(vector: &VectorState, registers: usize, area: &mut [u8; AREA]) {
     put(area, 24, &vector.mxcsr.to_le_bytes());
     put(area, 28, &VectorState::MXCSR_MASK.to_le_bytes());
-    for (i, register) in vector.xmm.iter().enumerate() {
+    for (i, register) in vector.xmm.iter().take(registers).enumerate() {
         put(area, 160 + 16 * i, &register.to_le_bytes());
     }
 }
