@@ -42,6 +42,11 @@ fn segments_bound_what_they_bound_on_the_host() {
     compare(25, user::limits::trials);
 }
 
+#[test]
+fn every_form_outside_64_bit_mode_gives_what_the_host_gives() {
+    compare(26, user::forms::trials);
+}
+
 fn compare(test: u64, trials: impl Fn(&mut Random, &mut dyn FnMut(user::Trial))) {
     let mut random = native::random(test);
     let Some(mut comparison) = Comparison::new() else { return };

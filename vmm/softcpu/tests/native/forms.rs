@@ -4,8 +4,13 @@ use iced_x86::{
     Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpCodeOperandKind, OpKind, Register,
 };
 
-/// Whether the form is one the software CPU has and a test may run.
+/// Whether the form is one the software CPU has and a test may run in 64-bit mode.
 pub fn is_eligible(code: Code) -> bool {
+    is_eligible_in(64, code)
+}
+
+/// The same in a mode of 64, 32 or 16 bits.
+pub fn is_eligible_in(bits: u32, code: Code) -> bool {
     use CpuidFeature::*;
     let info = code.op_code();
     let known = |feature: &CpuidFeature| {
@@ -37,7 +42,11 @@ pub fn is_eligible(code: Code) -> bool {
         )
     };
     info.is_instruction()
-        && info.mode64()
+        && match bits {
+            64 => info.mode64(),
+            32 => info.mode32(),
+            _ => info.mode16(),
+        }
         && code.encoding() == EncodingKind::Legacy
         && code.cpuid_features().iter().all(known)
         && code.flow_control() == FlowControl::Next
@@ -137,8 +146,10 @@ pub fn is_string(mnemonic: Mnemonic) -> bool {
 
 /// MOVSD and CMPSD are also SSE instructions.
 pub fn is_string_form(instruction: &Instruction) -> bool {
-    (0..instruction.op_count())
-        .any(|i| matches!(instruction.op_kind(i), OpKind::MemorySegRSI | OpKind::MemoryESRDI))
+    (0..instruction.op_count()).any(|i| {
+        use OpKind::*;
+        matches!(instruction.op_kind(i), MemorySegRSI | MemoryESRDI | MemorySegESI | MemoryESEDI)
+    })
 }
 
 /// Whether it needs no state of its own and harms none that others need.

@@ -19,6 +19,8 @@ pub struct Generator {
     unaligned: bool,
     /// Where the first instruction will lie.
     start: u64,
+    /// What mode it is for: 64, 32 or 16.
+    bits: u32,
 }
 
 /// The registers that memory operands use; other operands keep away from them.
@@ -56,7 +58,12 @@ const GPR64: [Register; 16] = [
 
 impl Default for Generator {
     fn default() -> Self {
-        Self { careful: false, unaligned: false, start: window::BASE + program::prologue().len() as u64 }
+        Self {
+            careful: false,
+            unaligned: false,
+            start: window::BASE + program::prologue().len() as u64,
+            bits: 64,
+        }
     }
 }
 
@@ -70,6 +77,15 @@ impl Generator {
     /// Instructions whose operands, the stack included, may lie anywhere, also where they fault by it.
     pub fn unaligned() -> Self {
         Self { unaligned: true, ..Self::default() }
+    }
+
+    /// Instructions of compatibility mode, of 32 or 16 bits, all with addresses of 32 bits.
+    pub fn outside_64_bit_mode(bits: u32) -> Self {
+        Self { bits, ..Self::default() }
+    }
+
+    fn is_long(&self) -> bool {
+        self.bits == 64
     }
 
     /// One instruction of this form with everything around it; `None` if it has no encoding here.
@@ -122,7 +138,7 @@ impl Generator {
             let after = undefined_after(&instruction, undefined);
             if let Some(mut jump) = jump {
                 jump[1] = bytes.len() as u8;
-                let decoded = decode(&jump, address);
+                let decoded = decode(self.bits, &jump, address);
                 if decoded.rflags_read() & undefined != 0 {
                     continue;
                 }
@@ -143,6 +159,10 @@ impl Generator {
     /// Chooses the pointers, among them those with an encoding of their own (RBP, R12, R13).
     fn pointers(&self, code: Code, random: &mut Random) -> Pointers {
         let implicit = matches!(code.mnemonic(), Mnemonic::Div | Mnemonic::Idiv);
+        if !self.is_long() {
+            let base = if implicit { 3 } else { random.choose(&[3, 5, 6]) };
+            return Pointers { base, index: 7 };
+        }
         if self.careful || implicit {
             return SHARED;
         }
@@ -177,7 +197,7 @@ impl Generator {
         instruction.set_code(code);
         let mut memory_used = false;
         // All 8-bit registers of one instruction come with REX or without.
-        let legacy_bytes = random.one_in(3);
+        let legacy_bytes = self.is_long() && random.one_in(3);
         for (i, kind) in info.op_kinds().iter().enumerate() {
             let operand = self.operand(*kind, code, pointers, legacy_bytes, memory_used, random)?;
             match operand {
@@ -200,7 +220,7 @@ impl Generator {
                 }
                 Operand::Implicit(kind) => {
                     instruction.set_op_kind(i as u32, kind);
-                    if kind != OpKind::MemoryESRDI {
+                    if !matches!(kind, OpKind::MemoryESRDI | OpKind::MemoryESEDI) {
                         instruction.set_memory_index_scale(1);
                     }
                 }
@@ -215,11 +235,11 @@ impl Generator {
         } else if info.can_use_repne_prefix() && is_string(code.mnemonic()) && random.one_in(2) {
             instruction.set_has_repne_prefix(true);
         }
-        let mut encoder = Encoder::new(64);
+        let mut encoder = Encoder::new(self.bits);
         encoder.encode(&instruction, address).ok()?;
         let bytes = encoder.take_buffer();
         // What the encoder was asked for is not always what the bytes mean (REX, prefixes).
-        let decoded = decode(&bytes, address);
+        let decoded = decode(self.bits, &bytes, address);
         (decoded.code() == code && decoded.len() == bytes.len()).then_some((decoded, bytes))
     }
 
@@ -235,13 +255,20 @@ impl Generator {
         use OpCodeOperandKind::*;
         let memory = !memory_used && random.one_in(2);
         let number = loop {
-            let number = random.below(16);
+            let number = random.below(if self.is_long() { 16 } else { 8 });
             if number != RSP && number != pointers.base && number != pointers.index {
                 break number;
             }
         };
-        let gpr = |size: usize| Operand::Register(sized(number, size, legacy_bytes));
-        let xmm = |random: &mut Random| Operand::Register(Register::XMM0 + random.below(16) as u32);
+        let gpr = |size: usize| {
+            Operand::Register(match size {
+                // AL to BL and AH to BH.
+                1 if !self.is_long() => Register::AL + number as u32,
+                _ => sized(number, size, legacy_bytes),
+            })
+        };
+        let vectors = if self.is_long() { 16 } else { 8 };
+        let xmm = |random: &mut Random| Operand::Register(Register::XMM0 + random.below(vectors) as u32);
         let mm = |random: &mut Random| Operand::Register(Register::MM0 + random.below(8) as u32);
         Some(match kind {
             mem => Operand::Memory(self.memory(code, pointers, random)),
@@ -279,11 +306,14 @@ impl Generator {
             imm32 => Operand::Immediate(OpKind::Immediate32, random.integer() & 0xffff_ffff),
             imm32sex64 => Operand::Immediate(OpKind::Immediate32to64, random.integer() as i32 as u64),
             imm64 => Operand::Immediate(OpKind::Immediate64, random.integer()),
+            seg_rSI if !self.is_long() => Operand::Implicit(OpKind::MemorySegESI),
+            es_rDI if !self.is_long() => Operand::Implicit(OpKind::MemoryESEDI),
+            seg_rDI if !self.is_long() => Operand::Implicit(OpKind::MemorySegEDI),
             seg_rSI => Operand::Implicit(OpKind::MemorySegRSI),
             es_rDI => Operand::Implicit(OpKind::MemoryESRDI),
             seg_rDI => Operand::Implicit(OpKind::MemorySegRDI),
             seg_rBX_al => Operand::Memory(MemoryOperand::new(
-                Register::RBX,
+                if self.is_long() { Register::RBX } else { Register::EBX },
                 Register::AL,
                 1,
                 0,
@@ -296,7 +326,7 @@ impl Generator {
                 Register::None,
                 1,
                 (window::CENTRE + random.below(0x80) as u64) as i64,
-                8,
+                if self.is_long() { 8 } else { 4 },
                 false,
                 Register::None,
             )),
@@ -316,6 +346,18 @@ impl Generator {
             MemoryOperand::new(base, Register::None, 1, displacement, size, false, Register::None)
         };
         let absolute = window::CENTRE as i64 + offset;
+        if !self.is_long() {
+            let base = sized(pointers.base, 4, false);
+            let index = sized(pointers.index, 4, false);
+            let scale = random.choose(&[1, 2, 4, 8]);
+            return match random.below(12) {
+                0..3 => plain(base, relative, 4),
+                3..6 => plain(base, relative, small),
+                6 => plain(base, 0, if pointers.base == 5 { 1 } else { 0 }),
+                7 | 8 => plain(Register::None, absolute, 4),
+                _ => MemoryOperand::new(base, index, scale, relative, 4, false, Register::None),
+            };
+        }
         match random.below(7) {
             0 => plain(base, relative, 8),
             1 => plain(base, relative, small),
@@ -344,8 +386,8 @@ enum Operand {
     Implicit(OpKind),
 }
 
-fn decode(bytes: &[u8], address: u64) -> Instruction {
-    Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).decode()
+fn decode(bits: u32, bytes: &[u8], address: u64) -> Instruction {
+    Decoder::with_ip(bits, bytes, address, DecoderOptions::NONE).decode()
 }
 
 /// `Jcc` with this condition and an 8-bit distance still to be filled in.

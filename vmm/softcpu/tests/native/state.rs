@@ -219,7 +219,7 @@ impl Case {
     }
 
     /// The undefined flags where RFLAGS has them.
-    fn undefined_flags(&self) -> u64 {
+    pub fn undefined_flags(&self) -> u64 {
         let undefined = self.undefined_flags;
         let bit = |flag: u32, position: u32| u64::from(undefined & flag != 0) << position;
         bit(RflagsBits::CF, 0)
@@ -233,7 +233,7 @@ impl Case {
     /// Condition codes of the x87 status word that are undefined: C0, C2 and C3 after anything
     /// but a comparison, a remainder or a trigonometric function. FFREE leaves all undefined, and
     /// makers disagree about C1 after FCOMI.
-    fn undefined_codes(&self) -> u16 {
+    pub fn undefined_codes(&self) -> u16 {
         use iced_x86::Mnemonic::*;
         let mut undefined = 0;
         let mut skipped = false;

@@ -51,6 +51,7 @@ pub fn trials(random: &mut Random, run: &mut dyn FnMut(Trial)) {
                 stacks(mode, selector, offset, random, run);
             }
         }
+        short_addresses(mode, random, run);
         for selector in [USER_CODE_32, local(super::CODE_32), local(super::EXECUTE_ONLY)] {
             // What a code segment allows through CS.
             for (name, access) in ACCESSES {
@@ -103,6 +104,41 @@ fn reaching(selector: u16, offset: u64, random: &mut Random) -> State {
     // The bit that it names lies at [EBX].
     before.gpr[1] &= 7;
     before
+}
+
+/// Every way to write an address of 16 bits, in a segment that begins with the window.
+fn short_addresses(mode: Mode, random: &mut Random, run: &mut dyn FnMut(Trial)) {
+    let prefix: &[u8] = if mode == Mode::Bits32 { &[0x67] } else { &[] };
+    for modrm in (0..0xc0u8).filter(|modrm| modrm & 0x38 == 0x08) {
+        for (name, opcode) in
+            [("read a word", &[0x8b][..]), ("write a word", &[0x89]), ("its address", &[0x8d])]
+        {
+            for stack in [false, true] {
+                let selector = local(super::STACK_16);
+                // mov ds, ax; mov ss, ax, for what BP points to
+                let segments: &[u8] = if stack { &[0x8e, 0xd8, 0x8e, 0xd0] } else { &[0x8e, 0xd8] };
+                let displacement = random.below(0x400) as i16 - 0x200;
+                // Two registers together point to the centre, with or without a wrap; the displacement by itself, too.
+                let centre = (window::CENTRE - window::BASE) as i16;
+                let displacement = if modrm == 0x0e { centre + displacement } else { displacement };
+                let displacement = displacement.to_le_bytes();
+                let code = [segments, prefix, opcode, &[modrm], &displacement[..]].concat();
+                let code = match modrm >> 6 {
+                    0 if modrm & 7 != 6 => &code[..code.len() - 2],
+                    1 => &code[..code.len() - 1],
+                    _ => &code[..],
+                };
+                let mut before = reaching(selector, 0, random);
+                let half = (centre as u64 / 2) | if random.one_in(2) { 0x8000 } else { 0 };
+                for register in [3, 5, 6, 7] {
+                    before.gpr[register] = before.gpr[register] & !0xffff | half;
+                }
+                let about = format!("modrm {modrm:#x}, registers {:x?}", before.gpr);
+                let name = format!("{name} by 16 bits, {mode:?}, stack {stack}");
+                run(Trial::new(name, mode, code, before).about(about));
+            }
+        }
+    }
 }
 
 /// String instructions from and to there.

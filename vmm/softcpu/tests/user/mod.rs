@@ -6,15 +6,18 @@
 //! | `denied` | instructions that a program may not execute, or that make an exception of their own |
 //! | `selectors` | move selectors, and ask about them |
 //! | `far` | jump, call and return to other segments and modes |
+//! | `forms` | are one instruction of any form, outside 64-bit mode |
 //! | `limits` | reach to and beyond the ends of segments in compatibility mode |
 
 pub mod denied;
 pub mod far;
 pub mod flags;
+pub mod forms;
 pub mod limits;
 pub mod selectors;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use softcpu::Execution;
 
@@ -43,6 +46,10 @@ pub struct Trial {
     pub open_where_refused: [u64; 16],
     /// Bits of the flags.
     pub open_flags: u64,
+    /// Of the x87's condition codes, where the status word has them.
+    pub open_codes: u16,
+    /// Of the memory.
+    pub open_memory: Vec<Range<usize>>,
     /// It calls: what it would have pushed, where it is refused.
     pub calls: bool,
 }
@@ -65,6 +72,8 @@ impl Trial {
             open,
             open_where_refused: [0; 16],
             open_flags: 0,
+            open_codes: 0,
+            open_memory: Vec::new(),
             calls: false,
         }
     }
@@ -331,6 +340,11 @@ fn defined(outcome: &Outcome, trial: &Trial) -> Outcome {
         }
     }
     defined.rflags &= !trial.open_flags;
+    let status = u16::from_le_bytes([defined.fxsave[2], defined.fxsave[3]]) & !trial.open_codes;
+    defined.fxsave[2..4].copy_from_slice(&status.to_le_bytes());
+    for range in &trial.open_memory {
+        defined.scratch[range.clone()].fill(0);
+    }
     if trial.calls && outcome.vector == GENERAL_PROTECTION {
         // AMD's CPUs push before they look at the segment's limit, Intel's do not.
         let top = (window::STACK - window::SCRATCH) as usize;
