@@ -169,6 +169,12 @@ fn guests_of_a_domain_call_each_other() {
     let calls = end.trace(&["--calls"], "shop.bvtrace");
     let of = |guest: &str| calls.lines().filter(|line| line.contains(&format!(" {guest} "))).count();
     assert!(of("one") > 5 && of("two") > 2, "the trace says which guest calls:\n{calls}");
+    let across = format!(" {manager} demo_client ");
+    let across: Vec<&str> =
+        calls.lines().filter(|line| line.contains(&across) && line.contains("IDemo")).collect();
+    let whole =
+        |line: &&&str| line.contains(&format!("-> {other}: demo_service ")) && !line.contains("= open");
+    assert!(across.iter().filter(whole).count() >= 20, "calls have both their ends:\n{calls}");
     assert!(calls.contains("BR_FAILED_REPLY (errno -1)"), "the file was refused:\n{calls}");
     let checked = end.trace(&["--check"], "shop.bvtrace");
     assert!(checked.contains("the same:"), "{checked}");

@@ -38,14 +38,14 @@ impl Event {
     /// Names an event. `model` took it already; `ended` is the call that it ended.
     pub fn new(model: &Model, event: &Stamped, ended: Option<&Call>) -> Event {
         let names = model.names();
-        let guest = event.guest;
         let described = describe(&event.event);
-        let pid = described.pid.or_else(|| names.pid(guest, described.proc?));
+        let guest = model.home(event, described.proc);
+        let pid = described.pid.or_else(|| names.pid(described.proc?));
         let call = transaction(&event.event).and_then(|id| {
             let of = |call: &&Call| {
                 call.record.id == id || call.reply.as_ref().is_some_and(|reply| reply.id == id)
             };
-            ended.filter(of).or_else(|| model.open(guest, id))
+            ended.filter(of).or_else(|| model.open(id))
         });
         let node = match described.get("node") {
             Some(Described_::Number(node)) => u32::try_from(*node).ok().map(DebugId),
@@ -57,7 +57,7 @@ impl Event {
             guest: model.guest(guest),
             process: pid.and_then(|pid| names.process(guest, pid)).cloned(),
             thread: described.tid.and_then(|tid| names.thread(guest, tid)).cloned(),
-            service: node.and_then(|node| names.service(guest, node)),
+            service: node.and_then(|node| names.service(node)),
             method: call.map(|call| (call.interface.clone(), call.method_label())),
             pid,
             described,

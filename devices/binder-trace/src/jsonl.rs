@@ -105,8 +105,8 @@ pub fn call(call: &Call, table: &Table) -> Json {
         "machine": call.machine,
         "id": record.id.0,
         "context": call.context.as_deref(),
-        "client": peer(&call.client),
-        "server": call.server.as_ref().map(peer),
+        "client": peer(call, &call.client),
+        "server": call.server.as_ref().map(|server| peer(call, server)),
         "iface": call.interface.as_deref(),
         "method": call.method.as_ref().map(|method| &*method.name),
         "method_sure": call.method.as_ref().map(|method| method.sure),
@@ -133,9 +133,10 @@ pub fn call(call: &Call, table: &Table) -> Json {
     }))
 }
 
-fn peer(peer: &Peer) -> Json {
+fn peer(call: &Call, peer: &Peer) -> Json {
     let tid = peer.party.tid.0;
     known(json!({
+        "guest": (peer.guest_name != call.guest).then_some(&*peer.guest_name),
         "pid": peer.party.pid.0,
         "tid": if tid == 0 { None } else { Some(tid) },
         "proc": peer.process.as_deref(),

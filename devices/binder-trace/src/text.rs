@@ -74,10 +74,10 @@ pub fn call(call: &Call, table: &Table, style: Style) -> String {
     let mut line = head(call.sent, call.host, &call.guest, style);
     line.push(' ');
     line.extend(std::iter::repeat_n("  ", call.depth.min(16) as usize));
-    peer(&mut line, &call.client);
+    peer(&mut line, call, &call.client);
     line.push_str(if record.oneway { " => " } else { " -> " });
     match &call.server {
-        Some(server) => peer(&mut line, server),
+        Some(server) => peer(&mut line, call, server),
         None => line.push_str("nobody"),
     }
     let interface = call.interface.as_deref().unwrap_or("?");
@@ -132,7 +132,10 @@ fn result(line: &mut String, call: &Call, table: &Table) {
     }
 }
 
-fn peer(line: &mut String, peer: &Peer) {
+fn peer(line: &mut String, call: &Call, peer: &Peer) {
+    if peer.guest_name != call.guest {
+        put(line, format_args!("{}: ", peer.guest_name));
+    }
     if let Some(process) = &peer.process {
         put(line, format_args!("{process} "));
     }

@@ -81,8 +81,8 @@ impl Report {
         };
         let arguments = call.arguments(table).map_or_else(String::new, |arguments| arguments.to_string());
         let values = call.result_values(table).map_or_else(String::new, |values| values.to_string());
-        let client = self.thread(call, &call.client);
-        let server = call.server.as_ref().map_or(-1, |server| self.thread(call, server) as i64);
+        let client = self.thread(&call.client);
+        let server = call.server.as_ref().map_or(-1, |server| self.thread(server) as i64);
         let mut string = |text: &str| {
             let short: String = text.chars().take(MAX_TEXT).collect();
             let cut = if short.len() < text.len() { "..." } else { "" };
@@ -110,9 +110,9 @@ impl Report {
         ]));
     }
 
-    fn thread(&mut self, call: &Call, peer: &Peer) -> usize {
+    fn thread(&mut self, peer: &Peer) -> usize {
         let mut string = |text: &str| self.strings.number(text.to_owned());
-        let guest = string(&call.guest);
+        let guest = string(&peer.guest_name);
         let process = string(peer.process.as_deref().unwrap_or(""));
         let thread = string(peer.thread.as_deref().unwrap_or(""));
         self.threads.number((guest, peer.party.pid.0, process, peer.party.tid.0, thread))

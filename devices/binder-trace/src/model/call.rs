@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use binder::DebugId;
 use binder::protocol::br;
 use binder::trace::{ObjectRecord, Party, TransactionRecord};
+use binder::{DebugId, GuestId};
 
 use crate::aidl::Table;
 use crate::constants::{STATUS_CODE, is_failure, return_name};
@@ -16,6 +16,10 @@ use crate::parcel::token::Layout;
 /// One end of a call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Peer {
+    /// Its guest: in a domain not always that of the call.
+    pub guest: GuestId,
+    /// What that is called.
+    pub guest_name: Arc<str>,
     /// The thread, its process, its open file; tid 0 while a call waits for any thread.
     pub party: Party,
     /// What the process calls itself.
@@ -64,9 +68,9 @@ pub enum Outcome {
 /// A call, nested or not, synchronous or oneway.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// The guest's name.
+    /// Name of the guest that calls.
     pub guest: Arc<str>,
-    /// Number of the guest among all recordings that are shown together, from 1.
+    /// Number of that guest among all recordings that are shown together, from 1.
     pub machine: u32,
     /// The context ("binder"), where the opening of the file was seen.
     pub context: Option<Arc<str>>,

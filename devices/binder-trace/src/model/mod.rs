@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use binder::trace::{Party, SentObject, TraceEvent, TransactionRecord};
-use binder::{DebugId, GuestId, Tid};
+use binder::{DebugId, GuestId, ProcId, Tid};
 
 pub use call::{Call, MethodName, Outcome, Peer, Reply};
 pub use names::Names;
@@ -43,9 +43,9 @@ pub struct Model {
     table: Arc<Table>,
     names: Names,
     host: Option<Duration>,
-    open: BTreeMap<(GuestId, DebugId), Call>,
+    open: BTreeMap<DebugId, Call>,
     /// Replies on their way: to which call.
-    replies: BTreeMap<(GuestId, DebugId), DebugId>,
+    replies: BTreeMap<DebugId, DebugId>,
     /// What each thread serves, the innermost last.
     serving: BTreeMap<(GuestId, Tid), Vec<DebugId>>,
     lost: u64,
@@ -115,9 +115,14 @@ impl Model {
     }
 
     /// A call that is not over.
-    pub fn open(&self, guest: GuestId, id: DebugId) -> Option<&Call> {
-        let call = self.replies.get(&(guest, id)).copied().unwrap_or(id);
-        self.open.get(&(guest, call))
+    pub fn open(&self, id: DebugId) -> Option<&Call> {
+        self.open.get(self.replies.get(&id).unwrap_or(&id))
+    }
+
+    /// The guest of the process that an event is about: `proc` is its file. What a message of one guest caused in
+    /// another of its domain is recorded with the message.
+    pub fn home(&self, event: &Stamped, proc: Option<ProcId>) -> GuestId {
+        proc.and_then(|proc| self.names.home(proc)).unwrap_or(event.guest)
     }
 
     /// The calls that have not ended, oldest first.
@@ -126,7 +131,6 @@ impl Model {
     }
 
     fn event(&mut self, event: &Stamped) -> Option<Call> {
-        let guest = event.guest;
         match &event.event {
             TraceEvent::Transaction(record) => match record.reply_to {
                 None => self.sent(event, record),
@@ -134,30 +138,30 @@ impl Model {
             },
             TraceEvent::TransactionDelivered { id, to, .. } => self.delivered(event, *id, to),
             TraceEvent::TransactionFailed { id, code, .. } => {
-                let mut call = self.close(guest, *id)?;
+                let mut call = self.close(*id)?;
                 call.outcome = Outcome::Failed(*code, 0);
                 Some(call)
             }
             TraceEvent::BufferFreed { id, .. } => {
                 let oneway = |call: &Call| call.record.oneway && call.delivered.is_some();
-                self.open.get(&(guest, *id)).filter(|call| oneway(call))?;
-                let mut call = self.close(guest, *id)?;
+                self.open.get(id).filter(|call| oneway(call))?;
+                let mut call = self.close(*id)?;
                 call.freed = Some(event.at);
                 Some(delivered_is_ok(call))
             }
             other => {
-                self.names.event(guest, other);
+                self.names.event(event.guest, other);
                 None
             }
         }
     }
 
     fn sent(&mut self, event: &Stamped, record: &TransactionRecord) -> Option<Call> {
-        let guest = event.guest;
-        let context = self.names.context(guest, record.from.proc).cloned();
+        let guest = self.home(event, Some(record.from.proc));
+        let context = self.names.context(record.from.proc).cloned();
         let hwbinder = context.as_deref() == Some("hwbinder");
         let token = token::read(&record.payload, hwbinder).filter(|_| hwbinder || record.code <= LAST_CALL);
-        let told = record.node.and_then(|node| self.names.interface(guest, node)).cloned();
+        let told = record.node.and_then(|node| self.names.interface(node)).cloned();
         let interface: Option<Arc<str>> =
             token.as_ref().map(|token| token.interface.as_str().into()).or(told);
         let method = interface.as_deref().and_then(|name| self.method(name, record.code)).or_else(|| {
@@ -166,16 +170,15 @@ impl Model {
         let stack = self.serving.get(&(guest, record.from.tid));
         let parent = stack.and_then(|stack| stack.last()).copied();
         let depth = stack.map_or(0, |stack| stack.len() as u32);
-        let (name, machine) = (self.guest(guest), self.machine(guest));
         let mut call = Call {
-            guest: name,
-            machine,
+            guest: self.guest(guest),
+            machine: self.machine(guest),
             context,
             sent: event.at,
             host: self.host,
             client: self.peer(guest, &record.from),
             server: record.to.as_ref().map(|to| self.peer(guest, to)),
-            service: record.node.and_then(|node| self.names.service(guest, node)),
+            service: record.node.and_then(|node| self.names.service(node)),
             interface,
             method,
             layout: token.map(|token| (token.layout, token.arguments)),
@@ -192,9 +195,9 @@ impl Model {
             call.outcome = outcome;
             return Some(call);
         }
-        self.open.insert((guest, record.id), call);
+        self.open.insert(record.id, call);
         let oldest = if self.open.len() > MAX_OPEN { self.open.keys().next().copied() } else { None };
-        oldest.and_then(|(guest, id)| self.close(guest, id))
+        oldest.and_then(|id| self.close(id))
     }
 
     fn method(&self, interface: &str, code: u32) -> Option<MethodName> {
@@ -203,16 +206,16 @@ impl Model {
     }
 
     fn delivered(&mut self, event: &Stamped, id: DebugId, to: &Party) -> Option<Call> {
-        let guest = event.guest;
-        if let Some(call) = self.replies.remove(&(guest, id)) {
-            let mut call = self.close(guest, call)?;
+        if let Some(call) = self.replies.remove(&id) {
+            let mut call = self.close(call)?;
             if let Some(reply) = &mut call.reply {
                 reply.received = Some(event.at);
             }
             return Some(call);
         }
+        let guest = self.home(event, Some(to.proc));
         let peer = self.peer(guest, to);
-        let call = self.open.get_mut(&(guest, id))?;
+        let call = self.open.get_mut(&id)?;
         call.delivered = Some(event.at);
         call.server = Some(peer);
         self.serving.entry((guest, to.tid)).or_default().push(id);
@@ -220,48 +223,51 @@ impl Model {
     }
 
     fn replied(&mut self, event: &Stamped, id: DebugId, record: &TransactionRecord) -> Option<Call> {
-        let guest = event.guest;
         let table = self.table.clone();
-        let call = self.open.get_mut(&(guest, id))?;
+        let call = self.open.get_mut(&id)?;
         call.outcome = call.judge(record, &table);
         call.reply = Some(Reply { id: record.id, sent: event.at, received: None, record: record.clone() });
         let call = call.clone();
-        self.learn(guest, &call);
-        self.stop_serving(guest, &call);
+        self.learn(&call);
+        self.stop_serving(&call);
         if matches!(call.outcome, Outcome::Failed(..)) {
-            return self.close(guest, id);
+            return self.close(id);
         }
-        self.replies.insert((guest, record.id), id);
+        self.replies.insert(record.id, id);
         None
     }
 
     /// Takes a call out of the books.
-    fn close(&mut self, guest: GuestId, id: DebugId) -> Option<Call> {
-        let call = self.open.remove(&(guest, id))?;
-        self.stop_serving(guest, &call);
+    fn close(&mut self, id: DebugId) -> Option<Call> {
+        let call = self.open.remove(&id)?;
+        self.stop_serving(&call);
         if let Some(reply) = &call.reply {
-            self.replies.remove(&(guest, reply.id));
+            self.replies.remove(&reply.id);
         }
         Some(call)
     }
 
-    fn stop_serving(&mut self, guest: GuestId, call: &Call) {
+    fn stop_serving(&mut self, call: &Call) {
         let Some(server) = &call.server else { return };
-        if let Some(stack) = self.serving.get_mut(&(guest, server.party.tid)) {
+        let thread = (server.guest, server.party.tid);
+        if let Some(stack) = self.serving.get_mut(&thread) {
             stack.retain(|id| *id != call.record.id);
             if stack.is_empty() {
-                self.serving.remove(&(guest, server.party.tid));
+                self.serving.remove(&thread);
             }
         }
     }
 
+    /// One end of a call that `guest` tells of.
     fn peer(&self, guest: GuestId, party: &Party) -> Peer {
+        let guest = self.names.home(party.proc).unwrap_or(guest);
         let process = self.names.process(guest, party.pid).cloned();
-        Peer { party: *party, process, thread: self.names.thread(guest, party.tid).cloned() }
+        let thread = self.names.thread(guest, party.tid).cloned();
+        Peer { guest, guest_name: self.guest(guest), party: *party, process, thread }
     }
 
     /// Learns names from a call that was answered.
-    fn learn(&mut self, guest: GuestId, call: &Call) {
+    fn learn(&mut self, call: &Call) {
         let (Some(node), Some(reply), Outcome::Ok) = (call.record.node, &call.reply, &call.outcome) else {
             return;
         };
@@ -271,14 +277,12 @@ impl Model {
             if let Ok(Some(name)) = told
                 && !name.is_empty()
             {
-                self.names.interface_told(guest, node, &plain(&name));
+                self.names.interface_told(node, &plain(&name));
             }
             return;
         }
-        if call.interface.as_deref() == Some("android.os.IServiceManager")
-            && self.names.is_manager(guest, node)
-        {
-            self.learn_service(guest, call);
+        if call.interface.as_deref() == Some("android.os.IServiceManager") && self.names.is_manager(node) {
+            self.learn_service(call);
         }
     }
 
@@ -286,16 +290,16 @@ impl Model {
     fn registered(&mut self, guest: GuestId, record: &TransactionRecord) {
         let event = Stamped { at: Duration::ZERO, guest, event: TraceEvent::Transaction(record.clone()) };
         self.sent(&event, record);
-        if let Some(call) = self.close(guest, record.id)
+        if let Some(call) = self.close(record.id)
             && call.interface.as_deref() == Some("android.os.IServiceManager")
-            && record.node.is_some_and(|node| self.names.is_manager(guest, node))
+            && record.node.is_some_and(|node| self.names.is_manager(node))
         {
-            self.learn_service(guest, &call);
+            self.learn_service(&call);
         }
     }
 
     /// A name and a binder passed through the service manager.
-    fn learn_service(&mut self, guest: GuestId, call: &Call) {
+    fn learn_service(&mut self, call: &Call) {
         let Some(method) = call.method.as_ref().filter(|method| method.sure) else { return };
         let Some(arguments) = call.arguments(&self.table) else { return };
         let name = arguments.values.iter().find_map(|(field, value)| match value {
@@ -312,7 +316,7 @@ impl Model {
             _ => None,
         });
         if let (Some(name), Some(node)) = (name, node) {
-            self.names.service_named(guest, node, &name);
+            self.names.service_named(node, &name);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What a recording's traffic says about names: threads, contexts, services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use binder::trace::TraceEvent;
@@ -9,18 +9,26 @@ use binder::{DebugId, GuestId, Pid, ProcId, Tid};
 use crate::parcel::printable;
 use crate::recording::{Known, ThreadName};
 
-/// Names of one recording.
+/// An open file: whose it is.
+#[derive(Debug)]
+struct File {
+    guest: GuestId,
+    context: Arc<str>,
+    pid: Pid,
+}
+
+/// Names of one recording. Files, nodes and transactions are numbered by the driver, so their numbers mean one thing in
+/// all guests of a domain; threads and processes are numbered by each guest's kernel.
 #[derive(Debug, Default)]
 pub struct Names {
     threads: BTreeMap<(GuestId, Tid), (Pid, Arc<str>)>,
     /// What the process called itself when it was first seen; its main thread's name comes before it.
     processes: BTreeMap<(GuestId, Pid), Arc<str>>,
-    /// Context and opener of each open file.
-    procs: BTreeMap<(GuestId, ProcId), (Arc<str>, Pid)>,
+    procs: BTreeMap<ProcId, File>,
     /// Nodes that are context managers.
-    managers: BTreeMap<(GuestId, DebugId), ()>,
-    services: BTreeMap<(GuestId, DebugId), Arc<str>>,
-    interfaces: BTreeMap<(GuestId, DebugId), Arc<str>>,
+    managers: BTreeSet<DebugId>,
+    services: BTreeMap<DebugId, Arc<str>>,
+    interfaces: BTreeMap<DebugId, Arc<str>>,
 }
 
 impl Names {
@@ -39,10 +47,10 @@ impl Names {
     pub fn known(&mut self, known: &Known) {
         match known {
             Known::File { guest, proc, pid, context } => {
-                self.procs.insert((*guest, *proc), (printable(context).into(), *pid));
+                self.opened(*guest, *proc, *pid, context);
             }
-            Known::Manager { guest, node } => {
-                self.managers.insert((*guest, *node), ());
+            Known::Manager { node, .. } => {
+                self.managers.insert(*node);
             }
             // It is read as the call that it was.
             Known::Registered { .. } => {}
@@ -53,31 +61,35 @@ impl Names {
     pub fn event(&mut self, guest: GuestId, event: &TraceEvent) {
         match event {
             TraceEvent::ProcOpened { proc, pid, context, .. } => {
-                self.procs.insert((guest, *proc), (printable(context).into(), *pid));
+                self.opened(guest, *proc, *pid, context);
             }
             TraceEvent::ContextManager { node, .. } => {
-                self.managers.insert((guest, *node), ());
+                self.managers.insert(*node);
             }
             TraceEvent::NodeReleased { node } => {
-                self.services.remove(&(guest, *node));
-                self.interfaces.remove(&(guest, *node));
-                self.managers.remove(&(guest, *node));
+                self.services.remove(node);
+                self.interfaces.remove(node);
+                self.managers.remove(node);
             }
             TraceEvent::ProcReleased { proc } => {
-                self.procs.remove(&(guest, *proc));
+                self.procs.remove(proc);
             }
             _ => {}
         }
     }
 
+    fn opened(&mut self, guest: GuestId, proc: ProcId, pid: Pid, context: &[u8]) {
+        self.procs.insert(proc, File { guest, context: printable(context).into(), pid });
+    }
+
     /// A node was registered or found under this name. The first name stays.
-    pub fn service_named(&mut self, guest: GuestId, node: DebugId, name: &str) {
-        self.services.entry((guest, node)).or_insert_with(|| name.into());
+    pub fn service_named(&mut self, node: DebugId, name: &str) {
+        self.services.entry(node).or_insert_with(|| name.into());
     }
 
     /// A node said that it has this interface.
-    pub fn interface_told(&mut self, guest: GuestId, node: DebugId, interface: &str) {
-        self.interfaces.insert((guest, node), interface.into());
+    pub fn interface_told(&mut self, node: DebugId, interface: &str) {
+        self.interfaces.insert(node, interface.into());
     }
 
     /// The name of a thread.
@@ -91,28 +103,33 @@ impl Names {
     }
 
     /// The context that an open file belongs to.
-    pub fn context(&self, guest: GuestId, proc: ProcId) -> Option<&Arc<str>> {
-        self.procs.get(&(guest, proc)).map(|(context, _)| context)
+    pub fn context(&self, proc: ProcId) -> Option<&Arc<str>> {
+        self.procs.get(&proc).map(|file| &file.context)
     }
 
     /// The process that opened a file.
-    pub fn pid(&self, guest: GuestId, proc: ProcId) -> Option<Pid> {
-        self.procs.get(&(guest, proc)).map(|(_, pid)| *pid)
+    pub fn pid(&self, proc: ProcId) -> Option<Pid> {
+        self.procs.get(&proc).map(|file| file.pid)
+    }
+
+    /// The guest of the process that opened a file.
+    pub fn home(&self, proc: ProcId) -> Option<GuestId> {
+        self.procs.get(&proc).map(|file| file.guest)
     }
 
     /// What a node is called.
-    pub fn service(&self, guest: GuestId, node: DebugId) -> Option<Arc<str>> {
-        let manager = || self.managers.contains_key(&(guest, node)).then(|| "context-manager".into());
-        self.services.get(&(guest, node)).cloned().or_else(manager)
+    pub fn service(&self, node: DebugId) -> Option<Arc<str>> {
+        let manager = || self.managers.contains(&node).then(|| "context-manager".into());
+        self.services.get(&node).cloned().or_else(manager)
     }
 
     /// Whether a node is a context manager.
-    pub fn is_manager(&self, guest: GuestId, node: DebugId) -> bool {
-        self.managers.contains_key(&(guest, node))
+    pub fn is_manager(&self, node: DebugId) -> bool {
+        self.managers.contains(&node)
     }
 
     /// The interface that a node said it has.
-    pub fn interface(&self, guest: GuestId, node: DebugId) -> Option<&Arc<str>> {
-        self.interfaces.get(&(guest, node))
+    pub fn interface(&self, node: DebugId) -> Option<&Arc<str>> {
+        self.interfaces.get(&node)
     }
 }

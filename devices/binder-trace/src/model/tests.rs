@@ -264,3 +264,52 @@ fn hostile_names_do_not_reach_a_terminal() {
     let line = text::call(&calls(&records, None)[0], &Table::default(), Style::default());
     assert!(line.contains("\\u{1b}[31mred\\u{202e} 1/1"), "{line}");
 }
+
+/// Two guests whose processes have the same numbers share a domain: a call from one to the other is one call, and its
+/// ends are named by the guest that each is in. What is delivered across is recorded with the message that caused it.
+#[test]
+fn a_call_between_guests_of_a_domain_has_an_end_in_each() {
+    let (here, there) = (GuestId(0), GuestId(1));
+    let by = |guest: GuestId, micros: u64, event: TraceEvent| {
+        Record::Event(Stamped { at: Duration::from_micros(micros), guest, event })
+    };
+    let open = |guest: GuestId, proc: u32| TraceEvent::ProcOpened {
+        guest,
+        proc: ProcId(proc),
+        pid: Pid(80),
+        context: b"binder".to_vec(),
+        euid: binder::Kuid(0),
+    };
+    let name = |guest: GuestId, name: &str| {
+        Record::Name(ThreadName { guest, pid: Pid(80), tid: Tid(80), name: name.as_bytes().to_vec() })
+    };
+    let end = |proc: u32| Party { proc: ProcId(proc), pid: Pid(80), tid: Tid(80) };
+    let send = |id: u32, from: u32, to: u32| TransactionRecord {
+        from: end(from),
+        to: Some(end(to)),
+        ..send(id, from, to)
+    };
+    let delivered =
+        |id: u32, to: u32| TraceEvent::TransactionDelivered { id: DebugId(id), to: end(to), address: 0 };
+    let answer = TransactionRecord { reply_to: Some(DebugId(10)), ..send(11, 2, 1) };
+    let records = [
+        name(here, "client"),
+        name(there, "server"),
+        by(here, 1, open(here, 1)),
+        by(there, 2, open(there, 2)),
+        by(here, 10, TraceEvent::Transaction(send(10, 1, 2))),
+        by(here, 10, delivered(10, 2)),
+        by(there, 30, TraceEvent::Transaction(answer)),
+        by(there, 30, delivered(11, 1)),
+    ];
+    let guests = [(here, "one"), (there, "two")];
+    let guests = guests.map(|(id, name)| GuestName { id, name: name.into() }).to_vec();
+    let header = Header { guests, ..header(None) };
+    let mut model = Model::new(&header, 1, Arc::default());
+    let calls: Vec<Call> = records.iter().filter_map(|record| model.record(record)).collect();
+    let [call] = &calls[..] else { panic!("{calls:?}") };
+    let line = text::call(call, model.table(), Style::default());
+    assert!(line.contains("one client 80/80 -> two: server 80/80"), "{line}");
+    assert_eq!((call.outcome.clone(), call.duration()), (Outcome::Ok, Some(Duration::from_micros(20))));
+    assert_eq!(model.finish().len(), 0);
+}

@@ -101,10 +101,11 @@ impl<W: Write> Exporter<W> {
         picked: impl Fn(&Call) -> bool,
     ) -> io::Result<()> {
         let Record::Event(event) = record else { return Ok(()) };
-        let machine = model.machine(event.guest);
+        let id = model.home(event, proc_of(&event.event));
+        let machine = model.machine(id);
         if let Entry::Vacant(entry) = self.guests.entry(machine) {
             entry.insert(Guest::new(machine));
-            let name = model.guest(event.guest);
+            let name = model.guest(id);
             let system = Message::default()
                 .message(system::UTSNAME, Message::default().text(system::SYSNAME, "Linux"))
                 .text(system::MACHINE_NAME, &name);
@@ -118,7 +119,7 @@ impl<W: Write> Exporter<W> {
             write(&mut self.out, descriptor)?;
         }
         let guest = self.guests.get_mut(&machine).expect("it was put there");
-        guest.event(&mut self.out, model, event, ended, picked)
+        guest.event(&mut self.out, model, id, event, ended, picked)
     }
 
     /// Writes what is pending.
@@ -146,6 +147,19 @@ fn failure_track(machine: u32) -> u64 {
     0x6269_6e64_0000_0000 | u64::from(machine)
 }
 
+/// The file whose process an event is about.
+fn proc_of(event: &TraceEvent) -> Option<ProcId> {
+    match event {
+        TraceEvent::ProcOpened { proc, .. }
+        | TraceEvent::ProcReleased { proc }
+        | TraceEvent::BufferFreed { proc, .. } => Some(*proc),
+        TraceEvent::Command { thread, .. } | TraceEvent::Return { thread, .. } => Some(thread.proc),
+        TraceEvent::Transaction(record) => Some(record.from.proc),
+        TraceEvent::TransactionDelivered { to, .. } => Some(to.proc),
+        _ => None,
+    }
+}
+
 fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -168,19 +182,19 @@ impl Guest {
         &mut self,
         out: &mut impl Write,
         model: &Model,
+        id: GuestId,
         event: &Stamped,
         ended: Option<&Call>,
         picked: impl Fn(&Call) -> bool,
     ) -> io::Result<()> {
         let at = nanos(model.host_time().unwrap_or(event.at));
-        let id = event.guest;
         // The call that a transaction's event belongs to.
         let call = |transaction: DebugId| {
             let of = |call: &&Call| {
                 call.record.id == transaction
                     || call.reply.as_ref().is_some_and(|reply| reply.id == transaction)
             };
-            ended.filter(of).or_else(|| model.open(id, transaction)).filter(|call| picked(call))
+            ended.filter(of).or_else(|| model.open(transaction)).filter(|call| picked(call))
         };
         match &event.event {
             TraceEvent::ProcOpened { proc, pid, .. } => {
@@ -242,7 +256,10 @@ impl Guest {
         }
         // The kernel's event comes when the target is known, which is before all later checks.
         let Some(to) = record.to else { return Ok(()) };
-        self.name(out, model, guest, at, to.pid, to.tid)?;
+        // A thread of another guest of the domain is named on that one's machine.
+        if model.names().home(to.proc).is_none_or(|home| home == guest) {
+            self.name(out, model, guest, at, to.pid, to.tid)?;
+        }
         let flags = if record.oneway { record.flags | tf::ONE_WAY } else { record.flags };
         let fields = Message::default()
             .signed(transaction::ID, record.id.0.into())
