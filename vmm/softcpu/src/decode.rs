@@ -96,6 +96,11 @@ impl<'a> Builder<'a> {
         Builder { uops: Vec::with_capacity(8), tables, size, at, comparison: None, ended: false }
     }
 
+    /// What is decoded.
+    pub fn code_size(&self) -> CodeSize {
+        self.size
+    }
+
     /// Whether 64-bit code is decoded.
     pub fn is_long(&self) -> bool {
         self.size == CodeSize::Long

@@ -6,7 +6,7 @@ use crate::decode::{Builder, number};
 use crate::interp::alu::Form;
 use crate::interp::branch::{self, Comparison};
 use crate::interp::string::{self, StringOp};
-use crate::interp::{control, stack};
+use crate::interp::{control, legacy, stack};
 use crate::uop::{ES_BASE, Handler, Uop, ZERO};
 
 impl Builder<'_> {
@@ -26,6 +26,10 @@ impl Builder<'_> {
                         control::loop_
                     }
                     Mnemonic::Jrcxz | Mnemonic::Jecxz | Mnemonic::Jcxz => control::jcxz,
+                    _ if insn.condition_code() != ConditionCode::None && self.resizes(insn) => {
+                        uop.extra = if insn.op0_kind() == OpKind::NearBranch16 { 2 } else { 4 };
+                        legacy::jump_if(insn.condition_code() as u8 - 1)
+                    }
                     _ if insn.condition_code() != ConditionCode::None => {
                         let condition = insn.condition_code() as u8 - 1;
                         if let Some((comparison, size, form)) = comparison

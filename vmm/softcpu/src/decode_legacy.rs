@@ -4,7 +4,7 @@ use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, 
 
 use crate::decode::{Builder, number, size};
 use crate::interp::{control, legacy, transfer};
-use crate::mode::base_register;
+use crate::mode::{CodeSize, base_register};
 use crate::segment::Segment;
 use crate::uop::{Handler, SCRATCH, Uop, ZERO};
 
@@ -168,6 +168,15 @@ impl Builder<'_> {
         self.end(uop);
     }
 
+    /// Whether a near branch has operands of a size that is not the code's, to which its target is cut.
+    pub fn resizes(&self, insn: &Instruction) -> bool {
+        match insn.op0_kind() {
+            OpKind::NearBranch16 => self.code_size() == CodeSize::Bits32,
+            OpKind::NearBranch32 => self.code_size() == CodeSize::Bits16,
+            _ => false,
+        }
+    }
+
     fn legacy_transfer(&mut self, insn: &Instruction) -> bool {
         let call = insn.mnemonic() == Mnemonic::Call;
         let pick = |jump: Handler, of_call: Handler| if call { of_call } else { jump };
@@ -176,7 +185,8 @@ impl Builder<'_> {
             OpKind::NearBranch16 | OpKind::NearBranch32 => {
                 uop.imm = crate::decode_flow::branch_target(insn);
                 uop.extra = if insn.op0_kind() == OpKind::NearBranch16 { 2 } else { 4 };
-                uop.handler = pick(control::jmp, legacy::call);
+                uop.handler =
+                    pick(if self.resizes(insn) { legacy::jump } else { control::jmp }, legacy::call);
             }
             OpKind::FarBranch16 | OpKind::FarBranch32 => {
                 uop.disp = insn.far_branch_selector() as i32;

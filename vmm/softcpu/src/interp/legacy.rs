@@ -3,14 +3,14 @@
 //!
 //! `extra` is the operand size in bytes throughout.
 
-use super::instructions;
+use super::{instructions, pick_condition};
 use crate::cpu::{Abort, Cpu};
 use crate::exception::Exception;
 use crate::flags;
 use crate::interrupt::Source;
 use crate::mode::CodeSize;
 use crate::segment::{Segment, Table};
-use crate::uop::{Cursor, Flow, SCRATCH, Uop};
+use crate::uop::{Cursor, Flow, Handler, PAGE_BASE, SCRATCH, Uop};
 use crate::word::Word;
 
 use super::attempt;
@@ -251,42 +251,44 @@ instructions! {
 
     /// CALL of a fixed place: `imm` is its offset from the page.
     ends fn call(cpu, uop) {
-        let back = cpu.instruction_pointer();
-        cpu.push_sized(uop.extra as u64, back)?;
-        cpu.rip = cpu.gpr[crate::uop::PAGE_BASE as usize].wrapping_add(uop.imm);
+        let target = cpu.relative_target(uop)?;
+        cpu.call_near(uop, target)?;
     }
 
     ends fn call_register(cpu, uop) {
-        let target = cpu.gpr[uop.r1 as usize & 31];
-        let back = cpu.instruction_pointer();
-        cpu.push_sized(uop.extra as u64, back)?;
-        cpu.jump_sized(uop.extra as u64, target);
+        let target = cpu.near_target(uop, cpu.gpr[uop.r1 as usize & 31])?;
+        cpu.call_near(uop, target)?;
     }
 
     ends fn call_memory(cpu, uop) {
-        let address = cpu.address::<true>(uop);
-        let target = cpu.load_sized(address, uop.extra as u64)?;
-        let back = cpu.instruction_pointer();
-        cpu.push_sized(uop.extra as u64, back)?;
-        cpu.jump_sized(uop.extra as u64, target);
+        let target = cpu.load_sized(cpu.address::<true>(uop), uop.extra as u64)?;
+        let target = cpu.near_target(uop, target)?;
+        cpu.call_near(uop, target)?;
+    }
+
+    /// JMP to a fixed place, with operands of a size that is not the code's.
+    ends fn jump(cpu, uop) {
+        let target = cpu.relative_target(uop)?;
+        cpu.set_instruction_pointer(target);
     }
 
     ends fn jump_register(cpu, uop) {
-        let target = cpu.gpr[uop.r1 as usize & 31];
-        cpu.jump_sized(uop.extra as u64, target);
+        let target = cpu.near_target(uop, cpu.gpr[uop.r1 as usize & 31])?;
+        cpu.set_instruction_pointer(target);
     }
 
     ends fn jump_memory(cpu, uop) {
-        let address = cpu.address::<true>(uop);
-        let target = cpu.load_sized(address, uop.extra as u64)?;
-        cpu.jump_sized(uop.extra as u64, target);
+        let target = cpu.load_sized(cpu.address::<true>(uop), uop.extra as u64)?;
+        let target = cpu.near_target(uop, target)?;
+        cpu.set_instruction_pointer(target);
     }
 
     /// RET, which drops `imm` more bytes.
     ends fn ret(cpu, uop) {
-        let target = cpu.pop_sized(uop.extra as u64)?;
-        cpu.move_stack(uop.imm);
-        cpu.jump_sized(uop.extra as u64, target);
+        let target = cpu.stack_word(0, uop.extra as u64)?;
+        let target = cpu.near_target(uop, target)?;
+        cpu.move_stack(uop.extra as u64 + uop.imm);
+        cpu.set_instruction_pointer(target);
     }
 
     /// JMP to `imm` in segment `disp`.
@@ -409,8 +411,40 @@ instructions! {
     }
 }
 
+fn jump_condition<const CC: u8>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    if cpu.flags.condition::<CC>() {
+        return jump(cpu, at);
+    }
+    cpu.rip = cpu.next_rip(at);
+    Flow::Sync
+}
+
+/// The handler of a conditional jump with operands of a size that is not the code's.
+pub fn jump_if(condition: u8) -> Handler {
+    pick_condition!(condition; jump_condition[])
+}
+
 impl Cpu {
-    fn jump_sized(&mut self, size: u64, target: u64) {
-        self.set_instruction_pointer(if size == 2 { target & 0xffff } else { target & 0xffff_ffff });
+    /// An instruction pointer of the operand's size: #GP beyond the segment's limit.
+    fn near_target(&mut self, uop: &Uop, target: u64) -> Result<u64, Abort> {
+        let target = if uop.extra == 2 { target & 0xffff } else { target & 0xffff_ffff };
+        if target > self.segments[Segment::Cs].limit as u64 {
+            return Err(self.raise(Exception::GeneralProtection(0)));
+        }
+        Ok(target)
+    }
+
+    /// The same where `imm` is the place's offset from the page.
+    fn relative_target(&mut self, uop: &Uop) -> Result<u64, Abort> {
+        let base = self.rip.wrapping_sub(self.instruction_pointer());
+        let target = self.gpr[PAGE_BASE as usize].wrapping_add(uop.imm).wrapping_sub(base);
+        self.near_target(uop, target)
+    }
+
+    fn call_near(&mut self, uop: &Uop, target: u64) -> Result<(), Abort> {
+        let back = self.instruction_pointer();
+        self.push_sized(uop.extra as u64, back)?;
+        self.set_instruction_pointer(target);
+        Ok(())
     }
 }
