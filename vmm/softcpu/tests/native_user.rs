@@ -47,6 +47,11 @@ fn every_form_outside_64_bit_mode_gives_what_the_host_gives() {
     compare(26, user::forms::trials);
 }
 
+#[test]
+fn near_transfers_outside_64_bit_mode_go_where_the_host_goes() {
+    compare(27, user::near::trials);
+}
+
 fn compare(test: u64, trials: impl Fn(&mut Random, &mut dyn FnMut(user::Trial))) {
     let mut random = native::random(test);
     let Some(mut comparison) = Comparison::new() else { return };

@@ -7,6 +7,7 @@
 //! | `selectors` | move selectors, and ask about them |
 //! | `far` | jump, call and return to other segments and modes |
 //! | `forms` | are one instruction of any form, outside 64-bit mode |
+//! | `near` | jump, loop, call and return within a segment |
 //! | `limits` | reach to and beyond the ends of segments in compatibility mode |
 
 pub mod denied;
@@ -14,6 +15,7 @@ pub mod far;
 pub mod flags;
 pub mod forms;
 pub mod limits;
+pub mod near;
 pub mod selectors;
 
 use std::collections::BTreeMap;
