@@ -16,6 +16,10 @@ impl Builder<'_> {
         match insn.flow_control() {
             FlowControl::ConditionalBranch => {
                 uop.imm = branch_target(insn);
+                let resized = self.resizes(insn);
+                if resized {
+                    uop.extra = if insn.op0_kind() == OpKind::NearBranch16 { 2 } else { 4 };
+                }
                 uop.handler = match insn.mnemonic() {
                     Mnemonic::Loop | Mnemonic::Loope | Mnemonic::Loopne => {
                         uop.r0 = match insn.mnemonic() {
@@ -23,11 +27,11 @@ impl Builder<'_> {
                             Mnemonic::Loope => 1,
                             _ => 2,
                         };
-                        control::loop_
+                        if resized { legacy::loop_ } else { control::loop_ }
                     }
+                    Mnemonic::Jrcxz | Mnemonic::Jecxz | Mnemonic::Jcxz if resized => legacy::jcxz,
                     Mnemonic::Jrcxz | Mnemonic::Jecxz | Mnemonic::Jcxz => control::jcxz,
-                    _ if insn.condition_code() != ConditionCode::None && self.resizes(insn) => {
-                        uop.extra = if insn.op0_kind() == OpKind::NearBranch16 { 2 } else { 4 };
+                    _ if insn.condition_code() != ConditionCode::None && resized => {
                         legacy::jump_if(insn.condition_code() as u8 - 1)
                     }
                     _ if insn.condition_code() != ConditionCode::None => {

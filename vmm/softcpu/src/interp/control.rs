@@ -132,6 +132,12 @@ fn return_to(cpu: &mut Cpu, at: Cursor, target: u64) -> Flow {
 /// LOOP, LOOPE, LOOPNE: `r0` is 0, 1, 2; `disp` masks the counter's size.
 pub fn loop_(cpu: &mut Cpu, at: Cursor) -> Flow {
     let uop = at.uop();
+    if loops(cpu, at) { leave::<1>(cpu, uop.imm) } else { leave::<0>(cpu, uop.next_offset()) }
+}
+
+/// Counts, and says whether LOOP jumps.
+pub fn loops(cpu: &mut Cpu, at: Cursor) -> bool {
+    let uop = at.uop();
     let count = counter(cpu, at).wrapping_sub(1);
     match uop.disp {
         2 => (count as u16).write(&mut cpu.gpr, 1),
@@ -139,12 +145,11 @@ pub fn loop_(cpu: &mut Cpu, at: Cursor) -> Flow {
         _ => cpu.gpr[1] = count,
     }
     let more = counter(cpu, at) != 0;
-    let taken = match uop.r0 {
+    match uop.r0 {
         0 => more,
         1 => more && cpu.flags.zf(),
         _ => more && !cpu.flags.zf(),
-    };
-    if taken { leave::<1>(cpu, uop.imm) } else { leave::<0>(cpu, uop.next_offset()) }
+    }
 }
 
 /// JRCXZ and JECXZ.
@@ -154,7 +159,7 @@ pub fn jcxz(cpu: &mut Cpu, at: Cursor) -> Flow {
 }
 
 /// The low `disp` bytes of RCX.
-fn counter(cpu: &Cpu, at: Cursor) -> u64 {
+pub fn counter(cpu: &Cpu, at: Cursor) -> u64 {
     match at.uop().disp {
         2 => cpu.gpr[1] & 0xffff,
         4 => cpu.gpr[1] & 0xffff_ffff,

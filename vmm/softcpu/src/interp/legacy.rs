@@ -3,7 +3,7 @@
 //!
 //! `extra` is the operand size in bytes throughout.
 
-use super::{instructions, pick_condition};
+use super::{control, instructions, pick_condition};
 use crate::cpu::{Abort, Cpu};
 use crate::exception::Exception;
 use crate::flags;
@@ -17,6 +17,7 @@ use super::attempt;
 use super::stack::RSP;
 
 const RAX: usize = 0;
+const RCX: usize = 1;
 const RBP: usize = 5;
 
 /// `extra` of [`address`]: the access writes. The other bits are its size.
@@ -411,12 +412,35 @@ instructions! {
     }
 }
 
-fn jump_condition<const CC: u8>(cpu: &mut Cpu, at: Cursor) -> Flow {
-    if cpu.flags.condition::<CC>() {
+/// A conditional jump with operands of a size that is not the code's.
+fn jump_where(cpu: &mut Cpu, at: Cursor, taken: bool) -> Flow {
+    if taken {
         return jump(cpu, at);
     }
     cpu.rip = cpu.next_rip(at);
     Flow::Sync
+}
+
+fn jump_condition<const CC: u8>(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let taken = cpu.flags.condition::<CC>();
+    jump_where(cpu, at, taken)
+}
+
+/// LOOP of that kind.
+pub fn loop_(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let before = cpu.gpr[RCX];
+    let taken = control::loops(cpu, at);
+    let flow = jump_where(cpu, at, taken);
+    if flow == Flow::Abort {
+        cpu.gpr[RCX] = before;
+    }
+    flow
+}
+
+/// JCXZ of that kind.
+pub fn jcxz(cpu: &mut Cpu, at: Cursor) -> Flow {
+    let taken = control::counter(cpu, at) == 0;
+    jump_where(cpu, at, taken)
 }
 
 /// The handler of a conditional jump with operands of a size that is not the code's.

@@ -43,7 +43,7 @@ fn programs(mode: Mode) -> Vec<(String, Vec<u8>)> {
     let mut programs = Vec::new();
     // Jcc, LOOPNE, LOOPE, LOOP, JECXZ and JMP with a distance of 8 bits, over the next instruction.
     for opcode in (0x70..0x80).chain(0xe0..0xe4).chain([0xeb]) {
-        for prefix in [&[][..], &[0x67]] {
+        for prefix in [&[][..], &[0x67], &[0x66], &[0x66, 0x67]] {
             let code = [prefix, &[opcode, EBX.len() as u8], &EBX, &EDX].concat();
             programs.push((format!("{opcode:x}"), code));
         }
