@@ -12,7 +12,7 @@ mod model;
 mod payloads;
 #[path = "../../tests/behaviour/trio.rs"]
 mod trio;
-#[path = "../../tests/behaviour/world.rs"]
+#[path = "../../tests/behaviour/world/mod.rs"]
 mod world;
 
 fuzz_target!(|input: &[u8]| {

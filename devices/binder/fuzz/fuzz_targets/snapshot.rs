@@ -14,7 +14,7 @@ mod hostile;
 mod payloads;
 #[path = "../../tests/behaviour/trio.rs"]
 mod trio;
-#[path = "../../tests/behaviour/world.rs"]
+#[path = "../../tests/behaviour/world/mod.rs"]
 mod world;
 
 use world::{GUEST, Rams};
