@@ -6,6 +6,9 @@ use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::wire;
 
+/// Most answers are no longer, and find their memory at once.
+const USUAL: usize = 512;
+
 /// An in page being filled: the answer at its start, what its offsets name behind it.
 struct AnswerPage {
     bytes: Vec<u8>,
@@ -60,7 +63,8 @@ impl AnswerPage {
 /// The bytes of an in page, as many of it as are used (at most [`wire::PAGE`]; the core bounds
 /// results and lists so that they fit, and `None` says that it did not).
 pub fn answer(answer: &Answer, epoch: u32) -> Option<Vec<u8>> {
-    let mut page = AnswerPage { bytes: vec![0; size_of::<wire::Answer>()] };
+    let mut page = AnswerPage { bytes: Vec::with_capacity(USUAL) };
+    page.bytes.resize(size_of::<wire::Answer>(), 0);
     let (result_offset, result_length) = page.append(&answer.result);
     let (status, park, timeout_ms) = match &answer.status {
         Status::Done => (wire::status::DONE, 0, 0),

@@ -241,7 +241,7 @@ impl VirtioDevice for BinderDevice {
             return Err(ActivateError::Features(guest.features));
         }
         self.world.enter(&guest.ram, guest.features & (1 << wire::F_ATTEMPT_ACQUIRE) != 0);
-        self.active = Some(Active { ram: guest.ram, requests, events, interrupt: guest.interrupt });
+        self.active = Some(Active::new(guest.ram, requests, events, guest.interrupt));
         Ok(())
     }
 

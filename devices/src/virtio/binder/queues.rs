@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use guest_ram::GuestRam;
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::Bytes;
+use vm_memory::{Address, Bytes, GuestMemoryError};
 use zerocopy::IntoBytes;
 
 use super::super::{DeviceError, Interrupt};
-use super::wire;
 use super::world::World;
+use super::{decode, wire};
 use crate::cpu_time;
 
 /// The queues, while the driver is ready.
@@ -19,9 +20,43 @@ pub(super) struct Active {
     pub requests: Queue,
     pub events: Queue,
     pub interrupt: Interrupt,
+    /// The message that is being served.
+    out: OutPage,
+}
+
+/// A message as it was copied out of the guest: once, and as much of its page as it says that it fills.
+#[derive(Default)]
+struct OutPage {
+    /// A page long, once there was a message.
+    bytes: Vec<u8>,
+}
+
+/// Most messages are no longer, and are read at once.
+const USUAL: usize = 512;
+
+impl OutPage {
+    fn read(&mut self, ram: &GuestRam, from: Descriptor) -> Result<&[u8], GuestMemoryError> {
+        self.bytes.resize(wire::PAGE, 0);
+        let room = &mut self.bytes[..(from.len() as usize).min(wire::PAGE)];
+        let (usual, rest) = room.split_at_mut(USUAL.min(room.len()));
+        ram.read_slice(usual, from.addr())?;
+        // What says nothing of its length is no message, and what says too much neither: both are judged later.
+        let says = decode::header(usual).map_or(0, |header| header.length.get() as usize);
+        let (more, _) = rest.split_at_mut(says.saturating_sub(usual.len()).min(rest.len()));
+        if !more.is_empty() {
+            ram.read_slice(more, from.addr().unchecked_add(usual.len() as u64))?;
+        }
+        let length = usual.len() + more.len();
+        Ok(&self.bytes[..length])
+    }
 }
 
 impl Active {
+    /// The queues of a driver that is ready.
+    pub fn new(ram: Arc<GuestRam>, requests: Queue, events: Queue, interrupt: Interrupt) -> Active {
+        Active { ram, requests, events, interrupt, out: OutPage::default() }
+    }
+
     /// Answers up to `most` messages, in ring order (rule 2). Returns how many.
     pub fn serve(&mut self, world: &mut World, most: usize) -> Result<usize, DeviceError> {
         let ring = |source| DeviceError::Ring { queue: wire::REQUEST_QUEUE, source };
@@ -33,9 +68,8 @@ impl Active {
             let timed = world.is_to_be_timed().then(cpu_time::thread);
             let written = match (chain.next(), chain.next()) {
                 (Some(out), Some(into)) if !out.is_write_only() && into.is_write_only() => {
-                    let mut page = vec![0; (out.len() as usize).min(wire::PAGE)];
-                    let bytes = match ram.read_slice(&mut page, out.addr()) {
-                        Ok(()) => world.answer(&page)?,
+                    let bytes = match self.out.read(ram, out) {
+                        Ok(message) => world.answer(message)?,
                         Err(_) => world.protocol_error(),
                     };
                     // An in page that is too small or outside RAM: the guest's own loss.

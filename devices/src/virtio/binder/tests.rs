@@ -179,6 +179,31 @@ fn offsets_and_counts_that_lead_out_of_the_message_are_protocol_errors() {
 }
 
 #[test]
+fn a_message_is_read_as_far_as_it_goes_and_no_farther_than_its_page() {
+    let mut guest = Guest::inline();
+    let whole = open_page(guest.header(0));
+    let end = size_of::<wire::Header>() + size_of::<wire::Open>();
+    // The name stands anywhere in the page, up to its last byte.
+    for offset in [end, 505, 506, 507, 512, 513, 3000, 4090] {
+        let mut page = [&whole[..end], &vec![0xff; offset - end], b"binder"].concat();
+        page[40..44].copy_from_slice(&((offset + 6) as u32).to_le_bytes());
+        page[72..76].copy_from_slice(&(offset as u32).to_le_bytes());
+        assert_eq!(guest.send(&page).error.get(), 0, "at {offset}");
+        // The driver's descriptor is shorter than the message says.
+        for length in [0, 63, 64, offset as u32 + 5] {
+            guest.driver.ram.write_slice(&page, GuestAddress(OUT)).unwrap();
+            guest.driver.add(wire::REQUEST_QUEUE, &[(OUT, length, 0), (IN, 4096, WRITE)]);
+            guest.driver.kick(wire::REQUEST_QUEUE);
+            assert_eq!(guest.driver.used(wire::REQUEST_QUEUE).len(), 1);
+            assert_eq!(guest.answer().error.get(), EPROTO, "at {offset}, {length} bytes");
+        }
+        // Nothing of the message before is left.
+        page[40..44].copy_from_slice(&(offset as u32).to_le_bytes());
+        assert_eq!(guest.send(&page).error.get(), EPROTO, "at {offset}, cut");
+    }
+}
+
+#[test]
 fn a_continue_that_nobody_waits_for_is_a_protocol_error() {
     let mut guest = Guest::inline();
     for reason in [wire::reason::MORE, wire::reason::NEEDS, wire::reason::INSTALL, 77] {
