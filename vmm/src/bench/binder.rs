@@ -22,10 +22,10 @@ use crate::output;
 /// Bytes each way.
 const SIZES: [usize; 6] = [4, 128, 1024, 4096, 16 << 10, 64 << 10];
 /// Calls of a run: enough to be seen beside the boot.
-const CALLS: u64 = 10_000;
+const CALLS: u64 = 50_000;
 const DRIVERS: [&str; 2] = ["host", "kernel"];
 /// Calls of a run with or without a trace: more, because the difference is small.
-const TRACED_CALLS: u64 = 30_000;
+const TRACED_CALLS: u64 = 100_000;
 /// Bytes each way of a traced call.
 const TRACED_BYTES: usize = 4;
 
