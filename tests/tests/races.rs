@@ -244,7 +244,8 @@ fn pages_that_nobody_needs_go_back_by_age() {
 
 /// What a call costs in exits: three ioctls are three doorbells, and nobody is interrupted. Counted between a short
 /// and a long run, so that beginnings do not count. An event wakes one of the two threads; the other one has not fallen
-/// asleep yet, unless a timer's tick comes between.
+/// asleep yet. A timer's tick may come between: then there is an event more, or one read brings what two would have.
+/// The calls take 5 ms of guest time, and a tick comes every 4.
 #[test]
 fn a_call_is_three_doorbells_and_no_interrupt() {
     for size in ["0", "4", "2048"] {
@@ -255,8 +256,8 @@ fn a_call_is_three_doorbells_and_no_interrupt() {
             [count("doorbells"), count("messages"), count("interrupts"), count("events")]
         });
         let [doorbells, messages, interrupts, events] = [0, 1, 2, 3].map(|index| long[index] - short[index]);
-        let more = [doorbells, messages, interrupts];
-        assert_eq!(more, [3 * 300, 3 * 300, 0], "doorbells, messages, interrupts; {size} bytes");
+        assert_eq!([doorbells, interrupts], [messages, 0], "doorbells, interrupts; {size} bytes");
+        assert!((3 * 300 - 4..=3 * 300).contains(&messages), "{messages} messages; {size} bytes");
         assert!((300..330).contains(&events), "{events} events; {size} bytes");
     }
 }
