@@ -8,17 +8,13 @@ use std::time::Duration;
 
 use binder::trace::{TraceEvent, TraceSink};
 use binder_trace::recording::{Block, Header, VERSION, Writer};
-use criterion::measurement::Measurement;
-use shim::cpu_time::CpuTime;
-use shim::{GUEST, Pair, Round, Shim};
+use shim::{GUEST, Pair, Shim};
 
+#[path = "../../binder/benches/rounds/mod.rs"]
+mod rounds;
 #[allow(dead_code)]
 #[path = "../../binder/benches/shim/mod.rs"]
 mod shim;
-
-const ROUNDS: usize = 10;
-const BATCHES: usize = 100;
-const BATCH: usize = 32;
 
 /// A recording as a run makes it: a block a message, in a file that forgets.
 struct Recorded {
@@ -63,28 +59,12 @@ fn main() {
             if has("traced") {
                 pair.shim.sink = Box::new(Recorded::new());
             }
-            (0..BATCHES * BATCH - 4).for_each(|_| {
-                let round = pair.requests.round();
-                pair.shim.round_trip(round);
-            });
-            println!("{size} bytes: {} round trips", BATCHES * BATCH);
+            println!("{size} bytes: {} round trips", rounds::count(&mut pair));
             continue;
         }
-        let best = |pair: &mut Pair| (0..ROUNDS).map(|_| time(pair)).min().unwrap_or_default();
-        let plain = best(&mut pair);
+        let plain = rounds::least(&mut pair);
         pair.shim.sink = Box::new(Recorded::new());
-        let traced = best(&mut pair);
-        let [plain, traced] = [plain, traced].map(|time| time / (BATCHES * BATCH) as u64);
+        let traced = rounds::least(&mut pair);
         println!("{size} bytes: {plain} ns a round trip, recorded {traced} ns");
     }
-}
-
-/// Nanoseconds for all batches.
-fn time(pair: &mut Pair) -> u64 {
-    (0..BATCHES).fold(0, |sum, _| {
-        let batch: Vec<Round> = (0..BATCH).map(|_| pair.requests.round()).collect();
-        let start = CpuTime.start();
-        batch.into_iter().for_each(|round| pair.shim.round_trip(round));
-        sum + CpuTime.end(start)
-    })
 }

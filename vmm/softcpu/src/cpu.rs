@@ -18,7 +18,7 @@ use crate::paging::{self, Access, Rules};
 use crate::random::Random;
 use crate::segment::{FLAT_CODE, FLAT_DATA, Loaded, Segment, Segments, Table};
 use crate::simd::state::VectorState;
-use crate::tlb::{Fill, Mode, Tlb};
+use crate::tlb::{Mode, Tlb};
 use crate::turns::Turns;
 use crate::uop::{Cursor, FS_BASE, Flow, GS_BASE, PAGE_BASE};
 use crate::vm::{Bus, Config, EntryState, Execution};
@@ -241,8 +241,7 @@ impl Cpu {
             if found.writable && !code {
                 self.ram.mark_dirty(found.physical);
             }
-            let fill = Fill { physical: found.physical, host, global: found.global };
-            self.tlb.fill(mode, address, fill, found.writable, code);
+            self.tlb.fill(mode, address, &found, host, code);
         }
         Ok(found.physical)
     }
@@ -265,8 +264,7 @@ impl Cpu {
                 let Some(host) = self.ram.page(found.physical) else {
                     return Err(self.raise(Exception::GeneralProtection(0)));
                 };
-                let fill = Fill { physical: found.physical, host, global: found.global };
-                self.tlb.fill_fetch(self.mode, address, fill);
+                self.tlb.fill_fetch(self.mode, address, &found, host);
                 Ok((found.physical, host))
             }
             Err(code) => Err(self.raise(Exception::PageFault { address, code })),

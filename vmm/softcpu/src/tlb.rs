@@ -9,6 +9,7 @@
 //! switches between processes. (SDM volume 3, 4.10.2.4.)
 
 use crate::memory::{HostPage, PAGE};
+use crate::paging::Translation;
 
 /// Entries of one data table.
 pub const ENTRIES: usize = 1024;
@@ -106,16 +107,6 @@ struct LargeRegion {
     global: bool,
 }
 
-/// What a translation is put in as.
-#[derive(Clone, Copy, Debug)]
-pub struct Fill {
-    /// Guest-physical address.
-    pub physical: u64,
-    pub host: HostPage,
-    /// Of a global page.
-    pub global: bool,
-}
-
 /// The tables.
 pub struct Tlb {
     data: [Entry; 2 * ENTRIES],
@@ -166,18 +157,18 @@ impl Tlb {
         &self.data[Self::slot(mode, address)]
     }
 
-    /// Puts a translation in: of a page that may be written, unless it holds decoded code.
-    pub fn fill(&mut self, mode: Mode, address: u64, fill: Fill, write: bool, code: bool) {
-        let Fill { physical, host, global } = fill;
+    /// Puts a translation in, to the page at `host`. `code`: that holds decoded code.
+    pub fn fill(&mut self, mode: Mode, address: u64, found: &Translation, host: HostPage, code: bool) {
+        let Translation { physical, writable, global, .. } = *found;
         let slot = Self::slot(mode, address);
         let page = address & !(PAGE - 1);
         self.fills += 1;
         self.data[slot] = Entry {
             read: page,
-            write: if write && !code { page } else { unmatchable(slot % ENTRIES) },
+            write: if writable && !code { page } else { unmatchable(slot % ENTRIES) },
             host: host.address(),
             physical: physical & !(PAGE - 1)
-                | if write && code { WITHHELD } else { 0 }
+                | if writable && code { WITHHELD } else { 0 }
                 | if global { GLOBAL } else { 0 },
         };
         let filled = &mut self.filled[global as usize];
@@ -212,8 +203,8 @@ impl Tlb {
     }
 
     /// Puts a fetch translation in.
-    pub fn fill_fetch(&mut self, mode: Mode, address: u64, fill: Fill) {
-        let Fill { physical, host, global } = fill;
+    pub fn fill_fetch(&mut self, mode: Mode, address: u64, found: &Translation, host: HostPage) {
+        let Translation { physical, global, .. } = *found;
         self.fills += 1;
         self.private_code |= mode == Mode::Supervisor && !global;
         self.fetch.0[Self::fetch_slot(mode, address)] =

@@ -96,16 +96,17 @@ fn a_new_cr3_keeps_what_is_global() {
 
 #[test]
 fn without_cr4_pge_a_new_cr3_drops_all() {
-    let change = |a: &mut CodeAssembler| {
-        set_pge(a, false);
-        // What is global comes in again, but is not kept as such.
-        remap(a, FIRST, GLOBAL);
-        load(a);
-        remap(a, SECOND, GLOBAL);
-        reload_cr3(a);
-    };
-    assert_eq!(before_and_behind(GLOBAL, true, load, change), (1, 2), "data");
-    assert_eq!(before_and_behind(GLOBAL, true, call, change), (1, 2), "code");
+    for (read, what) in [(load as fn(&mut CodeAssembler), "data"), (call, "code")] {
+        let change = |a: &mut CodeAssembler| {
+            set_pge(a, false);
+            // What is global comes in again, but is not kept as such.
+            remap(a, FIRST, GLOBAL);
+            read(a);
+            remap(a, SECOND, GLOBAL);
+            reload_cr3(a);
+        };
+        assert_eq!(before_and_behind(GLOBAL, true, read, change), (1, 2), "{what}");
+    }
 }
 
 #[test]
