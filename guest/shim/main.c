@@ -281,6 +281,8 @@ static int vb_probe(struct virtio_device *vdev)
 		virtio_cread_le(vdev, struct vb_config, driver, &dev->driver);
 	}
 
+	dev->direct = virtio_has_feature(vdev, VB_F_DIRECT);
+
 	error = vb_find_queues(vdev, queues, vb_queue_ready, vb_queue_ready);
 	if (error)
 		goto put;
@@ -349,7 +351,9 @@ static int vb_restore(struct virtio_device *vdev)
 }
 #endif
 
-static const unsigned int vb_features[] = { VB_F_INLINE, VB_F_BINDERFS, VB_F_ATTEMPT_ACQUIRE };
+static const unsigned int vb_features[] = {
+	VB_F_INLINE, VB_F_BINDERFS, VB_F_ATTEMPT_ACQUIRE, VB_F_DIRECT,
+};
 
 static const struct virtio_device_id vb_ids[] = {
 	{ VB_DEVICE_ID, VIRTIO_DEV_ANY_ID },

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The two rings: messages out and back, events in.
+ * Messages out and back, events in: with a device that takes messages directly
+ * by one register write each, else by the two rings.
  *
  * vb_device.lock guards both rings. A message belongs to its poster, but for
  * the time between vb_post() and its completion, when both pages belong to the
@@ -9,38 +10,41 @@
  * touches user memory, so that it can run in any context.
  */
 #include <linux/gfp.h>
+#include <linux/percpu.h>
 #include <linux/slab.h>
 
 #include "shim.h"
 
-/* Idle messages kept for the next ioctls: about two a CPU of a small guest. */
-#define VB_CACHE_MAX	16
+/*
+ * Idle messages that each CPU keeps for the next ioctls: one for its caller, one
+ * for whom the caller wakes, two for good measure.
+ */
+#define VB_CACHE_MAX	4
 /* Entries of each ring handled under one hold of the lock. */
 #define VB_BATCH	32
 
-static LIST_HEAD(vb_cache);
-static unsigned int vb_cached;
-static DEFINE_SPINLOCK(vb_cache_lock);
+struct vb_cache {
+	unsigned int count;
+	struct vb_message *messages[VB_CACHE_MAX];
+};
+
+static DEFINE_PER_CPU(struct vb_cache, vb_caches);
 
 static void vb_message_free(struct vb_message *msg)
 {
-	free_page((unsigned long)msg->out);
-	free_page((unsigned long)msg->in);
+	free_pages((unsigned long)msg->out, 1);
 	kfree(msg);
 }
 
 /* A message with both pages, or NULL (not with __GFP_NOFAIL). */
 struct vb_message *vb_message_get(gfp_t gfp)
 {
-	struct vb_message *msg;
+	struct vb_message *msg = NULL;
+	struct vb_cache *cache = get_cpu_ptr(&vb_caches);
 
-	spin_lock(&vb_cache_lock);
-	msg = list_first_entry_or_null(&vb_cache, struct vb_message, link);
-	if (msg) {
-		list_del(&msg->link);
-		vb_cached--;
-	}
-	spin_unlock(&vb_cache_lock);
+	if (cache->count)
+		msg = cache->messages[--cache->count];
+	put_cpu_ptr(&vb_caches);
 	if (msg)
 		return msg;
 
@@ -48,12 +52,13 @@ struct vb_message *vb_message_get(gfp_t gfp)
 	if (!msg)
 		return NULL;
 	/* Zeroed once: what is left of an old message is of our own making. */
-	msg->out = (void *)__get_free_page(gfp | __GFP_ZERO);
-	msg->in = (void *)__get_free_page(gfp | __GFP_ZERO);
-	if (!msg->out || !msg->in) {
-		vb_message_free(msg);
+	msg->out = (void *)__get_free_pages(gfp | __GFP_ZERO, 1);
+	if (!msg->out) {
+		kfree(msg);
 		return NULL;
 	}
+	msg->in = msg->out + VB_PAGE_SIZE;
+	msg->pfn = cpu_to_le32(page_to_pfn(virt_to_page(msg->out)));
 	/* The pages stay where they are: only how much of the first is used changes. */
 	sg_init_one(&msg->sg[0], msg->out, VB_PAGE_SIZE);
 	sg_init_one(&msg->sg[1], msg->in, VB_PAGE_SIZE);
@@ -64,28 +69,167 @@ struct vb_message *vb_message_get(gfp_t gfp)
 /* The message must not be posted. */
 void vb_message_put(struct vb_message *msg)
 {
+	struct vb_cache *cache;
+
 	if (!msg)
 		return;
 	msg->work = NULL;
-	spin_lock(&vb_cache_lock);
-	if (vb_cached < VB_CACHE_MAX) {
-		list_add(&msg->link, &vb_cache);
-		vb_cached++;
+	cache = get_cpu_ptr(&vb_caches);
+	if (cache->count < VB_CACHE_MAX) {
+		cache->messages[cache->count++] = msg;
 		msg = NULL;
 	}
-	spin_unlock(&vb_cache_lock);
+	put_cpu_ptr(&vb_caches);
 	if (msg)
 		vb_message_free(msg);
 }
 
 void vb_message_cache_empty(void)
 {
-	struct vb_message *msg, *next;
+	int cpu;
 
-	list_for_each_entry_safe(msg, next, &vb_cache, link)
-		vb_message_free(msg);
-	INIT_LIST_HEAD(&vb_cache);
-	vb_cached = 0;
+	for_each_possible_cpu(cpu) {
+		struct vb_cache *cache = per_cpu_ptr(&vb_caches, cpu);
+
+		while (cache->count)
+			vb_message_free(cache->messages[--cache->count]);
+	}
+}
+
+static void vb_wake(wait_queue_head_t *head, bool sync)
+{
+	if (sync)
+		wake_up_sync(head);
+	else
+		wake_up(head);
+}
+
+/*
+ * Brings one event, of `size` bytes, to its thread. `event` is the device's memory.
+ * Returns the thread if it brings scheduling of AOSP's kind, else NULL.
+ */
+static struct vb_thread *vb_deliver(struct vb_device *dev,
+				    const struct vb_event *event, u32 size,
+				    bool sync)
+{
+	u16 kind = le16_to_cpu(READ_ONCE(event->kind));
+	struct vb_thread *thread = NULL;
+	struct vb_thread *lent = NULL;
+	struct vb_proc *proc;
+
+	vb_note_idle(dev, le32_to_cpu(READ_ONCE(event->idle_pages)));
+	rcu_read_lock();
+	proc = xa_load(&dev->procs, le32_to_cpu(READ_ONCE(event->proc)));
+	if (proc && le32_to_cpu(READ_ONCE(event->epoch)) == dev->epoch)
+		thread = xa_load(&proc->threads,
+				 le32_to_cpu(READ_ONCE(event->tid)));
+	if (thread && kind == VB_EV_POLL) {
+		wake_up_poll(&thread->poll_wait, EPOLLIN | EPOLLRDNORM);
+	} else if (thread &&
+		   (kind == VB_EV_DONE || kind == VB_EV_INSTALL) &&
+		   le64_to_cpu(READ_ONCE(event->seq)) == READ_ONCE(thread->seq) &&
+		   !smp_load_acquire(&thread->event_ready)) {
+		memcpy(&thread->event, event, size);
+		if (thread->event.nice_kind == cpu_to_le32(VB_ACT_SCHED)) {
+			smp_store_release(&thread->lent, VB_LENT_DUE);
+			lent = thread;
+		}
+		smp_store_release(&thread->event_ready, true);
+		vb_wake(&thread->wait, sync);
+	} else {
+		/* A POLL edge may outlive its thread; all others are bugs. */
+		atomic_inc(&dev->dropped_events);
+		if (kind != VB_EV_POLL)
+			pr_warn_ratelimited("event %u for proc %u tid %u dropped\n",
+					    kind, le32_to_cpu(event->proc),
+					    le32_to_cpu(event->tid));
+	}
+	rcu_read_unlock();
+	return lent;
+}
+
+/*
+ * Begins an ioctl of the thread: events of earlier ones are dropped by their
+ * seq from here on. Events are brought under the lock, so that none that was
+ * compared with the old seq is stored after this.
+ */
+void vb_begin_seq(struct vb_device *dev, struct vb_thread *thread)
+{
+	unsigned long flags;
+
+	spin_lock_irqsave(&dev->lock, flags);
+	WRITE_ONCE(thread->seq, thread->seq + 1);
+	WRITE_ONCE(thread->owner, current);
+	WRITE_ONCE(thread->lent, VB_LENT_NONE);
+	smp_store_release(&thread->event_ready, false);
+	spin_unlock_irqrestore(&dev->lock, flags);
+}
+
+/*
+ * Brings the events that a direct answer carries to their threads. Called by its
+ * poster, who is not preempted until all of them are awake: nobody else knows.
+ */
+static void vb_deliver_all(struct vb_device *dev, struct vb_message *msg)
+{
+	const struct vb_answer *answer = msg->in;
+	u32 count = le16_to_cpu(answer->event_count);
+	u32 at = le16_to_cpu(answer->event_offset);
+
+	/* Keeps the threads. */
+	rcu_read_lock();
+	for (; count; count--) {
+		const struct vb_event *event = msg->in + at;
+		struct vb_thread *lent;
+		unsigned long flags;
+		u32 size;
+
+		if (at > VB_PAGE_SIZE - VB_EVENT_HEAD)
+			break;
+		size = VB_EVENT_HEAD + min_t(u32, le32_to_cpu(event->length), sizeof(event->bytes));
+		if (at + size > VB_PAGE_SIZE)
+			break;
+		spin_lock_irqsave(&dev->lock, flags);
+		lent = vb_deliver(dev, event, size, true);
+		spin_unlock_irqrestore(&dev->lock, flags);
+		if (lent)
+			vb_lend(lent);
+		at += ALIGN(size, 8);
+	}
+	rcu_read_unlock();
+	if (count)
+		vb_device_bug(dev, "events outside of the answer");
+}
+
+/*
+ * By the register: the message is answered when the write returns. Whether the
+ * device is dead is looked at where vb_device_end() waits for us.
+ */
+static int vb_post_direct(struct vb_device *dev, struct vb_message *msg)
+{
+	struct virtio_device *vdev = dev->vdev;
+	struct vb_answer *answer = msg->in;
+	bool answered = false;
+
+	answer->status = 0;
+	preempt_disable();
+	if (!vb_device_dead(dev)) {
+		vdev->config->set(vdev, offsetof(struct vb_config, post),
+				  &msg->pfn, sizeof(msg->pfn));
+		answered = READ_ONCE(answer->status);
+		if (!answered)
+			vb_device_lost(dev);
+		else if (answer->event_count)
+			vb_deliver_all(dev, msg);
+	}
+	preempt_enable();
+	if (!answered) {
+		wait_for_completion(&dev->ended);
+		return -EIO;
+	}
+	msg->written = VB_PAGE_SIZE;
+	if (msg->work)
+		queue_work(vb_wq, msg->work);
+	return 0;
 }
 
 /* One attempt: 0, -ENOSPC when the ring is full, -EIO when the device is gone. */
@@ -125,18 +269,12 @@ static int vb_try_post(struct vb_device *dev, struct vb_message *msg)
 	return error;
 }
 
-/*
- * Hands the message to the device; waits for room where the ring is full.
- * After 0 the message comes back through vb_settle(), also from a lost device.
- */
-int vb_post(struct vb_device *dev, struct vb_message *msg)
+/* By the ring; waits for room where it is full. */
+static int vb_post_ring(struct vb_device *dev, struct vb_message *msg)
 {
-	struct vb_header *header = msg->out;
 	int error;
 
-	header->length = cpu_to_le32(msg->length);
 	reinit_completion(&msg->done);
-	msg->error = 0;
 	msg->written = 0;
 	msg->posted = true;
 	for (;;) {
@@ -156,6 +294,19 @@ int vb_post(struct vb_device *dev, struct vb_message *msg)
 		return -EIO;
 	}
 	return 0;
+}
+
+/*
+ * Hands the message to the device. After 0 it comes back through vb_settle(),
+ * also from a lost device.
+ */
+int vb_post(struct vb_device *dev, struct vb_message *msg)
+{
+	struct vb_header *header = msg->out;
+
+	header->length = cpu_to_le32(msg->length);
+	msg->error = 0;
+	return dev->direct ? vb_post_direct(dev, msg) : vb_post_ring(dev, msg);
 }
 
 /* Waits until a posted message is ours again: 0, or -EIO from a lost device. */
@@ -210,74 +361,6 @@ static void vb_complete(struct vb_device *dev, struct vb_message *msg, int error
 		queue_work(vb_wq, work);
 }
 
-static void vb_wake(wait_queue_head_t *head, bool sync)
-{
-	if (sync)
-		wake_up_sync(head);
-	else
-		wake_up(head);
-}
-
-/*
- * Brings one event to its thread. `event` is the device's memory. Returns the
- * thread if it brings scheduling of AOSP's kind, else NULL.
- */
-static struct vb_thread *vb_deliver(struct vb_device *dev,
-				    const struct vb_event *event, bool sync)
-{
-	u16 kind = le16_to_cpu(READ_ONCE(event->kind));
-	struct vb_thread *thread = NULL;
-	struct vb_thread *lent = NULL;
-	struct vb_proc *proc;
-
-	vb_note_idle(dev, le32_to_cpu(READ_ONCE(event->idle_pages)));
-	rcu_read_lock();
-	proc = xa_load(&dev->procs, le32_to_cpu(READ_ONCE(event->proc)));
-	if (proc && le32_to_cpu(READ_ONCE(event->epoch)) == dev->epoch)
-		thread = xa_load(&proc->threads,
-				 le32_to_cpu(READ_ONCE(event->tid)));
-	if (thread && kind == VB_EV_POLL) {
-		wake_up_poll(&thread->poll_wait, EPOLLIN | EPOLLRDNORM);
-	} else if (thread &&
-		   (kind == VB_EV_DONE || kind == VB_EV_INSTALL) &&
-		   le64_to_cpu(READ_ONCE(event->seq)) == READ_ONCE(thread->seq) &&
-		   !smp_load_acquire(&thread->event_ready)) {
-		memcpy(&thread->event, event, sizeof(thread->event));
-		if (thread->event.nice_kind == cpu_to_le32(VB_ACT_SCHED)) {
-			smp_store_release(&thread->lent, VB_LENT_DUE);
-			lent = thread;
-		}
-		smp_store_release(&thread->event_ready, true);
-		vb_wake(&thread->wait, sync);
-	} else {
-		/* A POLL edge may outlive its thread; all others are bugs. */
-		atomic_inc(&dev->dropped_events);
-		if (kind != VB_EV_POLL)
-			pr_warn_ratelimited("event %u for proc %u tid %u dropped\n",
-					    kind, le32_to_cpu(event->proc),
-					    le32_to_cpu(event->tid));
-	}
-	rcu_read_unlock();
-	return lent;
-}
-
-/*
- * Begins an ioctl of the thread: events of earlier ones are dropped by their
- * seq from here on. Events are brought under the lock, so that none that was
- * compared with the old seq is stored after this.
- */
-void vb_begin_seq(struct vb_device *dev, struct vb_thread *thread)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&dev->lock, flags);
-	WRITE_ONCE(thread->seq, thread->seq + 1);
-	WRITE_ONCE(thread->owner, current);
-	WRITE_ONCE(thread->lent, VB_LENT_NONE);
-	smp_store_release(&thread->event_ready, false);
-	spin_unlock_irqrestore(&dev->lock, flags);
-}
-
 static int vb_post_event_buffer(struct vb_device *dev, struct vb_event *event)
 {
 	struct scatterlist sg;
@@ -316,7 +399,7 @@ static bool vb_drain_batch(struct vb_device *dev, bool sync)
 			break;
 		if (le16_to_cpu(READ_ONCE(event->flags)) & VB_EV_MORE_EVENTS)
 			starved = true;
-		thread = vb_deliver(dev, event, sync);
+		thread = vb_deliver(dev, event, sizeof(*event), sync);
 		if (thread)
 			lent[lends++] = thread;
 		if (vb_post_event_buffer(dev, event))

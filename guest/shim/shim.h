@@ -47,14 +47,14 @@
 
 /* One message: the two pages it travels in, and how its owner learns the end. */
 struct vb_message {
-	struct list_head link;		/* in the cache of idle messages */
 	void *out;			/* the device's to read while posted */
-	void *in;			/* the device's to write while posted */
+	void *in;			/* the page behind it: the device's to write while posted */
+	__le32 pfn;			/* of out */
 	struct scatterlist sg[2];	/* the two, for the ring */
 	u32 length;			/* bytes of out in use */
 	u32 written;			/* bytes of in that the device wrote */
 	int error;			/* -EIO: the device was lost */
-	bool posted;
+	bool posted;			/* in the ring */
 	struct completion done;
 	struct work_struct *work;	/* queued when the answer is there, or NULL */
 };
@@ -96,6 +96,7 @@ struct vb_device {
 	u32 lsm;			/* VB_LSM_*: how the core asks */
 	u64 features;			/* own ones, as negotiated */
 	u32 driver;			/* VB_DRIVER_* */
+	bool direct;			/* VB_F_DIRECT: requests stays empty */
 
 	spinlock_t lock;		/* both rings and the six fields below */
 	struct virtqueue *requests;

@@ -4,7 +4,7 @@
  *
  * PROTOCOL.md beside this file is the specification; this header is its byte
  * layout. All fields are little endian and naturally aligned. Reserved fields
- * are zero. A message is always two descriptors: one page out (struct
+ * are zero. A message is always two pages: one page out (struct
  * vb_header, then the body of its kind, then whatever the body's offsets name)
  * and one page in (struct vb_answer and what its offsets name). Offsets count
  * bytes from the start of the page they stand in. Bodies start at byte 64.
@@ -29,6 +29,7 @@ typedef uint64_t __le64;
 #define VB_EVENT_QUEUE		1	/* 256 entries, buffers of 256 bytes */
 #define VB_QUEUE_SIZE		256
 #define VB_EVENT_SIZE		256
+#define VB_EVENT_HEAD		64	/* bytes of an event before its `bytes` */
 
 /*
  * Feature bit: when the doorbell write of queue 0 returns, every message
@@ -40,6 +41,12 @@ typedef uint64_t __le64;
 #define VB_F_BINDERFS		1
 /* Feature bit: attempt-acquire, which no Linux driver has; accepted only where it is asked for. */
 #define VB_F_ATTEMPT_ACQUIRE	2
+/*
+ * Feature bit, only with VB_F_INLINE: a message may be posted without queue 0, by writing the page
+ * frame number of its out page to vb_config.post. Its in page is the next one, and is filled when
+ * that write returns; the answer carries events.
+ */
+#define VB_F_DIRECT		3
 
 /* struct vb_config.driver: what the driver that the host follows has */
 #define VB_DRIVER_FREEZE_NOTIFICATION	1	/* features/freeze_notification */
@@ -58,6 +65,7 @@ struct vb_config {
 	__le32 max_threads;
 	__le32 max_files;	/* file descriptors in one transaction */
 	__le32 driver;		/* VB_DRIVER_* bits; with VB_F_BINDERFS */
+	__le32 post;		/* written: a message's page frame number; with VB_F_DIRECT */
 };
 
 /* struct vb_header.kind. Waited for: */
@@ -261,7 +269,8 @@ struct vb_answer {
 	__le32 action_offset;	/* struct vb_action[action_count], to be done in order */
 	__le32 action_count;
 	__le32 idle_pages;	/* pages of this guest that TRIM could give back */
-	__le32 reserved;
+	__le16 event_offset;	/* struct vb_event[event_count], each VB_EVENT_HEAD bytes, then `length` */
+	__le16 event_count;	/* padded to 8; of messages posted to vb_config.post alone */
 };
 
 /* struct vb_need.kind */

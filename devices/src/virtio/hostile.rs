@@ -10,7 +10,7 @@ use ::binder::{Domain, GuestId, Limits, Profile, TraceEvent};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::binder::wire::F_INLINE;
+use super::binder::wire::{F_DIRECT, F_INLINE};
 use super::binder::{BinderDevice, Recorder, SharedDomain, Timing};
 use super::block::{Block, Disk, SECTOR};
 use super::console::{Console, F_MULTIPORT, StreamPort};
@@ -45,6 +45,8 @@ pub fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         2 => (0..0x120u64, prop_oneof![0..70u32, any::<u32>()])
             .prop_map(|(offset, value)| Step::Register { offset: offset & !3, value }),
+        // The binder's messages without a queue: mostly of pages that were scribbled on.
+        2 => (0..20u32).prop_map(|value| Step::Register { offset: 0x11c, value }),
         6 => (queue(), address.clone(), length, 0..8u16)
             .prop_map(|(queue, address, length, flags)| Step::Descriptor { queue, address, length, flags }),
         2 => (queue(), 0..64u16, 0..70u16).prop_map(|(queue, from, to)| Step::Link { queue, from, to }),
@@ -144,7 +146,7 @@ pub fn subjects() -> Vec<Subject> {
                 Timing::Inline,
                 Box::new(Unheard),
             )),
-            features: 1 << F_INLINE,
+            features: 1 << F_INLINE | 1 << F_DIRECT,
             works: |driver| {
                 driver.kick(0);
                 driver.status() == 15

@@ -164,7 +164,7 @@ impl MmioTransport {
     /// A guest write at `offset` in the page.
     pub fn write(&self, offset: u64, data: &[u8]) {
         if offset >= reg::CONFIG {
-            return lock(&self.device).write_config(offset - reg::CONFIG, data);
+            return self.drive(|device| device.write_config(offset - reg::CONFIG, data));
         }
         if let Ok(word) = <[u8; 4]>::try_from(data) {
             self.write_register(offset, u32::from_le_bytes(word));

@@ -43,8 +43,11 @@ pub trait VirtioDevice: Send {
     /// Reads device-specific configuration. Bytes behind its end read as zero.
     fn read_config(&self, offset: u64, data: &mut [u8]);
 
-    /// Writes device-specific configuration. Writes to what is read-only are ignored.
-    fn write_config(&mut self, offset: u64, data: &[u8]);
+    /// Writes device-specific configuration of an active device. Writes to what is read-only are ignored. An
+    /// error is one as of [`notify`](Self::notify).
+    fn write_config(&mut self, _offset: u64, _data: &[u8]) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// The driver is ready: from here on the device may use the queues.
     fn activate(&mut self, guest: ActiveQueues) -> Result<(), ActivateError>;

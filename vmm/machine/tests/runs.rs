@@ -123,8 +123,6 @@ impl VirtioDevice for Faulty {
 
     fn read_config(&self, _offset: u64, _data: &mut [u8]) {}
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, _guest: ActiveQueues) -> Result<(), ActivateError> {
         Ok(())
     }

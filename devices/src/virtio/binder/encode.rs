@@ -2,7 +2,7 @@
 
 use binder::message::{Action, Answer, Creds, Event, EventKind, LsmQuestion, Need, Park, Status};
 use zerocopy::little_endian::U32;
-use zerocopy::{FromZeros, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::wire;
 
@@ -110,7 +110,8 @@ pub fn answer(answer: &Answer, epoch: u32) -> Option<Vec<u8>> {
         action_offset: action_offset.into(),
         action_count: action_count.into(),
         idle_pages: answer.idle_pages.into(),
-        reserved: 0.into(),
+        event_offset: 0.into(),
+        event_count: 0.into(),
     };
     page.bytes[..size_of::<wire::Answer>()].copy_from_slice(head.as_bytes());
     (page.bytes.len() <= wire::PAGE).then_some(page.bytes)
@@ -160,6 +161,25 @@ pub fn event(event: &Event, epoch: u32, last_buffer: bool) -> wire::Event {
         EventKind::Poll => wire.kind = wire::event::POLL.into(),
     }
     wire
+}
+
+/// Whether an answer page has room for any event behind what it carries.
+pub fn has_room_for_event(page: &[u8]) -> bool {
+    page.len().next_multiple_of(8) + wire::EVENT_SIZE <= wire::PAGE
+}
+
+/// Puts an event behind what an answer page carries, without the bytes that it does not use.
+pub fn append_event(page: &mut Vec<u8>, event: &wire::Event) {
+    page.resize(page.len().next_multiple_of(8), 0);
+    let at = page.len();
+    let used = wire::EVENT_HEAD + event.length.get() as usize;
+    page.extend_from_slice(&event.as_bytes()[..used]);
+    if let Ok((head, _)) = wire::Answer::mut_from_prefix(page) {
+        if head.event_count.get() == 0 {
+            head.event_offset.set(at as u16);
+        }
+        head.event_count += 1;
+    }
 }
 
 fn words(values: impl Iterator<Item = u32>) -> Vec<U32> {

@@ -1,10 +1,11 @@
-//! virtio-binder: the queues before a binder world.
+//! virtio-binder: what stands before a binder world.
 //!
-//! The device moves messages from the request queue to the [`Domain`] and the answers back, strictly
-//! in ring order, and copies events into the buffers of the event queue. `guest/shim/PROTOCOL.md`
-//! is the specification, [`wire`] its byte layout. The core judges everything else.
+//! The device moves messages to the [`Domain`] and the answers back, strictly in the order in which they
+//! were posted, and events with them. A message comes through a register and is answered within its write, with the
+//! events that there are (`F_DIRECT`); or through the request queue, and then events take the event queue.
+//! `guest/shim/PROTOCOL.md` is the specification, [`wire`] its byte layout. The core judges everything else.
 //!
-//! With `F_INLINE` all of this happens inside the doorbell write: when it returns, every message
+//! With `F_INLINE` the queues, too, are served inside the doorbell write: when it returns, every message
 //! posted before it is answered, and no interrupt was raised, because the shim looks at both rings
 //! itself. [`Timing::Late`] is the same device as a slow and unsteady backend, for tests of the
 //! shim: it answers when the host gets round to it, with interrupts.
@@ -30,6 +31,7 @@ use super::{ActivateError, ActiveQueues, DeviceError, VirtioDevice};
 use super::{NotRestored, NotSaved, SavedDevice, SavedQueue};
 
 mod decode;
+mod direct;
 mod encode;
 mod late;
 mod names;
@@ -200,6 +202,7 @@ fn config(limits: &Limits, profile: Profile, epoch: u32) -> wire::Config {
         max_threads: limits.max_threads.into(),
         max_files: limits.max_files.min(MAX_INSTALL_FILES).into(),
         driver: driver_bits(profile).into(),
+        post: 0.into(),
     }
 }
 
@@ -210,7 +213,9 @@ impl VirtioDevice for BinderDevice {
 
     fn features(&self) -> u64 {
         let inline = if self.late.is_none() { 1 << wire::F_INLINE } else { 0 };
-        inline | 1 << wire::F_BINDERFS | 1 << wire::F_ATTEMPT_ACQUIRE
+        // What troubles queues has to go through them.
+        let direct = if self.late.is_none() && !self.trouble.tight { 1 << wire::F_DIRECT } else { 0 };
+        inline | direct | 1 << wire::F_BINDERFS | 1 << wire::F_ATTEMPT_ACQUIRE
     }
 
     fn queue_sizes(&self) -> &'static [u16] {
@@ -224,7 +229,18 @@ impl VirtioDevice for BinderDevice {
         }
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
+    fn write_config(&mut self, offset: u64, data: &[u8]) -> Result<(), DeviceError> {
+        let Some(active) = self.active.as_mut().filter(|active| active.direct) else { return Ok(()) };
+        let Ok(page) = <[u8; 4]>::try_from(data) else { return Ok(()) };
+        if offset == std::mem::offset_of!(wire::Config, post) as u64 {
+            ring(&self.world, &mut self.trouble)?;
+            if active.serve_direct(&mut self.world, u32::from_le_bytes(page))? {
+                self.world.interrupt(&active.interrupt);
+            }
+            self.ask_for_turn();
+        }
+        Ok(())
+    }
 
     fn activate(&mut self, guest: ActiveQueues) -> Result<(), ActivateError> {
         let mut queues = guest.queues.into_iter();
@@ -241,16 +257,13 @@ impl VirtioDevice for BinderDevice {
             return Err(ActivateError::Features(guest.features));
         }
         self.world.enter(&guest.ram, guest.features & (1 << wire::F_ATTEMPT_ACQUIRE) != 0);
-        self.active = Some(Active::new(guest.ram, requests, events, guest.interrupt));
+        let direct = guest.features & (1 << wire::F_DIRECT) != 0;
+        self.active = Some(Active::new(guest.ram, requests, events, guest.interrupt, direct));
         Ok(())
     }
 
     fn notify(&mut self, _queue: u16) -> Result<(), DeviceError> {
-        self.world.count(|counters| counters.doorbells += 1);
-        if self.trouble.fails_after.is_some_and(|most| self.world.messages() >= most) {
-            self.trouble.fails_after = None;
-            return Err(DeviceError::Host("it was to fail now".to_owned()));
-        }
+        ring(&self.world, &mut self.trouble)?;
         match &mut self.late {
             Some((late, waker)) => {
                 late.ring();
@@ -333,6 +346,16 @@ impl VirtioDevice for BinderDevice {
         world.count(|counters| counters.left = left);
         world.config.epoch = world.config.epoch.get().wrapping_add(1).into();
     }
+}
+
+/// Counts a doorbell of whichever kind. An error: it is the one that the device fails at.
+fn ring(world: &World, trouble: &mut Trouble) -> Result<(), DeviceError> {
+    world.count(|counters| counters.doorbells += 1);
+    if trouble.fails_after.is_some_and(|most| world.messages() >= most) {
+        trouble.fails_after = None;
+        return Err(DeviceError::Host("it was to fail now".to_owned()));
+    }
+    Ok(())
 }
 
 /// What the driver of a profile has, as far as the guest's files tell of it.

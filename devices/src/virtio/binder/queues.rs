@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use guest_ram::GuestRam;
-use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::{Address, Bytes, GuestMemoryError};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError};
 use zerocopy::IntoBytes;
 
 use super::super::{DeviceError, Interrupt};
@@ -20,13 +19,15 @@ pub(super) struct Active {
     pub requests: Queue,
     pub events: Queue,
     pub interrupt: Interrupt,
+    /// The driver accepted [`wire::F_DIRECT`].
+    pub direct: bool,
     /// The message that is being served.
-    out: OutPage,
+    pub(super) out: OutPage,
 }
 
 /// A message as it was copied out of the guest: once, and as much of its page as it says that it fills.
 #[derive(Default)]
-struct OutPage {
+pub(super) struct OutPage {
     /// A page long, once there was a message.
     bytes: Vec<u8>,
 }
@@ -35,16 +36,22 @@ struct OutPage {
 const USUAL: usize = 512;
 
 impl OutPage {
-    fn read(&mut self, ram: &GuestRam, from: Descriptor) -> Result<&[u8], GuestMemoryError> {
+    /// Reads the message at `from`, which has at most `room` bytes.
+    pub(super) fn read(
+        &mut self,
+        ram: &GuestRam,
+        from: GuestAddress,
+        room: usize,
+    ) -> Result<&[u8], GuestMemoryError> {
         self.bytes.resize(wire::PAGE, 0);
-        let room = &mut self.bytes[..(from.len() as usize).min(wire::PAGE)];
+        let room = &mut self.bytes[..room.min(wire::PAGE)];
         let (usual, rest) = room.split_at_mut(USUAL.min(room.len()));
-        ram.read_slice(usual, from.addr())?;
+        ram.read_slice(usual, from)?;
         // What says nothing of its length is no message, and what says too much neither: both are judged later.
         let says = decode::header(usual).map_or(0, |header| header.length.get() as usize);
         let (more, _) = rest.split_at_mut(says.saturating_sub(usual.len()).min(rest.len()));
         if !more.is_empty() {
-            ram.read_slice(more, from.addr().unchecked_add(usual.len() as u64))?;
+            ram.read_slice(more, from.unchecked_add(usual.len() as u64))?;
         }
         let length = usual.len() + more.len();
         Ok(&self.bytes[..length])
@@ -53,8 +60,14 @@ impl OutPage {
 
 impl Active {
     /// The queues of a driver that is ready.
-    pub fn new(ram: Arc<GuestRam>, requests: Queue, events: Queue, interrupt: Interrupt) -> Active {
-        Active { ram, requests, events, interrupt, out: OutPage::default() }
+    pub fn new(
+        ram: Arc<GuestRam>,
+        requests: Queue,
+        events: Queue,
+        interrupt: Interrupt,
+        direct: bool,
+    ) -> Active {
+        Active { ram, requests, events, interrupt, direct, out: OutPage::default() }
     }
 
     /// Answers up to `most` messages, in ring order (rule 2). Returns how many.
@@ -68,7 +81,7 @@ impl Active {
             let timed = world.is_to_be_timed().then(cpu_time::thread);
             let written = match (chain.next(), chain.next()) {
                 (Some(out), Some(into)) if !out.is_write_only() && into.is_write_only() => {
-                    let bytes = match self.out.read(ram, out) {
+                    let bytes = match self.out.read(ram, out.addr(), out.len() as usize) {
                         Ok(message) => world.answer(message)?,
                         Err(_) => world.protocol_error(),
                     };

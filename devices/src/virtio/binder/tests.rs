@@ -6,17 +6,21 @@ use std::time::Duration;
 use binder::ids::GuestId;
 use binder::trace::TraceEvent;
 use binder::{Domain, Limits, Profile};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::{BinderDevice, Counters, Recorder, SharedDomain, Timing, wire};
+use super::{BinderDevice, Counters, Recorder, SharedDomain, Timing, Trouble, wire};
 use crate::testing::{Driver, WRITE};
+use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::status::DEVICE_NEEDS_RESET;
 
 /// Where the test's pages are: out, in, and event buffers behind them.
 const OUT: u64 = 0x8_0000;
 const IN: u64 = 0x8_1000;
 const EVENTS: u64 = 0x9_0000;
+
+/// The register of messages that need no queue.
+const POST: u64 = 0x100 + 28;
 
 const EPROTO: i32 = -71;
 const EIO: i32 = -5;
@@ -49,6 +53,10 @@ fn device(timing: Timing, limits: &Limits) -> BinderDevice {
 impl Guest {
     fn inline() -> Guest {
         Guest::start(|_| Timing::Inline, 1 << wire::F_INLINE)
+    }
+
+    fn direct() -> Guest {
+        Guest::start(|_| Timing::Inline, 1 << wire::F_INLINE | 1 << wire::F_DIRECT)
     }
 
     fn late() -> Guest {
@@ -97,6 +105,43 @@ impl Guest {
         self.answer()
     }
 
+    /// Posts a message without a queue, and gives the answer that must be behind it then.
+    fn send_direct(&mut self, page: &[u8]) -> wire::Answer {
+        self.driver.ram.write_slice(page, GuestAddress(OUT)).unwrap();
+        self.driver.ram.write_slice(&[0; 2], GuestAddress(IN)).unwrap();
+        self.driver.write(POST, (OUT >> 12) as u32);
+        assert!(self.driver.used(wire::REQUEST_QUEUE).is_empty());
+        self.answer()
+    }
+
+    /// Arms thread `tid` of `proc`.
+    fn poll(&mut self, proc: u32, tid: u32) {
+        let mut header = self.header(wire::kind::POLL);
+        header.proc = proc.into();
+        header.tid = tid.into();
+        assert_eq!(self.send_direct(header.as_bytes()).error.get(), 0);
+    }
+
+    /// Wakes the threads of `proc` that are armed, by a message that is no thread's.
+    fn flush(&mut self, proc: u32) -> wire::Answer {
+        let mut header = self.header(wire::kind::FLUSH);
+        header.proc = proc.into();
+        self.send_direct(header.as_bytes())
+    }
+
+    /// Kind and thread of the events that an answer carries.
+    fn carried(&self, answer: &wire::Answer) -> Vec<(u16, u32)> {
+        let mut at = IN + u64::from(answer.event_offset.get());
+        let events = (0..answer.event_count.get()).map(|_| {
+            let mut event = wire::Event::new_zeroed();
+            let head = self.driver.bytes(at, wire::EVENT_HEAD);
+            event.as_mut_bytes()[..wire::EVENT_HEAD].copy_from_slice(&head);
+            at += (wire::EVENT_HEAD as u64 + u64::from(event.length.get())).next_multiple_of(8);
+            (event.kind.get(), event.tid.get())
+        });
+        events.collect()
+    }
+
     fn malformed(&self) -> u64 {
         self.counters.lock().unwrap().malformed
     }
@@ -124,7 +169,8 @@ fn the_config_space_names_version_and_epoch() {
     assert_eq!(guest.driver.read(0x104), 2, "one reset by the driver's start");
     let bits = wire::driver::FREEZE_NOTIFICATION | wire::driver::HASHED_LOGS;
     assert_eq!(guest.driver.read(0x100 + 24), bits, "what 7.2 has");
-    assert_eq!(guest.driver.read(0x100 + 28), 0, "behind the end");
+    assert_eq!(guest.driver.read(POST), 0, "is for writing");
+    assert_eq!(guest.driver.read(0x100 + 32), 0, "behind the end");
 }
 
 #[test]
@@ -404,4 +450,112 @@ fn a_guest_of_a_shared_world_reaches_its_own_processes_alone() {
     assert_eq!((domain.census(GuestId(0)).procs, domain.census(GuestId(1)).procs), (0, 1));
     post(&mut other, wire::kind::FLUSH, client, 0, &[]);
     assert_eq!(counters.lock().unwrap().malformed, 0);
+}
+
+/// PROTOCOL.md 1, direct.
+#[test]
+fn a_message_in_the_register_is_answered_behind_itself() {
+    let mut guest = Guest::direct();
+    let page = open_page(guest.header(0));
+    let answer = guest.send_direct(&page);
+    assert_eq!((answer.status.get(), answer.error.get()), (wire::status::DONE, 0));
+    assert_ne!(answer.proc.get(), 0);
+    assert_eq!(answer.event_count.get(), 0);
+    let counters = *guest.counters.lock().unwrap();
+    assert_eq!((counters.doorbells, counters.messages, counters.interrupts), (1, 1, 0));
+    // What is no message is told so, as by the queue; which goes on working beside it.
+    let unknown = guest.header(99);
+    assert_eq!(guest.send_direct(unknown.as_bytes()).error.get(), EPROTO);
+    assert_eq!(guest.send(&page).proc.get(), answer.proc.get() + 1);
+}
+
+#[test]
+fn an_answer_carries_the_events_that_its_message_caused() {
+    let mut guest = Guest::direct();
+    let page = open_page(guest.header(0));
+    let proc = guest.send_direct(&page).proc.get();
+    guest.poll(proc, 100);
+    guest.poll(proc, 101);
+    let answer = guest.flush(proc);
+    assert_eq!(guest.carried(&answer), [(wire::event::POLL, 100), (wire::event::POLL, 101)]);
+    assert!(guest.driver.used(wire::EVENT_QUEUE).is_empty());
+    assert_eq!(guest.driver.pulses(), 0);
+    assert_eq!(guest.counters.lock().unwrap().events, 2);
+}
+
+#[test]
+fn events_for_which_an_answer_has_no_room_take_the_queue_and_what_has_none_stays() {
+    let mut guest = Guest::direct();
+    let page = open_page(guest.header(0));
+    let proc = guest.send_direct(&page).proc.get();
+    (0..200).for_each(|n| guest.poll(proc, 100 + n));
+    for n in 0..50 {
+        guest.driver.add(wire::EVENT_QUEUE, &[(EVENTS + n * 256, 256, WRITE)]);
+    }
+    let answer = guest.flush(proc);
+    let mut tids: Vec<_> = guest.carried(&answer).into_iter().map(|(_, tid)| tid).collect();
+    assert!((15..100).contains(&tids.len()), "{} in the answer", tids.len());
+    assert_eq!(guest.driver.pulses(), 1, "somebody has to look at the queue");
+    let events = guest.driver.used(wire::EVENT_QUEUE).len() as u64;
+    assert_eq!(events, 50);
+    let tid = std::mem::offset_of!(wire::Event, tid) as u64;
+    tids.extend((0..events).map(|n| {
+        let bytes = guest.driver.bytes(EVENTS + n * 256 + tid, 4);
+        u32::from_le_bytes(bytes.try_into().unwrap())
+    }));
+    // The next message takes along what still waits.
+    while tids.len() < 200 {
+        let unknown = guest.header(99);
+        let answer = guest.send_direct(unknown.as_bytes());
+        assert_ne!(answer.event_count.get(), 0, "after {}", tids.len());
+        tids.extend(guest.carried(&answer).into_iter().map(|(_, tid)| tid));
+    }
+    assert!(tids.into_iter().eq(100..300), "each once, in the order of the core");
+}
+
+#[test]
+fn a_register_that_names_no_page_costs_the_guest_its_answer_only() {
+    let mut guest = Guest::direct();
+    let page = open_page(guest.header(0));
+    let last = (guest.driver.ram.iter().map(|piece| piece.len()).sum::<u64>() >> 12) as u32 - 1;
+    for pfn in [last, last + 1, 1 << 20, u32::MAX] {
+        guest.driver.write(POST, pfn);
+    }
+    // Not as one word: that is no post.
+    guest.driver.transport.write(POST, &[0; 8]);
+    guest.driver.transport.write(POST + 1, &[0; 2]);
+    assert_eq!(guest.driver.status() & DEVICE_NEEDS_RESET, 0);
+    assert_eq!(guest.counters.lock().unwrap().doorbells, 4);
+    assert_eq!(guest.send_direct(&page).error.get(), 0);
+}
+
+#[test]
+fn the_register_is_nothing_to_whom_did_not_accept_it() {
+    for mut guest in [Guest::inline(), Guest::late()] {
+        let page = open_page(guest.header(0));
+        assert_eq!(guest.send_direct(&page).status.get(), 0);
+        let counters = *guest.counters.lock().unwrap();
+        assert_eq!((counters.doorbells, counters.messages), (0, 0));
+    }
+    // Nor is it offered by a device that must not be inline, or is to be short of queue entries.
+    let limits = Limits::default();
+    let late = device(Timing::Late { seed: 1, waker: Box::new(|| ()) }, &limits);
+    let tight = device(Timing::Inline, &limits).with(Trouble { tight: true, ..Trouble::default() });
+    for device in [late, tight] {
+        assert_eq!(device.features() & 1 << wire::F_DIRECT, 0);
+    }
+}
+
+/// PROTOCOL.md 8.
+#[test]
+fn a_device_that_fails_in_the_register_answers_nothing() {
+    let trouble = Trouble { fails_after: Some(1), ..Trouble::default() };
+    let device = device(Timing::Inline, &Limits::default()).with(trouble);
+    let counters = device.counters();
+    let driver = Driver::start(Box::new(device), 1 << wire::F_INLINE | 1 << wire::F_DIRECT);
+    let mut guest = Guest { driver, counters, wakes: Arc::default() };
+    let page = open_page(guest.header(0));
+    assert_eq!(guest.send_direct(&page).status.get(), wire::status::DONE);
+    assert_eq!(guest.send_direct(&page).status.get(), 0);
+    assert_ne!(guest.driver.status() & DEVICE_NEEDS_RESET, 0);
 }

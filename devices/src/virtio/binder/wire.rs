@@ -27,6 +27,10 @@ pub const F_INLINE: u32 = 0;
 pub const F_BINDERFS: u32 = 1;
 /// Feature bit: BC_ATTEMPT_ACQUIRE and what belongs to it.
 pub const F_ATTEMPT_ACQUIRE: u32 = 2;
+/// Feature bit: `vb_config.post`, and events inside answers.
+pub const F_DIRECT: u32 = 3;
+/// Bytes of an event before its `bytes`.
+pub const EVENT_HEAD: usize = EVENT_SIZE - EVENT_BYTES;
 /// `creds_offset` where there are none.
 pub const NO_CREDS: u32 = u32::MAX;
 
@@ -182,6 +186,7 @@ wire! {
     /// The device's config space.
     Config {
         version: U32, epoch: U32, lsm: U32, max_procs: U32, max_threads: U32, max_files: U32, driver: U32,
+        post: U32,
     }
     /// First bytes of every message.
     Header {
@@ -220,7 +225,7 @@ wire! {
         status: U16, park: U16, epoch: U32, error: I32, proc: U32, write_consumed: U64, read_consumed: U64,
         value: U64, result_position: U64, result_offset: U32, result_length: U32, first_word: U32,
         creds_offset: U32, creds_proc: U32, timeout_ms: U32, list_offset: U32, list_count: U32,
-        action_offset: U32, action_count: U32, idle_pages: U32, reserved: U32,
+        action_offset: U32, action_count: U32, idle_pages: U32, event_offset: U16, event_count: U16,
     }
     /// One thing the core misses.
     Need { kind: U16, lsm: U16, proc: U32, address: U64, length: U64, offset: U32, count: U32 }
@@ -273,6 +278,8 @@ mod tests {
             ("VB_F_INLINE", F_INLINE.into()),
             ("VB_F_BINDERFS", F_BINDERFS.into()),
             ("VB_F_ATTEMPT_ACQUIRE", F_ATTEMPT_ACQUIRE.into()),
+            ("VB_F_DIRECT", F_DIRECT.into()),
+            ("VB_EVENT_HEAD", EVENT_HEAD as u64),
             ("VB_DRIVER_FREEZE_NOTIFICATION", driver::FREEZE_NOTIFICATION.into()),
             ("VB_DRIVER_HASHED_LOGS", driver::HASHED_LOGS.into()),
             ("VB_CTX_DEL", kind::CTX_DEL.into()),

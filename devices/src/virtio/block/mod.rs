@@ -92,8 +92,6 @@ impl VirtioDevice for Block {
         }
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, mut guest: ActiveQueues) -> Result<(), ActivateError> {
         self.ring = Some(guest.take_ring(0)?);
         Ok(())

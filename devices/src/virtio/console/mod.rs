@@ -204,8 +204,6 @@ impl VirtioDevice for Console {
         }
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, mut guest: ActiveQueues) -> Result<(), ActivateError> {
         let mut ports = vec![PortRings::take(&mut guest, PORT_QUEUES[0])?];
         let mut control = None;

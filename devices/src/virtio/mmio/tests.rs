@@ -30,7 +30,6 @@ impl VirtioDevice for Fragile {
             *byte = *from;
         }
     }
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
     fn activate(&mut self, guest: ActiveQueues) -> Result<(), ActivateError> {
         if !guest.queues[0].ready() {
             return Err(ActivateError::QueueMissing(0));

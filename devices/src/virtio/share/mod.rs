@@ -104,8 +104,6 @@ impl VirtioDevice for Share {
         }
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, mut guest: ActiveQueues) -> Result<(), ActivateError> {
         let session = Session::new(&self.root, self.access);
         let failed = |e| ActivateError::Host(format!("cannot share {}: {e}", self.root.display()));

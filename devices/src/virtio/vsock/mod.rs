@@ -364,8 +364,6 @@ impl VirtioDevice for Vsock {
         }
     }
 
-    fn write_config(&mut self, _offset: u64, _data: &[u8]) {}
-
     fn activate(&mut self, mut guest: ActiveQueues) -> Result<(), ActivateError> {
         let (receive, transmit) = (guest.take_ring(RECEIVE)?, guest.take_ring(TRANSMIT)?);
         self.active = Some(Active { receive, transmit, events: guest.take_ring(EVENTS)? });
