@@ -8,6 +8,7 @@ use binder_trace::filter::Filter;
 use binder_trace::model::{Call, Model};
 use binder_trace::recording::{Reader, RecordingError};
 use binder_trace::text::{self, Style};
+use binder_trace::told::Told;
 use serde::{Serialize, Serializer};
 
 /// Violations of one rule that are told.
@@ -66,7 +67,7 @@ pub fn violations(rules: &[Rule], trace: &Path) -> Vec<String> {
 
 /// Every call of a recording, those that did not end included.
 fn calls(trace: &Path, table: &Arc<Table>, mut each: impl FnMut(&Call)) -> Result<(), RecordingError> {
-    let reader = Reader::open(trace)?;
+    let reader = Told::new(Reader::open(trace)?);
     let mut model = Model::new(reader.header(), 1, table.clone());
     let mut problem = None;
     for record in reader {

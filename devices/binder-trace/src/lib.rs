@@ -3,8 +3,8 @@
 //! The core tells what it does as [`TraceEvent`]s; the device stamps them with guest time. A
 //! [`Stamped`] event is that pair. From there:
 //!
-//! - [`recording`]: the file. A header that can be read without the rest, then records: events,
-//!   names of threads, host times. A recording never drops: the vCPU waits for the disk, which guest
+//! - [`recording`]: the file. A header that can be read without the rest, then records: what went into the core and
+//!   came out, names of threads, host times. A recording never drops: the vCPU waits for the disk, which guest
 //!   time does not see.
 //! - [`model`]: the events of a transaction put together into a call, with the names that the traffic
 //!   tells on the way.
@@ -15,6 +15,7 @@
 //! - [`perfetto`]: a trace for ui.perfetto.dev.
 //! - [`html`]: one page with a timeline, a call graph, latencies and failures.
 //! - [`replay`]: the recorded messages given to a fresh domain, which must do the same.
+//! - [`told`]: records as all that follows wants them, with the events that a replay makes of the steps.
 //! - [`summary`]: counts and latencies of each method.
 //! - [`tally`]: counts for a closing summary.
 //!
@@ -42,6 +43,7 @@ pub mod replay;
 pub mod summary;
 pub mod tally;
 pub mod text;
+pub mod told;
 
 /// One event of one guest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,26 +1,29 @@
 //! A recording given to a fresh domain, which must answer as the recorded one did.
 //!
-//! A replay recording holds the domain that it begins with, every message, what the core read from
+//! A recording holds the domain that it begins with, every message, what the core read from
 //! guest pages, every answer, and every event that was handed out ([`Step`]). A [`Replay`] takes the
 //! records one by one, gives the inputs to its own domain, and compares: answers, events for sleeping
-//! threads, and every trace event. The first difference is a [`Divergence`].
+//! threads, and every trace event where they were recorded, too. The first difference is a [`Divergence`]. Where trace
+//! events were not recorded, those that the replay makes are what happened ([`Replay::made`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::time::Duration;
 
-use binder::replay::Step;
+use binder::replay::{Reads, Step};
 use binder::trace::TraceEvent;
 use binder::{Answer, Domain, GuestId, Limits, Message, NotRam, PageByte, Pages, Pfn};
 
+use crate::Stamped;
 use crate::event::describe;
-use crate::recording::Record;
+use crate::recording::{Header, Record};
 
 /// What a replay needs is not there, or the domain did something else.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// It was recorded without `replay`.
-    #[error("the recording has no steps to replay: record it with --trace FILE,replay")]
+    /// It has events alone.
+    #[error("the recording has no steps to replay: of guests that share a domain only the domain's own `trace` has them")]
     NoSteps,
     /// The steps make no sense, or the domain at its start does not.
     #[error("the recording cannot be replayed: {0}")]
@@ -73,17 +76,31 @@ pub struct Replay {
     domain: Option<Domain>,
     ram: BTreeMap<GuestId, Vec<(Pfn, u64)>>,
     /// A message whose answer was not read yet.
-    message: Option<(GuestId, Message)>,
+    message: Option<Message>,
+    /// The recording has the events beside the steps.
+    has_events: bool,
     /// Events of that message as they were recorded.
     recorded: Vec<TraceEvent>,
     /// Events of a reset or a turn that the recording has yet to tell.
     expected: VecDeque<TraceEvent>,
+    /// Events that the recording does not have.
+    made: Vec<Stamped>,
     events: u64,
     compared: Compared,
 }
 
 impl Replay {
-    /// Takes the next record.
+    /// For the records of a recording that begins with `header`.
+    pub fn of(header: &Header) -> Replay {
+        Replay { has_events: header.replay, ..Replay::default() }
+    }
+
+    /// The events that followed from the last step, where the recording does not have them: each is told once.
+    pub fn made(&mut self) -> impl Iterator<Item = Stamped> {
+        self.made.drain(..)
+    }
+
+    /// Takes the next record. Events that a step made are there also where it turns out to be a divergence.
     pub fn record(&mut self, record: &Record) -> Result<(), ReplayError> {
         match record {
             Record::Event(event) => {
@@ -101,7 +118,10 @@ impl Replay {
                 }
                 Ok(())
             }
-            Record::Step(step) => self.step(step),
+            Record::Step { at, guest, step } => {
+                self.made.clear();
+                self.step(*at, *guest, step)
+            }
             // Rules of faults name processes.
             Record::Name(name) => {
                 if let Some(domain) = &mut self.domain {
@@ -138,7 +158,7 @@ impl Replay {
         }
     }
 
-    fn step(&mut self, step: &Step) -> Result<(), ReplayError> {
+    fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) -> Result<(), ReplayError> {
         if let Some(event) = self.expected.pop_front() {
             return Err(self.differs("an event that the recording does not have", none(), told(&event)));
         }
@@ -147,22 +167,22 @@ impl Replay {
                 domain.check(&Limits::default()).map_err(|error| invalid(error.to_string()))?;
                 self.domain = Some((**domain).clone());
             }
-            Step::Ram { guest, pieces } => {
-                self.ram.insert(*guest, pieces.clone());
+            Step::Ram(pieces) => {
+                self.ram.insert(guest, pieces.clone());
             }
-            Step::Features { guest, attempt_acquire } => {
+            Step::Features { attempt_acquire } => {
                 let domain = self.domain.as_mut().ok_or_else(no_start)?;
-                domain.accept_attempts(*guest, *attempt_acquire);
+                domain.accept_attempts(guest, *attempt_acquire);
             }
-            Step::Message { guest, message } => {
-                self.message = Some((*guest, message.clone()));
+            Step::Message(message) => {
+                self.message = Some(message.as_ref().clone());
                 self.recorded.clear();
             }
-            Step::Answer { reads, answer } => self.answer(reads, answer)?,
-            Step::Event { guest, event } => {
+            Step::Answer { reads, answer } => self.answer(at, guest, reads, answer)?,
+            Step::Event(event) => {
                 let domain = self.domain.as_mut().ok_or_else(no_start)?;
-                let replayed = domain.next_event(*guest);
-                if replayed != *event {
+                let replayed = domain.next_event(guest);
+                if replayed.as_ref() != event.as_deref() {
                     return Err(self.differs(
                         "an event for a thread",
                         format!("{event:?}"),
@@ -174,54 +194,81 @@ impl Replay {
             Step::Turn => {
                 let domain = self.domain.as_mut().ok_or_else(no_start)?;
                 // What sleepers are given was copied before.
-                let pages = ReplayedPages {
-                    ram: &self.ram,
-                    reads: &[],
-                    next: Cell::new(0),
-                    wrong: RefCell::default(),
-                };
+                let reads = Reads::default();
+                let pages = ReplayedPages::new(&self.ram, &reads);
                 let mut events: Vec<TraceEvent> = Vec::new();
                 domain.turn_on(&pages, &mut events);
-                self.expected = events.into();
+                // The device has them sent.
+                domain.take_signals(guest);
+                self.follow(at, guest, events);
             }
-            Step::Reset { guest } => {
+            Step::Reset => {
                 let domain = self.domain.as_mut().ok_or_else(no_start)?;
                 let mut events: Vec<TraceEvent> = Vec::new();
-                domain.reset(*guest, &mut events);
-                self.expected = events.into();
+                domain.reset(guest, &mut events);
+                self.follow(at, guest, events);
             }
         }
         Ok(())
     }
 
-    fn answer(&mut self, reads: &[Vec<u8>], answer: &Answer) -> Result<(), ReplayError> {
-        let (guest, message) =
+    /// Events that no message caused.
+    fn follow(&mut self, at: Duration, guest: GuestId, events: Vec<TraceEvent>) {
+        match self.has_events {
+            true => self.expected = events.into(),
+            false => self.make(at, guest, events),
+        }
+    }
+
+    fn make(&mut self, at: Duration, guest: GuestId, events: Vec<TraceEvent>) {
+        self.events += events.len() as u64;
+        self.made.extend(events.into_iter().map(|event| Stamped { at, guest, event }));
+    }
+
+    fn answer(
+        &mut self,
+        at: Duration,
+        guest: GuestId,
+        reads: &Reads,
+        answer: &Answer,
+    ) -> Result<(), ReplayError> {
+        let message =
             self.message.take().ok_or_else(|| invalid("an answer comes before its message".to_owned()))?;
         let domain = self.domain.as_mut().ok_or_else(no_start)?;
-        let pages = ReplayedPages { ram: &self.ram, reads, next: Cell::new(0), wrong: RefCell::default() };
+        let pages = ReplayedPages::new(&self.ram, reads);
         let mut events: Vec<TraceEvent> = Vec::new();
         let replayed = domain.handle_on(&pages, guest, message, &mut events);
         let (read, wrong) = (pages.next.get(), pages.wrong.into_inner());
-        let recorded = std::mem::take(&mut self.recorded);
-        for (recorded, replayed) in recorded.iter().zip(&events) {
-            self.same_event(recorded, replayed)?;
-        }
-        if let Some(event) = recorded.get(events.len()) {
-            return Err(self.differs("an event that the replay does not have", told(event), none()));
-        }
-        if let Some(event) = events.get(recorded.len()) {
-            return Err(self.differs("an event that the recording does not have", none(), told(event)));
+        domain.take_signals(guest);
+        match self.has_events {
+            true => self.same_events(&events)?,
+            false => self.make(at, guest, events),
         }
         if replayed != *answer {
             return Err(self.differs("an answer", format!("{answer:?}"), format!("{replayed:?}")));
         }
-        if wrong.is_some() || read != reads.len() {
-            let recorded = format!("{} reads of guest pages", reads.len());
+        if wrong.is_some() || read != reads.count() {
+            let recorded = format!("{} reads of guest pages", reads.count());
             let replayed = wrong.unwrap_or_else(|| format!("{read} reads"));
             return Err(self.differs("what was read from guest pages", recorded, replayed));
         }
         self.compared.messages += 1;
         Ok(())
+    }
+
+    /// Compares the events of a message.
+    fn same_events(&mut self, events: &[TraceEvent]) -> Result<(), ReplayError> {
+        let recorded = std::mem::take(&mut self.recorded);
+        for (recorded, replayed) in recorded.iter().zip(events) {
+            self.same_event(recorded, replayed)?;
+        }
+        if let Some(event) = recorded.get(events.len()) {
+            return Err(self.differs("an event that the replay does not have", told(event), none()));
+        }
+        match events.get(recorded.len()) {
+            Some(event) => Err(self.differs("an event that the recording does not have", none(), told(event))),
+            None => Ok(()),
+        }
     }
 
     fn same_event(&mut self, recorded: &TraceEvent, replayed: &TraceEvent) -> Result<(), ReplayError> {
@@ -260,12 +307,16 @@ fn told(event: &TraceEvent) -> String {
 /// Guest pages as the recorded run read them.
 struct ReplayedPages<'a> {
     ram: &'a BTreeMap<GuestId, Vec<(Pfn, u64)>>,
-    reads: &'a [Vec<u8>],
+    reads: &'a Reads,
     next: Cell<usize>,
     wrong: RefCell<Option<String>>,
 }
 
-impl ReplayedPages<'_> {
+impl<'a> ReplayedPages<'a> {
+    fn new(ram: &'a BTreeMap<GuestId, Vec<(Pfn, u64)>>, reads: &'a Reads) -> Self {
+        ReplayedPages { ram, reads, next: Cell::new(0), wrong: RefCell::default() }
+    }
+
     fn covers(&self, at: PageByte, length: u64) -> Result<(), NotRam> {
         let fits = at.offset.checked_add(length).is_some_and(|end| end <= 4096);
         if fits && self.is_ram(at.guest, at.pfn) { Ok(()) } else { Err(NotRam) }
@@ -308,7 +359,7 @@ mod tests {
     use super::*;
     use binder::trace::TraceSink;
     use binder::{Body, Header, Open, Pid, Profile, Tid};
-    use std::time::Duration;
+    use std::borrow::Cow;
 
     const GUEST: GuestId = GuestId(0);
 
@@ -317,8 +368,8 @@ mod tests {
         let mut domain = Domain::new(Limits::default(), Profile::default());
         domain.attach(GUEST);
         let mut records = vec![
-            Record::Step(Step::Start(Box::new(domain.clone()))),
-            Record::Step(Step::Ram { guest: GUEST, pieces: vec![(Pfn(0), 16)] }),
+            step(Step::Start(Box::new(domain.clone()))),
+            step(Step::Ram(vec![(Pfn(0), 16)])),
         ];
         let ram = BTreeMap::from([(GUEST, vec![(Pfn(0), 16)])]);
         let open =
@@ -326,31 +377,35 @@ mod tests {
         for (proc, tid, body) in [(0, 5, open(5)), (0, 6, open(6)), (1, 0, Body::Release)] {
             let header = Header { proc, tid: Tid(tid), ..Header::default() };
             let message = Message { header, body };
-            records.push(Record::Step(Step::Message { guest: GUEST, message: message.clone() }));
-            let pages =
-                ReplayedPages { ram: &ram, reads: &[], next: Cell::new(0), wrong: RefCell::default() };
+            records.push(step(Step::Message(Cow::Owned(message.clone()))));
+            let reads = Reads::default();
+            let pages = ReplayedPages::new(&ram, &reads);
             let mut events: Vec<TraceEvent> = Vec::new();
             let answer = domain.handle_on(&pages, GUEST, message, &mut events);
             records.extend(stamped(events));
-            records.push(Record::Step(Step::Answer { reads: vec![], answer }));
+            records.push(step(Step::Answer { reads: Cow::Owned(reads), answer: Cow::Owned(answer) }));
         }
         let mut events: Vec<TraceEvent> = Vec::new();
         assert!(events.enabled());
         domain.reset(GUEST, &mut events);
-        records.push(Record::Step(Step::Reset { guest: GUEST }));
+        records.push(step(Step::Reset));
         records.extend(stamped(events));
-        records.push(Record::Step(Step::Event { guest: GUEST, event: None }));
+        records.push(step(Step::Event(None)));
         records
     }
 
     fn stamped(events: Vec<TraceEvent>) -> impl Iterator<Item = Record> {
         events
             .into_iter()
-            .map(|event| Record::Event(crate::Stamped { at: Duration::ZERO, guest: GUEST, event }))
+            .map(|event| Record::Event(Stamped { at: Duration::ZERO, guest: GUEST, event }))
+    }
+
+    fn step(step: Step<'static>) -> Record {
+        Record::Step { at: Duration::ZERO, guest: GUEST, step }
     }
 
     fn replay(records: &[Record]) -> Result<Compared, ReplayError> {
-        let mut replay = Replay::default();
+        let mut replay = Replay { has_events: true, ..Replay::default() };
         records.iter().try_for_each(|record| replay.record(record))?;
         replay.finish()
     }
@@ -371,16 +426,16 @@ mod tests {
             let mut changed = records.clone();
             match &mut changed[index] {
                 Record::Event(event) => event.event = TraceEvent::NodeReleased { node: binder::DebugId(77) },
-                Record::Step(Step::Answer { answer, .. }) => answer.idle_pages += 1,
-                Record::Step(Step::Message { message, .. }) => message.header.tid = Tid(99),
-                Record::Step(Step::Event { .. } | Step::Reset { .. }) => {
+                Record::Step { step: Step::Answer { answer, .. }, .. } => answer.to_mut().idle_pages += 1,
+                Record::Step { step: Step::Message(message), .. } => message.to_mut().header.tid = Tid(99),
+                Record::Step { step: Step::Event(_) | Step::Reset, .. } => {
                     changed.remove(index);
                 }
                 _ => continue,
             }
             let result = replay(&changed);
             // Nobody looks for an event that nobody waits for.
-            let harmless = matches!(&records[index], Record::Step(Step::Event { .. }));
+            let harmless = matches!(&records[index], Record::Step { step: Step::Event(_), .. });
             assert!(harmless || matches!(result, Err(ReplayError::Divergence(_))), "{index}: {result:?}");
         }
     }
@@ -389,8 +444,8 @@ mod tests {
     fn a_recording_without_steps_says_what_to_do() {
         let events: Vec<Record> =
             recording().into_iter().filter(|record| matches!(record, Record::Event(_))).collect();
-        assert!(replay(&events).unwrap_err().to_string().contains("--trace FILE,replay"));
-        let answer = Record::Step(Step::Answer { reads: vec![], answer: Answer::default() });
+        assert!(replay(&events).unwrap_err().to_string().contains("the domain's own `trace`"));
+        let answer = step(Step::Answer { reads: Cow::default(), answer: Cow::default() });
         assert!(matches!(replay(&[answer]), Err(ReplayError::Invalid(_))));
     }
 }

@@ -39,6 +39,10 @@ pub trait Pages {
     fn write(&self, at: PageByte, from: &[u8]) -> Result<(), NotRam>;
     /// Copies bytes from page to page (memmove).
     fn copy(&self, from: PageByte, to: PageByte, length: u64) -> Result<(), NotRam>;
+    /// What is read is kept for a replay, which traces: whatever a trace event needs is to be read, though none is made.
+    fn keeps_reads(&self) -> bool {
+        false
+    }
 }
 
 /// [`Pages`] of the guests of a domain.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::errno::Errno;
 use crate::ids::{Kuid, Pfn, Pid, ProcId, Seq, Tid, Token};
 use crate::logs::ReadText;
+use crate::replay::as_bytes;
 use crate::sched::Scheduling;
 
 /// Bytes of [`Answer::result`] at most; the rest of a longer read follows after [`Status::More`].
@@ -146,6 +147,7 @@ pub struct Ioctl {
     /// 0, or `EFAULT` when the argument cannot be read.
     pub arg_error: Errno,
     /// The argument: `_IOC_SIZE(cmd)` bytes or more (the wire field is 48 bytes long).
+    #[serde(serialize_with = "as_bytes")]
     pub arg: Vec<u8>,
     /// Answer of `security_binder_set_context_mgr`, for the commands that need it.
     pub lsm_error: Errno,
@@ -172,6 +174,7 @@ pub struct Chunk {
     /// write_consumed of the first byte.
     pub position: u64,
     /// The commands.
+    #[serde(serialize_with = "as_bytes")]
     pub bytes: Vec<u8>,
     /// Why it ends where it ends.
     pub end: ChunkEnd,
@@ -214,7 +217,7 @@ pub enum RangeData {
     #[default]
     None,
     /// `readable` bytes.
-    Inline(Vec<u8>),
+    Inline(#[serde(serialize_with = "as_bytes")] Vec<u8>),
     /// Pages; the first byte stands at `address % 4096` of the first one.
     Pages(Vec<Pfn>),
 }
@@ -362,6 +365,7 @@ pub struct Answer {
     /// Offset in the read buffer of `result`.
     pub result_position: u64,
     /// Bytes for the read buffer or the ioctl's argument.
+    #[serde(serialize_with = "as_bytes")]
     pub result: Vec<u8>,
     /// To be written over the first word of the read buffer after `result`.
     pub first_word: Option<u32>,
@@ -477,6 +481,7 @@ pub enum EventKind {
         /// Bytes of the read buffer that are valid.
         read_consumed: u64,
         /// Bytes from offset `read_consumed - result.len()` of the read buffer.
+        #[serde(serialize_with = "as_bytes")]
         result: Vec<u8>,
         /// To be written over the first word of the read buffer.
         first_word: Option<u32>,

@@ -4,12 +4,13 @@
 //! does not know. The numbers of [`TraceEvent::Command`] and [`TraceEvent::Return`] events equal
 //! the numbers of commands executed and of returns handed out by successful reads.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
 use crate::errno::Errno;
 use crate::ids::{DebugId, GuestId, Kuid, Pid, ProcId, Seq, Tid};
 use crate::message::Park;
 use crate::protocol::{Command, Return};
+use crate::replay::as_bytes;
 
 /// Where events go.
 pub trait TraceSink {
@@ -372,11 +373,6 @@ pub struct TransactionRecord {
     pub payload: Vec<u8>,
     /// The objects in the data, as they were sent; at most [`MAX_OBJECTS`].
     pub objects: Vec<ObjectRecord>,
-}
-
-/// At once, and not as a sequence of numbers; what is written is the same.
-fn as_bytes<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
-    to.serialize_bytes(bytes)
 }
 
 /// Objects of one transaction that its record carries.

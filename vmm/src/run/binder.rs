@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use binder::faults::{Counts, Faults};
+use binder::replay::CORE;
 use binder::{Census, Domain, GuestId, Limits, LsmMode, Profile};
 use binder_trace::recording::{self, DEFAULT_PAYLOAD, GuestName, Writer, encode_header, encode_record};
 use devices::virtio::binder::{BinderDevice, Counters, Handling, Recorder, SharedDomain, Timing, Trouble};
@@ -95,7 +96,8 @@ impl Binder {
         let Some(domain) = &self.domain else { return false };
         // Held, so that nothing happens between what is known and what is followed.
         domain.with(|domain| {
-            if domain.limits().trace_payload < self.header.payload {
+            // What a replay is to make again does not change on the way.
+            if self.of_world.is_none() && domain.limits().trace_payload < self.header.payload {
                 domain.trace_payloads(self.header.payload);
             }
             let mut begin = encode_header(&self.header);
@@ -130,6 +132,7 @@ fn header(
         payload: target.payload,
         host_clock: target.host_times.then(host_clock),
         replay: target.replay,
+        core: CORE.to_owned(),
         has_end: !target.path.as_os_str().is_empty(),
     }
 }
@@ -166,9 +169,9 @@ pub fn add_binder(
             Some(Writer::create(&target.path, &header).map_err(trace_failure)?)
         }
     };
-    let recording = Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary);
     let guest = world.map_or(GUEST, |member| member.guest);
     let is_shared = world.is_some();
+    let recording = Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary, is_shared);
     if source.binder(args) == BinderArg::Kernel {
         return Ok(Binder {
             header: follower,

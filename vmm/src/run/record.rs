@@ -33,10 +33,9 @@ use crate::serve::follow::Followers;
 pub struct Recording {
     shared: Arc<Mutex<Shared>>,
     clock: GuestClock,
-    writes: bool,
+    file: FileHas,
     counts: bool,
     host_times: bool,
-    replay: bool,
     followers: Followers,
     /// Who has signals sent in the guest, for faults.
     signals: Arc<OnceLock<Sender<(Pid, Signal)>>>,
@@ -50,23 +49,57 @@ struct Shared {
     names: BTreeMap<(GuestId, Tid), ThreadName>,
 }
 
-/// Where one device's events go in: a block a message, so that the lock is taken and a follower is told once a message.
+/// What the file of a recording has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileHas {
+    /// There is none.
+    Nothing,
+    /// Trace events: of a guest that has a part in a domain, which nobody can replay alone.
+    Events,
+    /// What the core was given and what it answered: from these its readers make the events.
+    Steps,
+    /// Both, to be compared.
+    Both,
+}
+
+impl FileHas {
+    fn events(self) -> bool {
+        matches!(self, FileHas::Events | FileHas::Both)
+    }
+
+    fn steps(self) -> bool {
+        matches!(self, FileHas::Steps | FileHas::Both)
+    }
+}
+
+/// Where one device's events and steps go in: a block a message, so that the lock is taken and a follower is told once a
+/// message.
 pub struct Tap {
     recording: Recording,
+    /// What the file gets.
     block: Block,
-    /// Guest time of the last event, to give events of one time one host time.
+    /// What followers get: events, whatever the file has.
+    live: Block,
+    /// Guest time of the last host time, to give what has one time one host time.
     last: Option<Duration>,
 }
 
 impl Recording {
-    /// Records to `writer` what `target` asks for, and counts if `count`.
+    /// Records to `writer` what `target` asks for, and counts if `count`. A `part`: what one guest of a domain does.
     pub fn new(
         clock: GuestClock,
         writer: Option<Writer<File>>,
         target: Option<&TraceTarget>,
         count: bool,
+        part: bool,
     ) -> Recording {
         let writes = writer.is_some();
+        let file = match target {
+            _ if !writes => FileHas::Nothing,
+            _ if part => FileHas::Events,
+            Some(TraceTarget { replay: true, .. }) => FileHas::Both,
+            _ => FileHas::Steps,
+        };
         let tally = count.then(Tally::default);
         let shared = Arc::new(Mutex::new(Shared { writer, tally, unflushed: false, names: BTreeMap::new() }));
         if writes {
@@ -77,10 +110,9 @@ impl Recording {
         Recording {
             shared,
             clock,
-            writes,
+            file,
             counts: count,
             host_times: writes && target.is_some_and(|target| target.host_times),
-            replay: writes && target.is_some_and(|target| target.replay),
             followers: Followers::of(control::wire::Stream::Trace),
             signals: Arc::default(),
         }
@@ -128,12 +160,7 @@ impl Recording {
 
     /// A way in, for one device.
     pub fn tap(&self) -> Tap {
-        Tap { recording: self.clone(), block: Block::default(), last: None }
-    }
-
-    /// Whether records go anywhere.
-    fn is_read(&self) -> bool {
-        self.writes || self.followers.any()
+        Tap { recording: self.clone(), block: Block::default(), live: Block::default(), last: None }
     }
 }
 
@@ -151,6 +178,21 @@ impl Tap {
     fn write(&mut self, record: &Record) {
         self.commit();
         lock(&self.recording.shared).write(|writer| writer.record(record));
+    }
+
+    /// What follows in the file happens now by the host's clock.
+    fn stamp_host_time(&mut self, at: Duration) {
+        if self.recording.host_times && self.last != Some(at) {
+            self.last = Some(at);
+            self.write(&Record::HostTime { boottime: host_clock().boottime });
+        }
+    }
+}
+
+impl Drop for Tap {
+    /// Events that were fetched after the last message wait for the next one.
+    fn drop(&mut self) {
+        self.commit();
     }
 }
 
@@ -205,7 +247,7 @@ impl Recorder for Tap {
     }
 
     fn enabled(&self) -> bool {
-        self.recording.counts || self.recording.is_read()
+        self.recording.counts || self.recording.file.events() || self.recording.followers.any()
     }
 
     fn record(&mut self, at: Duration, guest: GuestId, event: &TraceEvent) {
@@ -214,27 +256,22 @@ impl Recorder for Tap {
         {
             tally.event(event);
         }
-        if !self.recording.is_read() {
-            return;
+        if self.recording.file.events() {
+            self.stamp_host_time(at);
+            self.block.event(at, guest, event);
         }
-        if self.recording.host_times && self.last != Some(at) {
-            self.last = Some(at);
-            self.write(&Record::HostTime { boottime: host_clock().boottime });
+        if self.recording.followers.any() {
+            self.live.event(at, guest, event);
         }
-        self.block.event(at, guest, event);
-        if self.block.is_full() {
+        if self.block.is_full() || self.live.is_full() {
             self.commit();
         }
     }
 
     fn commit(&mut self) {
         let Recording { shared, followers, .. } = &self.recording;
-        self.block.end(|bytes, records| {
-            lock(shared).write(|writer| writer.block(bytes));
-            if followers.any() {
-                followers.records(bytes, records);
-            }
-        });
+        self.block.end(|block| lock(shared).write(|writer| writer.block(&block)));
+        self.live.end(|mut block| followers.records(block.records, block.whole()));
     }
 
     fn name(&mut self, guest: GuestId, pid: Pid, tid: Tid, name: [u8; 16]) {
@@ -246,8 +283,12 @@ impl Recorder for Tap {
         }
         shared.names.insert((guest, tid), name.clone());
         drop(shared);
-        if self.recording.is_read() {
-            self.block.record(&Record::Name(name));
+        let name = Record::Name(name);
+        if self.recording.file != FileHas::Nothing {
+            self.block.record(&name);
+        }
+        if self.recording.followers.any() {
+            self.live.record(&name);
         }
     }
 
@@ -263,10 +304,16 @@ impl Recorder for Tap {
     }
 
     fn replays(&self) -> bool {
-        self.recording.replay
+        self.recording.file.steps()
     }
 
-    fn step(&mut self, step: Step) {
-        self.write(&Record::Step(step));
+    fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) {
+        if matches!(step, Step::Message(_) | Step::Turn | Step::Reset) {
+            self.stamp_host_time(at);
+        }
+        self.block.step(at, guest, step);
+        if self.block.is_full() {
+            self.commit();
+        }
     }
 }

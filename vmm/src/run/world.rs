@@ -106,7 +106,7 @@ impl World {
                 let writer = Writer::create(&target.path, &header).map_err(trace_failure)?;
                 // The guests' clocks have nothing to do with each other.
                 let clock = GuestClock::host(self.0.began);
-                Some(Recording::new(clock, Some(writer), Some(target), false))
+                Some(Recording::new(clock, Some(writer), Some(target), false, false))
             }
         };
         let mut domain = Domain::new(limits.clone(), profile);
@@ -159,7 +159,7 @@ impl Recorder for Recorders {
         if self.own.enabled() {
             self.own.record(at, guest, event);
         }
-        if let Some(world) = &mut self.world {
+        if let Some(world) = self.world.as_mut().filter(|world| world.enabled()) {
             world.record(self.at.get(), guest, event);
         }
     }
@@ -186,9 +186,9 @@ impl Recorder for Recorders {
         self.world.as_ref().is_some_and(Recorder::replays)
     }
 
-    fn step(&mut self, step: Step) {
+    fn step(&mut self, _at: Duration, guest: GuestId, step: &Step<'_>) {
         if let Some(world) = &mut self.world {
-            world.step(step);
+            world.step(self.at.get(), guest, step);
         }
     }
 }

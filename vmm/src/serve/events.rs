@@ -209,7 +209,7 @@ impl Events {
             eprintln!("bindervm: no more events are written: {error}");
             state.file = None;
         }
-        self.0.followers.records(&bytes, 1);
+        self.0.followers.records(1, &bytes);
         state.keep(bytes);
     }
 

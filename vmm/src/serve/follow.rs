@@ -58,7 +58,7 @@ impl Followers {
     }
 
     /// So many records happened, which go together.
-    pub fn records(&self, bytes: &[u8], count: u64) {
+    pub fn records(&self, count: u64, bytes: &[u8]) {
         self.lock().iter_mut().for_each(|follower| follower.records(bytes, count));
     }
 
@@ -141,10 +141,10 @@ mod tests {
         assert!(followers.any());
         let record = vec![7; 1 << 20];
         for _ in 0..6 {
-            followers.records(&record, 1);
+            followers.records(1, &record);
         }
         followers.credit(&peer, 1, 6 + (1 << 20)).unwrap();
-        followers.records(b"last", 1);
+        followers.records(1, b"last");
         followers.finish();
         assert!(!followers.any());
         peer.close();

@@ -12,14 +12,18 @@ use crate::exit::{Code, Failure};
 /// Replays the recording and says how much of it was the same.
 pub fn check(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
     let replay = replay(path, None)?;
+    let made = replay.events();
     let compared = replay.finish().map_err(|error| differs(path, error))?;
+    let events = match compared.events {
+        0 => format!("which make {made} events"),
+        events => format!("{events} events"),
+    };
     let _ = writeln!(
         out,
-        "{}: the same: {} messages and their answers, {} completions of sleeping threads, {} events",
+        "{}: the same: {} messages and their answers, {} completions of sleeping threads, {events}",
         path.display(),
         compared.messages,
         compared.completions,
-        compared.events,
     );
     Ok(())
 }
@@ -45,8 +49,9 @@ fn replay(path: &Path, event: Option<u64>) -> Result<Replay, Failure> {
     let unreadable = |error: RecordingError| {
         Failure::because(Code::Image, format!("cannot read {}", path.display()), error)
     };
-    let mut replay = Replay::default();
-    for record in Reader::open(path).map_err(unreadable)? {
+    let reader = Reader::open(path).map_err(unreadable)?;
+    let mut replay = Replay::of(reader.header());
+    for record in reader {
         replay.record(&record.map_err(unreadable)?).map_err(|error| differs(path, error))?;
         if event.is_some_and(|event| replay.events() >= event) && !replay.is_inside_message() {
             break;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use binder_trace::aidl::Table;
 use binder_trace::model::{Call, Model};
 use binder_trace::recording::{Header, HostClock, Reader, Record, RecordingError};
+use binder_trace::told::Told;
 
 use super::follow::Growing;
 use super::live;
@@ -20,7 +21,7 @@ type Input = Box<dyn Read + Send>;
 
 /// A recording that is being read.
 pub struct Source {
-    reader: Reader<Input>,
+    reader: Told<Input>,
     /// What its records tell.
     pub model: Model,
     path: PathBuf,
@@ -154,11 +155,11 @@ impl Sources {
     }
 }
 
-fn open(path: &Path, follow: Option<&Arc<AtomicBool>>) -> Result<Reader<Input>, RecordingError> {
+fn open(path: &Path, follow: Option<&Arc<AtomicBool>>) -> Result<Told<Input>, RecordingError> {
     let failed = |source| RecordingError::Open { path: path.to_owned(), source };
     let Some(stop) = follow else {
         let file = File::open(path).map_err(failed)?;
-        return Reader::new(Box::new(BufReader::with_capacity(1 << 16, file)));
+        return Reader::new(Box::new(BufReader::with_capacity(1 << 16, file)) as Input).map(Told::new);
     };
     let input: Input = match live::find(path) {
         Some(live) => Box::new(BufReader::new(live.map_err(failed)?.until(stop.clone()))),
@@ -169,5 +170,5 @@ fn open(path: &Path, follow: Option<&Arc<AtomicBool>>) -> Result<Reader<Input>, 
             Box::new(BufReader::new(Growing::open(path, stop.clone()).map_err(failed)?))
         }
     };
-    Reader::new(input)
+    Reader::new(input).map(Told::new)
 }

@@ -79,7 +79,7 @@ impl Model {
             Record::Lost { events } => self.lost += events,
             Record::Known(Known::Registered { guest, record }) => self.registered(*guest, record),
             Record::Known(known) => self.names.known(known),
-            Record::Step(_) | Record::End => {}
+            Record::Step { .. } | Record::End => {}
         }
         None
     }

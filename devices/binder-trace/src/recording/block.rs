@@ -3,15 +3,20 @@
 use std::time::Duration;
 
 use binder::GuestId;
+use binder::replay::Step;
 use binder::trace::TraceEvent;
 use serde::{Deserialize, Serialize};
 
 use super::Record;
 use super::encode::Encoder;
+use super::likeness::Likeness;
 use crate::Stamped;
 
 /// Length and checksum.
 const HEAD: usize = 8;
+
+/// Room for the head, and for the word that the entries follow as they are.
+const ROOM: usize = HEAD + 1;
 
 /// A block with so many bytes of records takes no more.
 const FULL: usize = 32 << 10;
@@ -19,10 +24,10 @@ const FULL: usize = 32 << 10;
 /// Room that is kept for the next block; one with a large payload has more for itself.
 const KEPT: usize = 2 * FULL;
 
-/// What stands in a block. Events of one message have one time, which is told once. Written it has references.
+/// What stands in a block. What has one time, since one message caused it, tells it once. Written it has references.
 #[derive(Serialize, Deserialize)]
-pub(super) enum Entry<E, R> {
-    /// When, and of which guest, the events are that follow in this block.
+pub(super) enum Entry<E, R, S> {
+    /// When, and of which guest, the events and steps are that follow in this block.
     Stamp {
         at: Duration,
         guest: GuestId,
@@ -30,6 +35,7 @@ pub(super) enum Entry<E, R> {
     Event(E),
     /// Any other record.
     Record(R),
+    Step(S),
 }
 
 /// Records that will be written together, encoded one after another in the same memory.
@@ -42,27 +48,42 @@ pub struct Block {
     encoder: Encoder,
     stamp: Option<(Duration, GuestId)>,
     records: u64,
+    like: Option<u32>,
+}
+
+/// A block that is whole.
+pub struct Ended<'a> {
+    /// Room for the head, and the entries.
+    bytes: &'a mut [u8],
+    /// How many records it has.
+    pub records: u64,
+    like: Option<u32>,
 }
 
 impl Block {
     /// Adds an event.
+    #[inline]
     pub fn event(&mut self, at: Duration, guest: GuestId, event: &TraceEvent) {
-        if self.stamp != Some((at, guest)) {
-            self.stamp = Some((at, guest));
-            self.push(&Entry::Stamp { at, guest });
-        }
-        self.records += 1;
+        self.stamp(at, guest);
         self.push(&Entry::Event(event));
+    }
+
+    /// Adds a step. Blocks whose messages are of one thread are taken to be like each other.
+    #[inline]
+    pub fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) {
+        self.stamp(at, guest);
+        if let Step::Message(message) = step {
+            self.like = Some(message.header.tid.0);
+        }
+        self.push(&Entry::Step(step));
     }
 
     /// Adds any record.
     pub fn record(&mut self, record: &Record) {
         match record {
             Record::Event(Stamped { at, guest, event }) => self.event(*at, *guest, event),
-            record => {
-                self.records += 1;
-                self.push(&Entry::Record(record));
-            }
+            Record::Step { at, guest, step } => self.step(*at, *guest, step),
+            record => self.push(&Entry::Record(record)),
         }
     }
 
@@ -71,17 +92,15 @@ impl Block {
         self.encoder.len() >= FULL
     }
 
-    /// Ends it: gives its bytes, with head, and the number of its records away, unless there is none. Then it is
-    /// empty again.
-    pub fn end(&mut self, take: impl FnOnce(&[u8], u64)) {
-        let block = self.encoder.encoded();
-        if let Some((head, entries)) = block.split_first_chunk_mut::<HEAD>() {
-            head[..4].copy_from_slice(&(entries.len() as u32).to_le_bytes());
-            head[4..].copy_from_slice(&crc32fast::hash(entries).to_le_bytes());
-            take(block, self.records);
+    /// Ends it, and gives it away unless there is nothing in it. Then it is empty again.
+    #[inline]
+    pub fn end(&mut self, take: impl FnOnce(Ended<'_>)) {
+        if self.encoder.len() == 0 {
+            return;
         }
+        take(Ended { bytes: self.encoder.encoded(), records: self.records, like: self.like });
         self.encoder.clear(KEPT);
-        (self.stamp, self.records) = (None, 0);
+        (self.stamp, self.records, self.like) = (None, 0, None);
     }
 
     #[cfg(test)]
@@ -89,10 +108,48 @@ impl Block {
         self.encoder.capacity()
     }
 
-    fn push(&mut self, entry: &Entry<&TraceEvent, &Record>) {
+    #[inline]
+    fn stamp(&mut self, at: Duration, guest: GuestId) {
+        if self.stamp != Some((at, guest)) {
+            self.stamp = Some((at, guest));
+            self.append(&Entry::Stamp { at, guest });
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, entry: &Entry<&TraceEvent, &Record, &Step<'_>>) {
+        self.records += 1;
+        self.append(entry);
+    }
+
+    #[inline]
+    fn append(&mut self, entry: &Entry<&TraceEvent, &Record, &Step<'_>>) {
         if self.encoder.len() == 0 {
-            self.encoder.raw(&[0; HEAD]);
+            self.encoder.raw(&[0; ROOM]);
         }
         self.encoder.append(entry);
     }
+}
+
+impl Ended<'_> {
+    /// All of it, with its head: it can be read without any other.
+    pub fn whole(&mut self) -> &[u8] {
+        seal(self.bytes);
+        self.bytes
+    }
+
+    /// Puts it into `to` as a file has it that has told what `likeness` remembers.
+    pub(super) fn told(&self, likeness: &mut Likeness, to: &mut Vec<u8>) {
+        to.clear();
+        to.extend([0; HEAD]);
+        likeness.encode(&self.bytes[ROOM..], self.like, to);
+        seal(to);
+    }
+}
+
+/// Writes the head of a block before its bytes.
+fn seal(block: &mut [u8]) {
+    let (head, stored) = block.split_first_chunk_mut::<HEAD>().expect("a block begins with room for its head");
+    head[..4].copy_from_slice(&(stored.len() as u32).to_le_bytes());
+    head[4..].copy_from_slice(&crc32fast::hash(stored).to_le_bytes());
 }

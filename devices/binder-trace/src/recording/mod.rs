@@ -5,14 +5,20 @@
 //! header length          u32, little endian
 //! header                 JSON: version, guests, what was run
 //! then any number of blocks:
-//!   length               u32, little endian, of the entries
-//!   checksum             u32, little endian: CRC-32 (IEEE) of the entries
-//!   entries              postcard-encoded, one after another: stamps, events, other records
+//!   length               u32, little endian, of what follows the checksum
+//!   checksum             u32, little endian: CRC-32 (IEEE) of that
+//!   likeness             0: entries follow; else how they differ from an earlier block's (likeness.rs)
+//!   entries              postcard-encoded, one after another: stamps, steps, events, other records
 //! ```
 //!
-//! The header is JSON so that any tool can tell what a file is. A block usually has what one message of a guest
-//! caused: its events have one stamp, which is told once. Blocks do not depend on each other. The last one of a file has one
-//! record, which says that nothing follows. A run that was killed leaves a file without it, which may end inside a block;
+//! The header is JSON so that any tool can tell what a file is.
+//!
+//! A file holds what went into the core and what it answered ([`Step`]): the core is deterministic, so that
+//! [`Told`](crate::told::Told) has it make the same events again when they are read. A follower of a running guest, and the
+//! file of one guest of several in a domain, have the events themselves; a recording with `replay` has both, to be compared.
+//!
+//! A block usually has one message of a guest, its answer, and the events that were fetched since the last: one stamp
+//! is told once. The last block of a file has one record, which says that nothing follows. A run that was killed leaves a file without it, which may end inside a block;
 //! reading tells that apart from damage, after all whole blocks.
 
 use std::io;
@@ -25,26 +31,27 @@ use binder::{DebugId, GuestId, Pid, ProcId, Tid};
 use serde::{Deserialize, Serialize};
 
 use crate::Stamped;
+use crate::replay::Divergence;
 
 mod block;
 mod encode;
+mod likeness;
 mod reader;
 mod writer;
 
-pub use block::Block;
+pub use block::{Block, Ended};
 pub use reader::Reader;
 pub use writer::{Writer, encode_header, encode_record};
 
 const MAGIC: &[u8; 8] = b"BVTRACE\n";
 
 /// Version of the header and of the records. Records of another version are refused, not guessed.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// No header is longer; a length beyond it is damage.
 const MAX_HEADER: u32 = 1 << 20;
 
-/// No block is longer; a length beyond it is damage. The longest has the domain that a replay
-/// recording begins with.
+/// No block is longer; a length beyond it is damage. The longest has the domain that a recording begins with.
 const MAX_BLOCK: u32 = 256 << 20;
 
 /// Bytes of each payload that a recording holds if nobody asks for another number: enough for the
@@ -76,9 +83,12 @@ pub struct Header {
     /// The host's clocks when the recording began, if it has host times.
     #[serde(default)]
     pub host_clock: Option<HostClock>,
-    /// It has all that a replay needs.
+    /// It has the events beside the steps that they follow from.
     #[serde(default)]
     pub replay: bool,
+    /// The core whose steps they are, [`binder::replay::CORE`].
+    #[serde(default)]
+    pub core: String,
     /// It is a file, whose last record is [`Record::End`] where the run that wrote it was not cut off.
     #[serde(default)]
     pub has_end: bool,
@@ -130,7 +140,14 @@ pub enum Record {
         events: u64,
     },
     /// What went into the domain or came out of it.
-    Step(Step),
+    Step {
+        /// When, by the guest's time.
+        at: Duration,
+        /// For which guest.
+        guest: GuestId,
+        /// What.
+        step: Step<'static>,
+    },
     /// What was so when the recording began: of a guest that went on from a snapshot, or that runs.
     Known(Known),
     /// Nothing follows: the run ended, and all of it is here.
@@ -210,6 +227,23 @@ pub enum RecordingError {
         at: u64,
         /// What is wrong there.
         problem: String,
+    },
+    /// The domain or a step of another core cannot be read.
+    #[error("the trace was recorded by another version of bindervm, whose binder core this one does not know: record it again ({problem})")]
+    Core {
+        /// What this one made of it.
+        problem: String,
+    },
+    /// The steps make no sense.
+    #[error("the trace cannot be made into events: {0}")]
+    Steps(String),
+    /// The core did something else than was recorded.
+    #[error("what was shown may not be what happened{recorder}: {divergence}")]
+    Differs {
+        /// Where first.
+        divergence: Box<Divergence>,
+        /// ` (...)`, where that explains it.
+        recorder: &'static str,
     },
     /// The file has no end: the run was cut off, or goes on.
     #[error("the trace has no end (byte {at}): the run that wrote it was cut off, or goes on")]

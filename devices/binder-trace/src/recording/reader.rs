@@ -7,10 +7,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use binder::GuestId;
+use binder::replay::{CORE, Step};
 use binder::trace::TraceEvent;
 use serde::Deserialize;
 
 use super::block::Entry;
+use super::likeness::Likeness;
 use super::{Header, MAGIC, MAX_BLOCK, MAX_HEADER, Record, RecordingError, VERSION};
 use crate::Stamped;
 
@@ -20,8 +22,11 @@ pub struct Reader<R: Read> {
     header: Header,
     /// Offset of the block.
     at: u64,
-    /// The block that is being read, without its head.
+    /// The entries of the block that is being read; before them what its file says of them.
     block: Vec<u8>,
+    likeness: Likeness,
+    /// Memory for the next one.
+    spare: Vec<u8>,
     /// Where in it the next entry is.
     next: usize,
     /// The stamp that its events have.
@@ -71,7 +76,18 @@ impl<R: Read> Reader<R> {
         }
         let header = serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
         let after = 12 + u64::from(length);
-        Ok(Reader { input, header, at: after, block: Vec::new(), next: 0, stamp: None, after, ended: false })
+        Ok(Reader {
+            input,
+            header,
+            at: after,
+            block: Vec::new(),
+            likeness: Likeness::default(),
+            spare: Vec::new(),
+            next: 0,
+            stamp: None,
+            after,
+            ended: false,
+        })
     }
 
     /// What was recorded.
@@ -83,21 +99,32 @@ impl<R: Read> Reader<R> {
         RecordingError::Damaged { at: self.at, problem }
     }
 
+    fn undecodable(&self, error: &postcard::Error) -> RecordingError {
+        match self.header.core.as_str() {
+            "" | CORE => self.damaged(error.to_string()),
+            _ => RecordingError::Core { problem: error.to_string() },
+        }
+    }
+
     fn read_record(&mut self) -> Result<Option<Record>, RecordingError> {
         loop {
             if self.next == self.block.len() && !self.read_block()? {
                 return Ok(None);
             }
             let entries = &self.block[self.next..];
-            let (entry, rest): (Entry<TraceEvent, Record>, _) =
-                postcard::take_from_bytes(entries).map_err(|error| self.damaged(error.to_string()))?;
+            let (entry, rest): (Entry<TraceEvent, Record, Step<'static>>, _) =
+                postcard::take_from_bytes(entries).map_err(|error| self.undecodable(&error))?;
             self.next = self.block.len() - rest.len();
+            let missing = || self.damaged("an event has no time".to_owned());
             match entry {
                 Entry::Stamp { at, guest } => self.stamp = Some((at, guest)),
                 Entry::Event(event) => {
-                    let missing = || self.damaged("an event has no time".to_owned());
                     let (at, guest) = self.stamp.ok_or_else(missing)?;
                     return Ok(Some(Record::Event(Stamped { at, guest, event })));
+                }
+                Entry::Step(step) => {
+                    let (at, guest) = self.stamp.ok_or_else(missing)?;
+                    return Ok(Some(Record::Step { at, guest, step }));
                 }
                 Entry::Record(record) => {
                     return Ok(Some(record).filter(|record| !matches!(record, Record::End)));
@@ -132,7 +159,15 @@ impl<R: Read> Reader<R> {
         if crc32fast::hash(&self.block) != checksum {
             return Err(self.damaged("the checksum of a block is wrong".to_owned()));
         }
-        (self.next, self.stamp) = (0, None);
+        self.next = match self.likeness.decode(&self.block, &mut self.spare) {
+            Ok(None) => 1,
+            Ok(Some(())) => {
+                std::mem::swap(&mut self.block, &mut self.spare);
+                0
+            }
+            Err(problem) => return Err(self.damaged(problem.to_owned())),
+        };
+        self.stamp = None;
         self.after = self.at + 8 + u64::from(length);
         Ok(true)
     }

@@ -4,7 +4,12 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use super::block::Ended;
+use super::likeness::Likeness;
 use super::{Block, Header, MAGIC, Record, RecordingError};
+
+/// Memory that stays for the next block.
+const KEPT: usize = 64 << 10;
 
 /// The bytes that a recording begins with.
 pub fn encode_header(header: &Header) -> Vec<u8> {
@@ -20,13 +25,16 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
     let mut block = Block::default();
     block.record(record);
     let mut bytes = Vec::new();
-    block.end(|block, _| bytes = block.to_vec());
+    block.end(|mut block| bytes = block.whole().to_vec());
     bytes
 }
 
 /// Writes a recording.
 pub struct Writer<W: Write> {
     out: BufWriter<W>,
+    likeness: Likeness,
+    /// The block that is being written.
+    block: Vec<u8>,
     failed: Option<io::Error>,
 }
 
@@ -43,20 +51,24 @@ impl<W: Write> Writer<W> {
     pub fn new(out: W, header: &Header) -> Result<Self, RecordingError> {
         let mut out = BufWriter::with_capacity(1 << 16, out);
         out.write_all(&encode_header(header)).map_err(RecordingError::Write)?;
-        Ok(Writer { out, failed: None })
+        Ok(Writer { out, likeness: Likeness::default(), block: Vec::new(), failed: None })
     }
 
     /// Appends a whole block, as [`Block::end`] gives it. An error is kept for [`finish`](Self::finish): the guest
     /// does not learn of it.
-    pub fn block(&mut self, bytes: &[u8]) {
+    pub fn block(&mut self, block: &Ended<'_>) {
         if self.failed.is_none() {
-            self.failed = self.out.write_all(bytes).err();
+            block.told(&mut self.likeness, &mut self.block);
+            self.failed = self.out.write_all(&self.block).err();
+            self.block.shrink_to(KEPT);
         }
     }
 
     /// Appends a block of one record.
     pub fn record(&mut self, record: &Record) {
-        self.block(&encode_record(record));
+        let mut block = Block::default();
+        block.record(record);
+        block.end(|block| self.block(&block));
     }
 
     /// Writes out what is buffered, so that a reader of the file sees it.

@@ -460,6 +460,8 @@ impl Domain {
         if cx.traces() {
             let record = self.sent_record(cx, call, s, result, self.limits.trace_payload);
             cx.sink.event(&TraceEvent::Transaction(record));
+        } else if cx.pages.keeps_reads() {
+            self.sent_payload(cx, call, s, self.limits.trace_payload);
         }
     }
 
@@ -490,10 +492,7 @@ impl Domain {
         result: Result<Option<BufferId>, SendError>,
         most: u32,
     ) -> TransactionRecord {
-        let mut payload = vec![0; s.data.data_size.min(u64::from(most)) as usize];
-        if s.memory(call).read(cx.pages, s.data.data, &mut payload).is_err() {
-            payload.clear();
-        }
+        let payload = self.sent_payload(cx, call, s, most);
         let to = s.target_proc.map(|proc| match s.target_thread {
             Some(thread) => self.party(thread),
             None => Party { proc, pid: self.pid(proc).unwrap_or_default(), ..Party::default() },
@@ -525,6 +524,15 @@ impl Domain {
             payload,
             objects: self.sent_objects(s),
         }
+    }
+
+    /// At most `most` bytes of a payload as it was sent; empty where they cannot be read.
+    fn sent_payload(&self, cx: &Cx<'_>, call: &Call, s: &Sending, most: u32) -> Vec<u8> {
+        let mut payload = vec![0; s.data.data_size.min(u64::from(most)) as usize];
+        if s.memory(call).read(cx.pages, s.data.data, &mut payload).is_err() {
+            payload.clear();
+        }
+        payload
     }
 
     /// The objects of a transaction as far as they were judged, for the trace.

@@ -67,8 +67,9 @@ pub trait Recorder: Send {
     fn replays(&self) -> bool {
         false
     }
-    /// Takes one step.
-    fn step(&mut self, _step: Step) {}
+    /// Takes one step, which was done for `guest`. One that is not the [first of a message](Step::Message), a turn or a
+    /// reset has the time of the one before.
+    fn step(&mut self, _at: Duration, _guest: GuestId, _step: &Step<'_>) {}
 }
 
 /// Asks for a call of [`VirtioDevice::service`] soon.

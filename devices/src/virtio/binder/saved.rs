@@ -74,7 +74,7 @@ impl BinderDevice {
         world.recorder.goes_on(world.guest, &domain);
         world.recorder.commit();
         if self.world.replay_begun {
-            self.world.recorder.step(Step::Start(Box::new(domain.clone())));
+            self.world.step(&Step::Start(Box::new(domain.clone())));
         }
         self.world.domain.lock_anyway().domain = domain;
         self.ask_for_turn();

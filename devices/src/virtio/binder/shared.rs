@@ -112,10 +112,11 @@ impl Shared {
     pub(super) fn reset(&mut self, guest: GuestId, recorder: &mut dyn Recorder, replays: bool) -> Census {
         let left = self.domain.census(guest);
         self.guests.rams.remove(&guest);
+        let at = recorder.now();
         if replays {
-            recorder.step(Step::Reset { guest });
+            recorder.step(at, guest, &Step::Reset);
         }
-        self.domain.reset(guest, &mut Stamped { at: recorder.now(), guest, recorder });
+        self.domain.reset(guest, &mut Stamped { at, guest, recorder });
         recorder.commit();
         self.wake_others(guest);
         left

@@ -1,5 +1,6 @@
 //! The way to the core: decoding, the domain's lock, and what the recording gets.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) struct World {
     pub names: Names,
     /// The recording has the domain that it begins with.
     pub replay_begun: bool,
+    /// Time of the last message, which the recording has for what follows from it.
+    pub at: Duration,
     /// What the domain said last.
     pub wants_turns: bool,
     pub counters: Arc<Mutex<Counters>>,
@@ -68,6 +71,7 @@ impl World {
             recorder,
             names: Names::default(),
             replay_begun: false,
+            at: Duration::ZERO,
             wants_turns: false,
             counters: Arc::default(),
             handling: Arc::default(),
@@ -80,17 +84,25 @@ impl World {
     pub fn enter(&mut self, ram: &Arc<GuestRam>, attempt_acquire: bool) {
         let mut shared = self.domain.lock_anyway();
         shared.enter(self.guest, ram.clone(), attempt_acquire);
+        self.at = self.recorder.now();
         if !self.recorder.replays() {
             return;
         }
         if !self.replay_begun {
-            self.recorder.step(Step::Start(Box::new(shared.domain.clone())));
+            self.recorder.step(self.at, self.guest, &Step::Start(Box::new(shared.domain.clone())));
             self.replay_begun = true;
         }
-        self.recorder.step(Step::Features { guest: self.guest, attempt_acquire });
+        self.recorder.step(self.at, self.guest, &Step::Features { attempt_acquire });
         let page = wire::PAGE as u64;
         let pieces = ram.iter().map(|piece| (Pfn(piece.start_addr().0 / page), piece.len() / page));
-        self.recorder.step(Step::Ram { guest: self.guest, pieces: pieces.collect() });
+        self.recorder.step(self.at, self.guest, &Step::Ram(pieces.collect()));
+        self.recorder.commit();
+    }
+
+    /// Gives the recording a step that is no message.
+    pub fn step(&mut self, step: &Step<'_>) {
+        self.recorder.step(self.at, self.guest, step);
+        self.recorder.commit();
     }
 
     /// Handles the message in `page` and gives the bytes of its answer.
@@ -109,10 +121,11 @@ impl World {
             drop(shared);
             return Ok(self.protocol_error());
         };
-        if self.recorder.enabled() || domain.faults().is_some() || matches!(message.body, Body::Open(_)) {
+        self.at = self.recorder.now();
+        if self.recorder.enabled() || self.replay_begun || domain.faults().is_some() || matches!(message.body, Body::Open(_)) {
             self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
-        let mut sink = Stamped { at: self.recorder.now(), guest, recorder: self.recorder.as_mut() };
+        let mut sink = Stamped { at: self.at, guest, recorder: self.recorder.as_mut() };
         let answer = if self.replay_begun {
             handle_recorded(domain, guests, guest, message, &mut sink)
         } else {
@@ -138,10 +151,11 @@ impl World {
         let Shared { domain, guests } = &mut *shared;
         let wanted = domain.wants_turns();
         if wanted {
-            if self.replay_begun {
-                self.recorder.step(Step::Turn);
-            }
             let at = self.recorder.now();
+            self.at = at;
+            if self.replay_begun {
+                self.recorder.step(at, guest, &Step::Turn);
+            }
             domain.turn(guests, &mut Stamped { at, guest, recorder: self.recorder.as_mut() });
         }
         let signals = domain.take_signals(guest);
@@ -178,7 +192,11 @@ impl World {
         let mut shared = self.domain.lock()?;
         let event = shared.domain.next_event(self.guest);
         if self.replay_begun {
-            self.recorder.step(Step::Event { guest: self.guest, event: event.clone() });
+            self.recorder.step(self.at, self.guest, &Step::Event(event.as_ref().map(Cow::Borrowed)));
+            // The recording of a world has what happened in it in this order.
+            if shared.guests.has_waker(self.guest) {
+                self.recorder.commit();
+            }
         }
         Ok(event.map(|event| encode::event(&event, self.config.epoch.get(), last_buffer)))
     }
@@ -218,9 +236,12 @@ fn handle_recorded(
     message: Message,
     sink: &mut Stamped<'_>,
 ) -> Answer {
-    sink.recorder.step(Step::Message { guest, message: message.clone() });
+    let at = sink.at;
+    sink.recorder.step(at, guest, &Step::Message(Cow::Borrowed(&message)));
     let pages = RecordedPages::new(GuestPages(rams));
     let answer = domain.handle_on(&pages, guest, message, sink);
-    sink.recorder.step(Step::Answer { reads: pages.into_reads(), answer: answer.clone() });
+    let reads = pages.into_reads();
+    let step = Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(&answer) };
+    sink.recorder.step(at, guest, &step);
     answer
 }
