@@ -5,9 +5,15 @@ use std::process::Stdio;
 use tests::serving::Serving;
 use tests::{Ended, Guest, bindervm_with};
 
-/// A service and its client, recorded for replay with all of their payloads.
+/// A service and its client, recorded with all of their payloads.
 fn demo() -> Ended {
-    let ended = Guest::of("aosp14").with(["--name", "phone"]).traced_with(",replay,payload=4K").shell(
+    demo_with("")
+}
+
+/// The same, with more options of the recording.
+fn demo_with(options: &str) -> Ended {
+    let options = format!(",payload=4K{options}");
+    let ended = Guest::of("aosp14").with(["--name", "phone"]).traced_with(&options).shell(
         "demo_service bindervm.shown & service=$!
          demo_client bindervm.shown; echo \"client ended with $?\"
          kill $service; wait",
@@ -54,6 +60,17 @@ fn a_recording_replays_to_the_same_and_shows_the_state_at_any_event() {
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(stderr.contains("damaged at byte"), "{stderr}");
     assert!(stdout.lines().count() > 100 && events.starts_with(&*stdout), "{stdout}");
+}
+
+#[test]
+fn the_events_that_a_reader_makes_are_those_that_happened() {
+    let (read, both) = (demo(), demo_with(",replay"));
+    assert_eq!(read.trace([]), both.trace([]));
+    assert_eq!(read.trace(["--jsonl", "--calls"]), both.trace(["--jsonl", "--calls"]));
+    let checked = [&read, &both].map(|ended| ended.trace(["--check"]));
+    assert!(checked[0].contains(", which make ") && !checked[1].contains("which make"), "{checked:?}");
+    let sizes = [&read, &both].map(|ended| std::fs::metadata(ended.trace_file()).unwrap().len());
+    assert!(sizes[0] < sizes[1], "{sizes:?}");
 }
 
 #[test]
@@ -229,7 +246,7 @@ fn a_recording_of_a_guest_that_goes_on_knows_what_was_before() {
     let path = folder.path().join("ready.snapshot");
     let saved = Guest::of("aosp14").with(["--snapshot-to", path.to_str().unwrap()]).run([]);
     assert_eq!(saved.code, 0, "{saved}");
-    let ended = Guest::from(path.to_str().unwrap()).traced_with(",replay").run(["service", "list"]).expect(0);
+    let ended = Guest::from(path.to_str().unwrap()).traced().run(["service", "list"]).expect(0);
     let calls = ended.trace(["--calls"]);
     let line = calls.lines().find(|line| line.contains("IServiceManager.listServices")).expect(&calls);
     assert!(line.contains("-> servicemanager ") && line.contains("service=context-manager"), "{line}");
@@ -246,7 +263,7 @@ fn a_service_that_was_registered_before_has_its_name() {
                   usleep 300000";
     let saved = Guest::of("aosp14").with(["--snapshot-to", path.to_str().unwrap()]).shell(script);
     assert_eq!(saved.code, 0, "{saved}");
-    let ended = Guest::from(path.to_str().unwrap()).traced_with(",replay").run(["usleep", "5000"]).expect(0);
+    let ended = Guest::from(path.to_str().unwrap()).traced().run(["usleep", "5000"]).expect(0);
     let calls = ended.trace(["--calls"]);
     assert!(!calls.contains("checkService"), "{calls}");
     let line = calls.lines().find(|line| line.contains("bindervm.demo.IDemo.")).expect(&calls);

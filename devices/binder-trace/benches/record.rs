@@ -6,9 +6,9 @@
 use std::fs::File;
 use std::time::Duration;
 
-use binder::trace::{TraceEvent, TraceSink};
+use binder::replay::Step;
 use binder_trace::recording::{Block, Header, VERSION, Writer};
-use shim::{GUEST, Pair, Shim};
+use shim::{GUEST, Pair, Recorder, Shim};
 
 #[path = "../../binder/benches/rounds/mod.rs"]
 mod rounds;
@@ -17,36 +17,18 @@ mod rounds;
 mod shim;
 
 /// A recording as a run makes it: a block a message, in a file that forgets.
-struct Recorded {
-    writer: Writer<File>,
-    block: Block,
-    messages: u64,
-}
-
-impl Recorded {
-    fn new() -> Recorded {
-        let null = File::options().write(true).open("/dev/null").expect("/dev/null");
-        let header = Header { version: VERSION, ..Header::default() };
-        Recorded {
-            writer: Writer::new(null, &header).expect("a header"),
-            block: Block::default(),
-            messages: 0,
+fn recorder() -> Recorder {
+    let null = File::options().write(true).open("/dev/null").expect("/dev/null");
+    let header = Header { version: VERSION, ..Header::default() };
+    let mut writer = Writer::new(null, &header).expect("a header");
+    let (mut block, mut messages) = (Block::default(), 0);
+    Box::new(move |step| {
+        block.step(Duration::from_micros(messages), GUEST, step);
+        if matches!(step, Step::Answer { .. }) {
+            messages += 1;
+            block.end(|block| writer.block(&block));
         }
-    }
-}
-
-impl TraceSink for Recorded {
-    fn enabled(&self) -> bool {
-        true
-    }
-
-    fn event(&mut self, event: &TraceEvent) {
-        self.block.event(Duration::from_micros(self.messages), GUEST, event);
-        if matches!(event, TraceEvent::Answered { .. }) {
-            self.messages += 1;
-            self.block.end(|bytes, _| self.writer.block(bytes));
-        }
-    }
+    })
 }
 
 fn main() {
@@ -57,13 +39,13 @@ fn main() {
         let mut pair = Pair::new(Shim::new(), size);
         if has("count") {
             if has("traced") {
-                pair.shim.sink = Box::new(Recorded::new());
+                pair.shim.recorder = Some(recorder());
             }
             println!("{size} bytes: {} round trips", rounds::count(&mut pair));
             continue;
         }
         let plain = rounds::least(&mut pair);
-        pair.shim.sink = Box::new(Recorded::new());
+        pair.shim.recorder = Some(recorder());
         let traced = rounds::least(&mut pair);
         println!("{size} bytes: {plain} ns a round trip, recorded {traced} ns");
     }

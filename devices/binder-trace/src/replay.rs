@@ -23,7 +23,9 @@ use crate::recording::{Header, Record};
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// It has events alone.
-    #[error("the recording has no steps to replay: of guests that share a domain only the domain's own `trace` has them")]
+    #[error(
+        "the recording has no steps to replay: of guests that share a domain only the domain's own `trace` has them"
+    )]
     NoSteps,
     /// The steps make no sense, or the domain at its start does not.
     #[error("the recording cannot be replayed: {0}")]
@@ -266,7 +268,9 @@ impl Replay {
             return Err(self.differs("an event that the replay does not have", told(event), none()));
         }
         match events.get(recorded.len()) {
-            Some(event) => Err(self.differs("an event that the recording does not have", none(), told(event))),
+            Some(event) => {
+                Err(self.differs("an event that the recording does not have", none(), told(event)))
+            }
             None => Ok(()),
         }
     }
@@ -367,10 +371,8 @@ mod tests {
     fn recording() -> Vec<Record> {
         let mut domain = Domain::new(Limits::default(), Profile::default());
         domain.attach(GUEST);
-        let mut records = vec![
-            step(Step::Start(Box::new(domain.clone()))),
-            step(Step::Ram(vec![(Pfn(0), 16)])),
-        ];
+        let mut records =
+            vec![step(Step::Start(Box::new(domain.clone()))), step(Step::Ram(vec![(Pfn(0), 16)]))];
         let ram = BTreeMap::from([(GUEST, vec![(Pfn(0), 16)])]);
         let open =
             |tgid| Body::Open(Open { tgid: Pid(tgid), context: b"binder".to_vec(), ..Open::default() });
@@ -395,9 +397,7 @@ mod tests {
     }
 
     fn stamped(events: Vec<TraceEvent>) -> impl Iterator<Item = Record> {
-        events
-            .into_iter()
-            .map(|event| Record::Event(Stamped { at: Duration::ZERO, guest: GUEST, event }))
+        events.into_iter().map(|event| Record::Event(Stamped { at: Duration::ZERO, guest: GUEST, event }))
     }
 
     fn step(step: Step<'static>) -> Record {

@@ -149,7 +149,8 @@ impl Ended<'_> {
 
 /// Writes the head of a block before its bytes.
 fn seal(block: &mut [u8]) {
-    let (head, stored) = block.split_first_chunk_mut::<HEAD>().expect("a block begins with room for its head");
+    let (head, stored) =
+        block.split_first_chunk_mut::<HEAD>().expect("a block begins with room for its head");
     head[..4].copy_from_slice(&(stored.len() as u32).to_le_bytes());
     head[4..].copy_from_slice(&crc32fast::hash(stored).to_le_bytes());
 }

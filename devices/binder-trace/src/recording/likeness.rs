@@ -85,7 +85,8 @@ impl Likeness {
         let (mask, mut words) = rest.split_at_checked(count.div_ceil(8)).ok_or(WRONG)?;
         for (index, before) in before[..count].iter_mut().enumerate() {
             if mask[index / 8] >> (index % 8) & 1 == 1 {
-                (*before, words) = words.split_first_chunk().map(|(word, rest)| (*word, rest)).ok_or(WRONG)?;
+                (*before, words) =
+                    words.split_first_chunk().map(|(word, rest)| (*word, rest)).ok_or(WRONG)?;
             }
         }
         if !words.is_empty() {

@@ -229,7 +229,9 @@ pub enum RecordingError {
         problem: String,
     },
     /// The domain or a step of another core cannot be read.
-    #[error("the trace was recorded by another version of bindervm, whose binder core this one does not know: record it again ({problem})")]
+    #[error(
+        "the trace was recorded by another version of bindervm, whose binder core this one does not know: record it again ({problem})"
+    )]
     Core {
         /// What this one made of it.
         problem: String,

@@ -1,8 +1,10 @@
 //! The least shim that can keep two processes talking, so that what is measured is the core.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use binder::protocol::{Command, TransactionData, ioctl, object, tf};
+use binder::replay::{RecordedPages, Step};
 use binder::*;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -54,14 +56,17 @@ impl Thread {
     }
 }
 
+/// Whoever records.
+pub type Recorder = Box<dyn FnMut(&Step<'_>)>;
+
 pub struct Shim {
     pub domain: Domain,
     ram: GuestMemoryMmap,
     pages: BTreeMap<(ProcId, u32), Pfn>,
     next_page: u64,
     next_pid: u32,
-    /// Where trace events go.
-    pub sink: Box<dyn TraceSink>,
+    /// Takes what goes into the core and comes out of it.
+    pub recorder: Option<Recorder>,
 }
 
 /// Payload of a call, as the shim carries it: in the message, or as pages for the core to copy from.
@@ -101,12 +106,20 @@ impl Shim {
         let mut domain = Domain::new(limits, Profile::default());
         domain.attach(GUEST);
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
-        let sink = Box::new(NoTrace);
-        Shim { domain, ram, pages: BTreeMap::new(), next_page: 0, next_pid: 1, sink }
+        Shim { domain, ram, pages: BTreeMap::new(), next_page: 0, next_pid: 1, recorder: None }
     }
 
     fn handle(&mut self, header: Header, body: Body) -> Answer {
-        self.domain.handle(&Rams(&self.ram), GUEST, Message { header, body }, &mut *self.sink)
+        let (rams, message) = (Rams(&self.ram), Message { header, body });
+        let Some(recorder) = &mut self.recorder else {
+            return self.domain.handle(&rams, GUEST, message, &mut NoTrace);
+        };
+        recorder(&Step::Message(Cow::Borrowed(&message)));
+        let pages = RecordedPages::new(GuestPages(&rams));
+        let answer = self.domain.handle_on(&pages, GUEST, message, &mut NoTrace);
+        let reads = pages.into_reads();
+        recorder(&Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(&answer) });
+        answer
     }
 
     /// A process with a mapping of 1 MiB, and its first thread.
@@ -189,7 +202,10 @@ impl Shim {
     }
 
     fn event(&mut self) {
-        self.domain.next_event(GUEST).expect("the other side is woken");
+        let event = self.domain.next_event(GUEST).expect("the other side is woken");
+        if let Some(recorder) = &mut self.recorder {
+            recorder(&Step::Event(Some(Cow::Owned(event))));
+        }
     }
 }
 

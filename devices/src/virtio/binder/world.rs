@@ -122,7 +122,11 @@ impl World {
             return Ok(self.protocol_error());
         };
         self.at = self.recorder.now();
-        if self.recorder.enabled() || self.replay_begun || domain.faults().is_some() || matches!(message.body, Body::Open(_)) {
+        if self.recorder.enabled()
+            || self.replay_begun
+            || domain.faults().is_some()
+            || matches!(message.body, Body::Open(_))
+        {
             self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
         let mut sink = Stamped { at: self.at, guest, recorder: self.recorder.as_mut() };
