@@ -94,6 +94,18 @@ pub struct Single {
     pub uops: Arc<[Uop]>,
 }
 
+impl Single {
+    /// True if it was found at `rip` in code of that size.
+    pub fn is_at(&self, rip: u64, size: CodeSize) -> bool {
+        self.rip == rip && self.size == size
+    }
+
+    /// True if what was found at `rip` reaches into the next page.
+    pub fn straddles(&self, rip: u64, size: CodeSize) -> bool {
+        self.is_at(rip, size) && rip % PAGE + self.len as u64 > PAGE
+    }
+}
+
 const SINGLES: usize = 512;
 
 /// All decoded blocks and the ways to find them.

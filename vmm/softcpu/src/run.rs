@@ -47,7 +47,13 @@ impl Cpu {
         loop {
             let mut id = match found {
                 Ok(Found::Block(id)) => id,
-                Ok(Found::Straddling) => return self.run_outside_blocks(),
+                Ok(Found::Straddling) => match self.run_outside_blocks() {
+                    Flow::Link0 | Flow::Link1 | Flow::Jump => {
+                        found = self.find_block();
+                        continue;
+                    }
+                    flow => return flow,
+                },
                 Err(Abort) => return Flow::Abort,
             };
             let way = loop {
@@ -154,6 +160,10 @@ impl Cpu {
         if guess.tag == self.code.tag() {
             return Ok(Found::Block(guess.block));
         }
+        // Whether it still does is seen when it is executed.
+        if self.code.single(rip).as_ref().is_some_and(|single| single.straddles(rip, size)) {
+            return Ok(Found::Straddling);
+        }
         let (physical, host) = self.translate_fetch(rip)?;
         let at = |block: &Block| block.physical == physical && block.size == size;
         if guess.block != NONE && at(&self.code.blocks[guess.block as usize]) {
@@ -225,8 +235,7 @@ impl Cpu {
         let size = self.code_size;
         let code = &mut self.code;
         if let Some(single) = code.single(rip)
-            && single.rip == rip
-            && single.size == size
+            && single.is_at(rip, size)
             && single.len <= known
             && single.bytes[..single.len] == bytes[..single.len]
         {
