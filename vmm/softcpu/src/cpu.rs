@@ -213,6 +213,9 @@ impl Cpu {
         if known {
             return Ok(entry.page() | (address % PAGE));
         }
+        if let Some(physical) = self.tlb.device(mode, address, access == Access::Write) {
+            return Ok(physical | (address % PAGE));
+        }
         self.translate_slow(mode, address, access)
     }
 
@@ -223,7 +226,8 @@ impl Cpu {
             return Err(Abort);
         }
         let user = mode == Mode::User;
-        let found = match paging::walk(&self.ram, self.paging_rules(), address, access, user) {
+        let rules = self.paging_rules();
+        let found = match paging::walk(&self.ram, &mut self.tlb.tables, rules, address, access, user) {
             Ok(found) => found,
             Err(code) => {
                 self.abort = Cause::Exception(Exception::PageFault { address, code });
@@ -242,6 +246,8 @@ impl Cpu {
                 self.ram.mark_dirty(found.physical);
             }
             self.tlb.fill(mode, address, &found, host, code);
+        } else {
+            self.tlb.fill_device(mode, address, &found);
         }
         Ok(found.physical)
     }
@@ -255,7 +261,8 @@ impl Cpu {
             return Err(self.raise(Exception::GeneralProtection(0)));
         }
         let user = self.mode == Mode::User;
-        match paging::walk(&self.ram, self.paging_rules(), address, Access::Fetch, user) {
+        let rules = self.paging_rules();
+        match paging::walk(&self.ram, &mut self.tlb.tables, rules, address, Access::Fetch, user) {
             Ok(found) => {
                 if found.large {
                     self.tlb.note_large(address, found.global);

@@ -74,6 +74,7 @@ mod save;
 mod segment;
 pub mod simd;
 mod state;
+mod tables;
 mod tlb;
 mod turns;
 mod uop;

@@ -1,6 +1,7 @@
 //! The page-table walk of 4-level paging. (SDM volume 3, chapter 4.)
 
-use crate::memory::Ram;
+use crate::memory::{PAGE, Ram};
+use crate::tables::{PageTable, TableCache};
 
 /// Physical address bits.
 pub const PHYSICAL_BITS: u32 = 40;
@@ -67,7 +68,14 @@ pub fn is_canonical(address: u64) -> bool {
 
 /// Translates a canonical linear address, setting accessed and dirty bits. `Err` is the page
 /// fault's error code.
-pub fn walk(ram: &Ram, rules: Rules, address: u64, access: Access, user: bool) -> Result<Translation, u16> {
+pub fn walk(
+    ram: &Ram,
+    tables: &mut TableCache,
+    rules: Rules,
+    address: u64,
+    access: Access,
+    user: bool,
+) -> Result<Translation, u16> {
     if !rules.enabled {
         return Ok(Translation { physical: address, writable: true, large: false, global: false });
     }
@@ -81,61 +89,112 @@ pub fn walk(ram: &Ram, rules: Rules, address: u64, access: Access, user: bool) -
     if access == Access::Fetch && rules.no_execute {
         code |= CODE_FETCH;
     }
-    let mut table = rules.root & ADDRESS;
-    let mut rights = WRITABLE | USER;
-    let mut no_execute = false;
-    // Level 3 is the PML4, level 0 the page table.
-    for level in (0..4u32).rev() {
-        let at = table + (address >> (12 + 9 * level) & 0x1ff) * 8;
-        let entry = ram.read_u64(at);
-        if entry & PRESENT == 0 {
-            return Err(code);
+    let walk = Walk { ram, rules, address, access, user, code };
+    if let Some(table) = tables.get(address) {
+        let at = Walk::offset(address, 0);
+        return walk.last(table.physical + at, table.host.read(at), 0, table.rights, table.no_execute);
+    }
+    walk.from_the_root(tables)
+}
+
+/// A walk under way.
+#[derive(Clone, Copy)]
+struct Walk<'a> {
+    ram: &'a Ram,
+    rules: Rules,
+    address: u64,
+    access: Access,
+    user: bool,
+    /// The error code of a page fault, but for what the entries say.
+    code: u16,
+}
+
+impl Walk<'_> {
+    /// Where the entry for an address is in its table. Level 3 is the PML4, level 0 the page table.
+    fn offset(address: u64, level: u32) -> u64 {
+        (address >> (12 + 9 * level) & 0x1ff) * 8
+    }
+
+    fn from_the_root(self, tables: &mut TableCache) -> Result<Translation, u16> {
+        let mut table = self.rules.root & ADDRESS;
+        let mut rights = WRITABLE | USER;
+        let mut no_execute = false;
+        for level in (1..4u32).rev() {
+            let at = table + Self::offset(self.address, level);
+            let entry = self.ram.read_u64(at);
+            if level < 3 && entry & LARGE != 0 {
+                return self.last(at, entry, level, rights, no_execute);
+            }
+            self.judge(entry, level, false)?;
+            rights &= entry;
+            no_execute |= entry & NO_EXECUTE != 0;
+            if entry & ACCESSED == 0 {
+                self.ram.write_u64(at, entry | ACCESSED);
+                self.ram.mark_dirty(at);
+            }
+            table = entry & ADDRESS;
         }
-        let large = level > 0 && entry & LARGE != 0;
+        if let Some(host) = self.ram.page(table) {
+            tables.insert(self.address, PageTable { physical: table, host, rights, no_execute });
+        }
+        let at = table + Self::offset(self.address, 0);
+        self.last(at, self.ram.read_u64(at), 0, rights, no_execute)
+    }
+
+    /// Whether an entry is present and has no bit set that must not be.
+    #[inline(always)]
+    fn judge(&self, entry: u64, level: u32, large: bool) -> Result<(), u16> {
+        if entry & PRESENT == 0 {
+            return Err(self.code);
+        }
         let reserved = RESERVED
-            | if rules.no_execute { 0 } else { NO_EXECUTE }
+            | if self.rules.no_execute { 0 } else { NO_EXECUTE }
             | if level == 3 { LARGE } else { 0 }
             // Bit 12 of a large page's entry is PAT.
             | if large { ((1 << (12 + 9 * level)) - 1) & ADDRESS & !(1 << 12) } else { 0 };
         if entry & reserved != 0 {
-            return Err(code | CODE_PRESENT | CODE_RESERVED);
+            return Err(self.code | CODE_PRESENT | CODE_RESERVED);
         }
-        rights &= entry;
-        no_execute |= entry & NO_EXECUTE != 0;
-        if level > 0 && !large {
-            if entry & ACCESSED == 0 {
-                ram.write_u64(at, entry | ACCESSED);
-                ram.mark_dirty(at);
-            }
-            table = entry & ADDRESS;
-            continue;
-        }
+        Ok(())
+    }
 
-        let may_write = rights & WRITABLE != 0 || !user && !rules.write_protect;
-        let allowed = (!user || rights & USER != 0)
-            && match access {
+    /// Ends the walk with the `entry` at `at` that maps the page; `rights` and `no_execute` are those of the way to it.
+    #[inline(always)]
+    fn last(
+        self,
+        at: u64,
+        entry: u64,
+        level: u32,
+        rights: u64,
+        no_execute: bool,
+    ) -> Result<Translation, u16> {
+        let large = level > 0;
+        self.judge(entry, level, large)?;
+        let rights = rights & entry;
+        let may_write = rights & WRITABLE != 0 || !self.user && !self.rules.write_protect;
+        let allowed = (!self.user || rights & USER != 0)
+            && match self.access {
                 Access::Read => true,
                 Access::Write => may_write,
-                Access::Fetch => !no_execute,
+                Access::Fetch => !no_execute && entry & NO_EXECUTE == 0,
             };
         if !allowed {
-            return Err(code | CODE_PRESENT);
+            return Err(self.code | CODE_PRESENT);
         }
         let mut marks = ACCESSED;
-        if access == Access::Write {
+        if self.access == Access::Write {
             marks |= DIRTY;
         }
         if entry & marks != marks {
-            ram.write_u64(at, entry | marks);
-            ram.mark_dirty(at);
+            self.ram.write_u64(at, entry | marks);
+            self.ram.mark_dirty(at);
         }
-        let offset_mask = (1u64 << (12 + 9 * level)) - 1;
-        return Ok(Translation {
-            physical: entry & ADDRESS & !offset_mask | address & offset_mask,
+        let offset_mask = (PAGE << (9 * level)) - 1;
+        Ok(Translation {
+            physical: entry & ADDRESS & !offset_mask | self.address & offset_mask,
             writable: may_write && (entry | marks) & DIRTY != 0,
             large,
-            global: rules.global && entry & GLOBAL != 0,
-        });
+            global: self.rules.global && entry & GLOBAL != 0,
+        })
     }
-    unreachable!("level 0 always returns")
 }

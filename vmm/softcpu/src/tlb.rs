@@ -10,6 +10,7 @@
 
 use crate::memory::{HostPage, PAGE};
 use crate::paging::Translation;
+use crate::tables::TableCache;
 
 /// Entries of one data table.
 pub const ENTRIES: usize = 1024;
@@ -88,6 +89,17 @@ impl Default for FetchTable {
     }
 }
 
+/// A page of device registers: what the TLB remembers of addresses where no RAM is.
+#[derive(Clone, Copy)]
+struct DevicePage {
+    mode: Mode,
+    /// Linear page address.
+    page: u64,
+    /// Guest-physical page address.
+    physical: u64,
+    writable: bool,
+}
+
 /// What the TLB of a CPU holds that waits for its turn.
 #[derive(Default)]
 pub struct ParkedTlb {
@@ -117,6 +129,10 @@ pub struct Tlb {
     large: Vec<LargeRegion>,
     /// A supervisor's instruction was fetched from a page that is not global.
     private_code: bool,
+    /// For the walks behind a miss; flushed with everything else, and by every invalidation.
+    pub tables: TableCache,
+    /// The last page of device registers: a driver's doorbells are all in one.
+    device: Option<DevicePage>,
     pub fills: u64,
     pub flushes: u64,
 }
@@ -141,6 +157,8 @@ impl Tlb {
             filled: Default::default(),
             large: Vec::new(),
             private_code: false,
+            tables: TableCache::default(),
+            device: None,
             fills: 0,
             flushes: 0,
         }
@@ -190,6 +208,26 @@ impl Tlb {
         }
     }
 
+    /// Puts in that `address` leads to a device.
+    pub fn fill_device(&mut self, mode: Mode, address: u64, found: &Translation) {
+        let (page, physical) = (address & !(PAGE - 1), found.physical & !(PAGE - 1));
+        self.device = Some(DevicePage { mode, page, physical, writable: found.writable });
+    }
+
+    /// The guest-physical page of `address`, if that is known to lead to a device and may be accessed so.
+    pub fn device(&self, mode: Mode, address: u64, write: bool) -> Option<u64> {
+        let known = |device: &DevicePage| {
+            device.mode == mode && device.page == address & !(PAGE - 1) && (device.writable || !write)
+        };
+        self.device.filter(known).map(|device| device.physical)
+    }
+
+    /// What may be wrong after any invalidation.
+    fn flush_walks(&mut self) {
+        self.tables.flush();
+        self.device = None;
+    }
+
     /// The fetch translation for `address`, if known.
     #[inline(always)]
     pub fn fetch(&self, mode: Mode, address: u64) -> Option<&Fetch> {
@@ -214,6 +252,7 @@ impl Tlb {
     /// Drops everything.
     pub fn flush(&mut self) {
         self.flushes += 1;
+        self.flush_walks();
         for slot in self.filled.iter_mut().flat_map(|filled| filled.drain(..)) {
             self.data[slot as usize] = empty(slot as usize % ENTRIES);
         }
@@ -225,6 +264,7 @@ impl Tlb {
     /// Drops what is not global. True if a supervisor's code was among it.
     pub fn flush_private(&mut self) -> bool {
         self.flushes += 1;
+        self.flush_walks();
         for slot in self.filled[false as usize].drain(..) {
             let entry = &mut self.data[slot as usize];
             if !entry.is_global() {
@@ -247,6 +287,7 @@ impl Tlb {
     /// Exchanges everything for what another CPU holds, whose turn it is. `code_pages` changes whenever
     /// a page without decoded code becomes one with; `holds_code` tells such pages.
     pub fn exchange(&mut self, other: &mut ParkedTlb, code_pages: u64, holds_code: impl Fn(u64) -> bool) {
+        self.flush_walks();
         let mut mine = Vec::new();
         for slot in self.filled.iter_mut().flat_map(|filled| filled.drain(..)) {
             let entry = std::mem::replace(&mut self.data[slot as usize], empty(slot as usize % ENTRIES));
@@ -274,6 +315,7 @@ impl Tlb {
         if self.large.len() == LARGE_REGIONS || self.large.iter().any(is_large) {
             return self.flush();
         }
+        self.flush_walks();
         for mode in [Mode::Supervisor, Mode::User] {
             let slot = Self::slot(mode, address);
             self.data[slot] = empty(slot % ENTRIES);

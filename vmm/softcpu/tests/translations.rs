@@ -129,3 +129,59 @@ fn invlpg_drops_a_global_page_too() {
     assert_eq!(before_and_behind(GLOBAL, true, load, change), (1, 2), "data");
     assert_eq!(before_and_behind(GLOBAL, true, call, change), (1, 2), "code");
 }
+
+/// What is read at a page not read before, behind `change`, once the directory entry of its 2 MiB leads to another
+/// table than when a page beside it was read.
+fn through_another_table(change: impl Fn(&mut CodeAssembler)) -> u64 {
+    const REGION: u64 = 0x40_0000;
+    const DIRECTORY_ENTRY: u64 = 0x3000 + 8 * (REGION >> 21);
+    let tables = [CODE + 0x4000, CODE + 0x5000];
+    let mut board = Board::new();
+    for (table, page) in tables.into_iter().zip([FIRST, SECOND]) {
+        board.put(table, page | PRESENT);
+        board.put(table + 8, page | PRESENT);
+    }
+    board.put(FIRST, 1);
+    board.put(SECOND, 2);
+    board.put(DIRECTORY_ENTRY, tables[0] | PRESENT);
+    let exit = board.run(|a| {
+        a.mov(rax, qword_ptr(REGION)).unwrap();
+        a.mov(rax, tables[1] | PRESENT).unwrap();
+        a.mov(qword_ptr(DIRECTORY_ENTRY), rax).unwrap();
+        change(a);
+        a.mov(rbx, qword_ptr(REGION + 0x1000)).unwrap();
+        a.hlt().unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    board.vm.registers().gpr[3]
+}
+
+/// SDM volume 3, 4.10.4.1: INVLPG of any address drops all of the paging-structure caches.
+#[test]
+fn a_new_page_table_counts_from_the_next_invalidation() {
+    assert_eq!(through_another_table(reload_cr3), 2);
+    assert_eq!(through_another_table(|a| a.invlpg(byte_ptr(DATA)).unwrap()), 2);
+    assert_eq!(through_another_table(|a| set_pge(a, true)), 2);
+}
+
+#[test]
+fn a_page_may_lead_to_a_device_and_then_to_ram() {
+    const DEVICE: u64 = 0xd000_0000;
+    let mut board = Board::new();
+    board.put(Board::entry(DATA), DEVICE | PRESENT | WRITABLE);
+    let exit = board.run(|a| {
+        a.mov(ebx, 7).unwrap();
+        a.mov(dword_ptr(DATA), ebx).unwrap();
+        a.mov(dword_ptr(DATA), ebx).unwrap();
+        a.mov(eax, (SECOND | PRESENT) as u32).unwrap();
+        a.mov(qword_ptr(Board::entry(DATA)), rax).unwrap();
+        a.invlpg(byte_ptr(DATA)).unwrap();
+        a.mov(ecx, dword_ptr(DATA)).unwrap();
+        a.or(qword_ptr(Board::entry(DATA)), WRITABLE as i32).unwrap();
+        a.invlpg(byte_ptr(DATA)).unwrap();
+        a.mov(dword_ptr(DATA), ebx).unwrap();
+        a.hlt().unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    assert_eq!(board.get(SECOND), 7);
+}
