@@ -26,7 +26,7 @@ pub const REPEAT: u16 = 1;
 pub const REPEAT_UNEQUAL: u16 = 2;
 
 /// Bytes a host copies in the time of one guest instruction; it is how long strings take.
-const BYTES_PER_TICK: u64 = 64;
+pub const BYTES_PER_TICK: u64 = 64;
 
 /// Adds to a counter or pointer register; `uop.imm` masks shorter addresses. A 32-bit register's upper
 /// half becomes zero, what is above 16 bits stays.

@@ -60,6 +60,7 @@ pub const MOV_LOAD: Opcode = Opcode::one(0x8b);
 pub const MOV_STORE: Opcode = Opcode::one(0x89);
 pub const LEA: Opcode = Opcode::one(0x8d);
 pub const ADD_LOAD: Opcode = Opcode::one(0x03);
+pub const SUB_STORE: Opcode = Opcode::one(0x29);
 pub const XOR_LOAD: Opcode = Opcode::one(0x33);
 pub const OR_LOAD: Opcode = Opcode::one(0x0b);
 pub const CMP_STORE: Opcode = Opcode::one(0x39);

@@ -125,6 +125,9 @@ pub enum Kind {
     /// An operation on AH, CH, DH or BH and an immediate: 1 OR, 4 AND, 6 XOR, 7 CMP, 8 TEST. The operand is
     /// the register that the byte is in.
     HighByte(u8),
+    /// REP MOVS, REP STOS.
+    RepeatedMove,
+    RepeatedStore,
     JumpIf(u8),
     Jump,
     Call,
@@ -199,6 +202,8 @@ impl Insn {
             | Kind::Pause
             | Kind::PushFlags
             | Kind::Interrupts { .. }
+            | Kind::RepeatedMove
+            | Kind::RepeatedStore
             | Kind::JumpIf(_)
             | Kind::Jump
             | Kind::Call
@@ -297,6 +302,10 @@ impl Reader<'_> {
             return match opcode {
                 0x90 if self.rex & 1 == 0 && repeat == 0xf3 => Some(self.bare(Kind::Pause)),
                 0xc3 if repeat == 0xf3 => Some(self.bare(Kind::Return(0))),
+                0xa4 | 0xa5 | 0xaa | 0xab if repeat == 0xf3 && self.segment.is_none() => {
+                    self.bytes_if(opcode & 1 == 0);
+                    Some(self.bare(if opcode < 0xa8 { Kind::RepeatedMove } else { Kind::RepeatedStore }))
+                }
                 _ => None,
             };
         }

@@ -7,6 +7,8 @@ const RCX: u16 = 1 << 1;
 const RDX: u16 = 1 << 2;
 const RSP: u16 = 1 << 4;
 const RBP: u16 = 1 << 5;
+const RSI: u16 = 1 << 6;
+const RDI: u16 = 1 << 7;
 
 /// Guest registers, a bit each.
 pub type Set = u16;
@@ -65,6 +67,8 @@ impl Insn {
             Kind::Call | Kind::CallTo | Kind::Return(_) => RSP,
             Kind::Pop => rm | RSP,
             Kind::Leave => RSP | RBP,
+            Kind::RepeatedMove => RCX | RSI | RDI,
+            Kind::RepeatedStore => RCX | RDI,
         }
     }
 
@@ -94,6 +98,8 @@ impl Insn {
             Kind::Push | Kind::PushImmediate | Kind::PushFlags | Kind::Pop => RSP,
             Kind::Call | Kind::CallTo | Kind::Return(_) => RSP,
             Kind::Leave => RSP | RBP,
+            Kind::RepeatedMove => RCX | RSI | RDI,
+            Kind::RepeatedStore => RAX | RCX | RDI,
             _ => 0,
         };
         for register in 0..16 {
@@ -142,6 +148,8 @@ impl Insn {
             | Kind::Carry(_)
             | Kind::PushFlags
             | Kind::Interrupts { .. }
+            | Kind::RepeatedMove
+            | Kind::RepeatedStore
             | Kind::JumpIf(_)
             | Kind::Jump
             | Kind::Call

@@ -24,6 +24,7 @@ mod homes;
 mod moves;
 mod operand;
 mod stack;
+mod string;
 mod system;
 mod vector;
 
@@ -313,6 +314,8 @@ impl Compiler<'_, '_> {
             Kind::PushFlags => self.push_flags(),
             Kind::Interrupts { on } => self.set_interrupts(on),
             Kind::HighByte(op) => self.high_byte(insn, op),
+            Kind::RepeatedMove => self.move_string(insn),
+            Kind::RepeatedStore => self.fill_string(insn),
             Kind::Xchg => self.xchg(insn),
             Kind::Xadd => self.xadd(insn),
             Kind::Cmpxchg => self.cmpxchg(insn),
