@@ -239,7 +239,7 @@ impl Replay {
         let domain = self.domain.as_mut().ok_or_else(no_start)?;
         let pages = ReplayedPages::new(&self.ram, reads);
         let mut events: Vec<TraceEvent> = Vec::new();
-        let replayed = domain.handle_on(&pages, guest, message, &mut events);
+        let replayed = domain.handle_on(&pages, guest, &message, &mut events);
         let (read, wrong) = (pages.next.get(), pages.wrong.into_inner());
         domain.take_signals(guest);
         match self.has_events {
@@ -383,7 +383,7 @@ mod tests {
             let reads = Reads::default();
             let pages = ReplayedPages::new(&ram, &reads);
             let mut events: Vec<TraceEvent> = Vec::new();
-            let answer = domain.handle_on(&pages, GUEST, message, &mut events);
+            let answer = domain.handle_on(&pages, GUEST, &message, &mut events);
             records.extend(stamped(events));
             records.push(step(Step::Answer { reads: Cow::Owned(reads), answer: Cow::Owned(answer) }));
         }

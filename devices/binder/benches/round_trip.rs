@@ -1,7 +1,7 @@
 //! What the core takes for a synchronous call: by payload, and by how much else there is.
 //!
 //! A round trip is its three requests (free, call and wait; free and reply; wait) and two events, the page
-//! copies included, with the trace off. Requests are made beforehand; that they go away counts.
+//! copies included, with the trace off. Requests are made beforehand, as a device reads them into memory that it keeps.
 //! `cargo bench -p binder`; a name as argument runs and sets up that alone.
 
 use std::hint::black_box;
@@ -17,7 +17,7 @@ mod shim;
 const BATCH: BatchSize = BatchSize::NumIterations(32);
 
 fn round_trips(b: &mut Bencher<'_, CpuTime>, Pair { requests, shim }: &mut Pair) {
-    b.iter_batched(|| requests.round(), |round| shim.round_trip(round), BATCH);
+    b.iter_batched_ref(|| requests.round(), |round| shim.round_trip(round), BATCH);
 }
 
 fn payloads(c: &mut Criterion<CpuTime>) {

@@ -21,22 +21,19 @@ impl Domain {
     }
 
     /// Asks for the pages that the mapping lacks, and runs the ioctl when there are none.
-    pub(crate) fn fill_and_proceed(&mut self, cx: &mut Cx<'_>, call: Box<Call>) -> Answer {
+    pub(crate) fn fill_and_proceed(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, answer: &mut Answer) {
         let empty = if self.is_shared() { self.empty_slots(call.proc()) } else { None };
         let Some((proc, slots)) = empty else {
-            return self.proceed(cx, call);
+            return self.proceed(cx, call, answer);
         };
+        call.write.keep(cx.chunk);
         let needs = vec![Need::Pages { proc, slots: slots.clone() }];
-        let answer = Answer {
-            status: Status::Needs(needs),
-            write_consumed: call.write.consumed(),
-            result_position: call.read.position,
-            ..Answer::default()
-        };
+        answer.status = Status::Needs(needs);
+        answer.write_consumed = call.write.consumed();
+        answer.result_position = call.read.position;
         if let Some(object) = self.threads.get_mut(call.thread) {
             object.activity = Activity::Filling { call, slots };
         }
-        answer
     }
 
     /// Slots of a process without a page, as many as one message can ask for.
@@ -53,7 +50,8 @@ impl Domain {
         call: Box<Call>,
         slots: &[u32],
         results: &[NeedResult],
-    ) -> Answer {
+        answer: &mut Answer,
+    ) {
         let pfns: &[Pfn] = match results {
             [NeedResult { error: Errno::OK, outcome: Outcome::Pages(pfns) }] => pfns,
             _ => &[],
@@ -69,8 +67,8 @@ impl Domain {
             }
         }
         match idle {
-            0 => self.proceed(cx, call),
-            _ => self.fill_and_proceed(cx, call),
+            0 => self.proceed(cx, call, answer),
+            _ => self.fill_and_proceed(cx, call, answer),
         }
     }
 }

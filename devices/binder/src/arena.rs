@@ -1,36 +1,42 @@
 //! Arenas with typed ids: an id names one object for life, and a stale id finds nothing.
 
 use std::collections::BTreeSet;
-use std::marker::PhantomData;
+use std::num::NonZeroU64;
 
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Inconsistent, holds};
 
 /// An id that an [`Arena`] hands out: a slot and the generation of its content.
-pub(crate) trait ArenaId: Copy {
-    fn new(index: u32, generation: u32) -> Self;
-    fn index(self) -> u32;
-    fn generation(self) -> u32;
+pub(crate) trait ArenaId: Copy + PartialEq {
+    /// The first id of a slot.
+    fn first(index: u32) -> Self;
+    /// The id of the slot's next content; `None` when the generations are used up.
+    fn next(self) -> Option<Self>;
+    fn index(self) -> usize;
 }
+
+/// The first generation is 1, so that no id is 0 and an `Option` of one is as small as the id. The slot is in the
+/// low half.
+const FIRST: NonZeroU64 = NonZeroU64::new(1 << 32).expect("not 0");
 
 macro_rules! arena_ids {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {$(
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-        pub(crate) struct $name(u64);
+        pub(crate) struct $name(NonZeroU64);
 
         impl ArenaId for $name {
-            fn new(index: u32, generation: u32) -> Self {
-                $name(u64::from(generation) << 32 | u64::from(index))
+            fn first(index: u32) -> Self {
+                $name(FIRST.saturating_add(index.into()))
             }
 
-            fn index(self) -> u32 {
-                self.0 as u32
+            fn next(self) -> Option<Self> {
+                Some($name(self.0.checked_add(FIRST.get())?))
             }
 
-            fn generation(self) -> u32 {
-                (self.0 >> 32) as u32
+            fn index(self) -> usize {
+                self.0.get() as u32 as usize
             }
         }
     )*};
@@ -54,22 +60,22 @@ arena_ids! {
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct Slot<T> {
-    generation: u32,
+struct Slot<I, T> {
+    /// Of the value; of a free slot the one to come.
+    id: I,
     value: Option<T>,
 }
 
 /// Objects of one type, found by id.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Arena<I, T> {
-    slots: Vec<Slot<T>>,
+    slots: Vec<Slot<I, T>>,
     free: Vec<u32>,
-    id: PhantomData<I>,
 }
 
 impl<I, T> Default for Arena<I, T> {
     fn default() -> Self {
-        Arena { slots: Vec::new(), free: Vec::new(), id: PhantomData }
+        Arena { slots: Vec::new(), free: Vec::new() }
     }
 }
 
@@ -79,36 +85,36 @@ impl<I: ArenaId, T> Arena<I, T> {
             Some(index) => {
                 let slot = &mut self.slots[index as usize];
                 slot.value = Some(value);
-                I::new(index, slot.generation)
+                slot.id
             }
             None => {
-                let index = self.slots.len() as u32;
-                self.slots.push(Slot { generation: 0, value: Some(value) });
-                I::new(index, 0)
+                let id = I::first(self.slots.len() as u32);
+                self.slots.push(Slot { id, value: Some(value) });
+                id
             }
         }
     }
 
     pub(crate) fn get(&self, id: I) -> Option<&T> {
-        let slot = self.slots.get(id.index() as usize)?;
-        (slot.generation == id.generation()).then_some(slot.value.as_ref()).flatten()
+        let slot = self.slots.get(id.index())?;
+        if slot.id == id { slot.value.as_ref() } else { None }
     }
 
     pub(crate) fn get_mut(&mut self, id: I) -> Option<&mut T> {
-        let slot = self.slots.get_mut(id.index() as usize)?;
-        (slot.generation == id.generation()).then_some(slot.value.as_mut()).flatten()
+        let slot = self.slots.get_mut(id.index())?;
+        if slot.id == id { slot.value.as_mut() } else { None }
     }
 
     pub(crate) fn remove(&mut self, id: I) -> Option<T> {
-        let slot = self.slots.get_mut(id.index() as usize)?;
-        if slot.generation != id.generation() {
+        let slot = self.slots.get_mut(id.index())?;
+        if slot.id != id {
             return None;
         }
         let value = slot.value.take()?;
         // A slot whose generations are used up is not used again: its old ids stay stale for ever.
-        if let Some(next) = slot.generation.checked_add(1) {
-            slot.generation = next;
-            self.free.push(id.index());
+        if let Some(next) = id.next() {
+            slot.id = next;
+            self.free.push(id.index() as u32);
         }
         Some(value)
     }
@@ -119,13 +125,14 @@ impl<I: ArenaId, T> Arena<I, T> {
 
     /// Every object with its id.
     pub(crate) fn entries(&self) -> impl Iterator<Item = (I, &T)> {
-        let ids = (0..).zip(&self.slots);
-        ids.filter_map(|(index, slot)| Some((I::new(index, slot.generation), slot.value.as_ref()?)))
+        self.slots.iter().filter_map(|slot| Some((slot.id, slot.value.as_ref()?)))
     }
 
     /// Every free slot is there, vacant and listed once; an insertion may rely on that.
     pub(crate) fn check(&self) -> Result<(), Inconsistent> {
         holds(u32::try_from(self.slots.len()).is_ok(), "an arena has more slots than there are ids")?;
+        let own = self.slots.iter().zip(0..).all(|(slot, index)| slot.id.index() == index);
+        holds(own, "an object of an arena has another one's id")?;
         let vacant = |index: &u32| self.slots.get(*index as usize).is_some_and(|slot| slot.value.is_none());
         holds(self.free.iter().all(vacant), "a free slot of an arena is in use or missing")?;
         let distinct: BTreeSet<u32> = self.free.iter().copied().collect();

@@ -120,6 +120,8 @@ pub(crate) struct Placed {
     pub spam_suspect: bool,
     /// Pages that were idle and are used now.
     pub pages_taken: u32,
+    /// No page is missing.
+    pub pages_there: bool,
 }
 
 impl Mapping {
@@ -205,15 +207,15 @@ impl Mapping {
         }
         let offset = self.take_place(size).ok_or(Errno::ENOSPC)?;
         let spam_suspect = sender.is_some_and(|sender| self.charge(sender, size));
-        let mut pages_taken = 0;
+        let (mut pages_taken, mut pages_there) = (0, true);
         let slots = self.slots_of(offset, size);
         self.pages_high = self.pages_high.max(u64::from(*slots.end()) + 1);
-        for slot in slots {
-            let slot = &mut self.slots[slot as usize];
+        for slot in &mut self.slots[*slots.start() as usize..=*slots.end() as usize] {
             pages_taken += u32::from(slot.users == 0 && slot.page.is_some());
+            pages_there &= slot.page.is_some();
             slot.users += 1;
         }
-        Ok(Placed { offset, size, spam_suspect, pages_taken })
+        Ok(Placed { offset, size, spam_suspect, pages_taken, pages_there })
     }
 
     /// Bytes of the largest hole.
@@ -255,8 +257,8 @@ impl Mapping {
         }
         self.give_place(buffer.offset, buffer.offset + buffer.size);
         let mut idle = 0;
-        for slot in self.slots_of(buffer.offset, buffer.size) {
-            let slot = &mut self.slots[slot as usize];
+        let slots = self.slots_of(buffer.offset, buffer.size);
+        for slot in &mut self.slots[*slots.start() as usize..=*slots.end() as usize] {
             slot.users = slot.users.saturating_sub(1);
             idle += u32::from(slot.users == 0 && slot.page.is_some());
         }

@@ -50,12 +50,12 @@ impl Domain {
             if failed || call.write.consumed() >= call.write.size {
                 return WriteFlow::Finished;
             }
-            let rest = call.write.bytes.get(call.write.cursor..).unwrap_or_default();
-            let decoded = Command::decode(rest);
+            let chunk = call.write.chunk(cx.chunk);
+            let (decoded, end) = (Command::decode(call.write.rest(chunk)), chunk.end);
             match &decoded {
                 Ok((command, _)) => self.count_command(call, command.code()),
                 // One that is cut comes again, whole.
-                Err(NotACommand::Short { .. }) if call.write.end == ChunkEnd::Cut => {}
+                Err(NotACommand::Short { .. }) if end == ChunkEnd::Cut => {}
                 Err(NotACommand::Short { word } | NotACommand::Unknown { word }) => {
                     self.count_command(call, *word);
                 }
@@ -67,8 +67,8 @@ impl Domain {
                     self.trace_thread(cx, call.thread, |thread| TraceEvent::UnknownCommand { thread, word });
                     return WriteFlow::Error(Errno::EINVAL);
                 }
-                Err(NotACommand::End) if call.write.end == ChunkEnd::Last => return WriteFlow::Finished,
-                Err(_) if call.write.end == ChunkEnd::Cut => return WriteFlow::More,
+                Err(NotACommand::End) if end == ChunkEnd::Last => return WriteFlow::Finished,
+                Err(_) if end == ChunkEnd::Cut => return WriteFlow::More,
                 Err(_) => return WriteFlow::Error(Errno::EFAULT),
             };
             self.trace_thread(cx, call.thread, |thread| TraceEvent::Command { thread, command });

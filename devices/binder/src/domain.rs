@@ -17,15 +17,16 @@ use crate::limits::{Limits, Profile};
 use crate::logs::{Counters, LogRing, Totals};
 use crate::memory::{GuestPages, NoPages, Pages};
 use crate::message::{
-    Action, Answer, Body, EVENT_BYTES, Event, EventKind, Expects, Header, MAX_ACTIONS, MAX_INSTALL_FILES,
-    Message, Need, NeedKind, Status,
+    Action, Answer, Body, Chunk, ChunkEnd, Continue, EVENT_BYTES, Event, EventKind, Expects, Header, Ioctl,
+    MAX_ACTIONS, MAX_INSTALL_FILES, Message, Need, NeedKind, Status,
 };
 use crate::node::Node;
 use crate::poll::PollCheck;
 use crate::proc::{Context, ContextId};
 use crate::proc_table::ProcTable;
 use crate::refs::Ref;
-use crate::thread::{Activity, SpareCalls, Thread};
+use crate::spare::Spare;
+use crate::thread::{Activity, Thread};
 use crate::trace::{MessageKind, Party, StatusKind, TraceEvent, TraceSink, TransactionRecord, UserError};
 use crate::transaction::Transaction;
 
@@ -121,14 +122,27 @@ impl Notice {
 pub(crate) struct Cx<'a> {
     pub pages: &'a dyn Pages,
     pub sink: &'a mut dyn TraceSink,
+    /// The piece of a write stream that the message brought; empty if it brought none.
+    pub chunk: &'a Chunk,
     /// What the sink says: asked once a message.
     traces: bool,
 }
 
 impl<'a> Cx<'a> {
+    /// For what no message asked for.
     pub(crate) fn new(pages: &'a dyn Pages, sink: &'a mut dyn TraceSink) -> Cx<'a> {
+        static NOTHING: Chunk =
+            Chunk { position: 0, bytes: Vec::new(), end: ChunkEnd::Last, ranges: Vec::new() };
         let traces = sink.enabled();
-        Cx { pages, sink, traces }
+        Cx { pages, sink, chunk: &NOTHING, traces }
+    }
+
+    fn of_message(pages: &'a dyn Pages, sink: &'a mut dyn TraceSink, body: &'a Body) -> Cx<'a> {
+        let cx = Cx::new(pages, sink);
+        match body {
+            Body::Ioctl(Ioctl { chunk, .. }) | Body::Continue(Continue::More(chunk)) => Cx { chunk, ..cx },
+            _ => cx,
+        }
     }
 
     pub(crate) fn traces(&self) -> bool {
@@ -169,7 +183,7 @@ pub struct Domain {
     /// What is done to transactions on purpose.
     pub(crate) faults: Option<Box<Faults>>,
     #[serde(skip)]
-    pub(crate) spare: SpareCalls,
+    pub(crate) spare: Spare,
 }
 
 impl Domain {
@@ -196,7 +210,7 @@ impl Domain {
             runnable: VecDeque::new(),
             poll_check: Vec::new(),
             faults: None,
-            spare: SpareCalls::default(),
+            spare: Spare::default(),
         }
     }
 
@@ -242,12 +256,13 @@ impl Domain {
     }
 
     /// Handles one message to its end: when this returns, every thread that the message woke has
-    /// read, and what they read waits in [`next_event`](Self::next_event).
+    /// read, and what they read waits in [`next_event`](Self::next_event). The message is only looked at: a
+    /// device can read the next one into its memory.
     pub fn handle<R: GuestRams>(
         &mut self,
         rams: &R,
         guest: GuestId,
-        message: Message,
+        message: &Message,
         sink: &mut dyn TraceSink,
     ) -> Answer {
         self.handle_on(&GuestPages(rams), guest, message, sink)
@@ -259,39 +274,56 @@ impl Domain {
         &mut self,
         pages: &dyn Pages,
         guest: GuestId,
-        message: Message,
+        message: &Message,
         sink: &mut dyn TraceSink,
     ) -> Answer {
-        let mut cx = Cx::new(pages, sink);
-        let Message { header, mut body } = message;
-        let kind = message_kind(&body);
+        let Message { header, body } = message;
+        let mut cx = Cx::of_message(pages, sink, body);
+        let kind = message_kind(body);
         cx.trace(|| TraceEvent::Message { guest, proc: header.proc, tid: header.tid, seq: header.seq, kind });
-        let mut answer = self.dispatch(&mut cx, guest, header, &mut body);
+        let mut answer = Answer::default();
+        self.dispatch(&mut cx, guest, header, body, &mut answer);
         self.settle(&mut cx);
-        self.add_leftovers(guest, &header, kind, &mut answer);
+        self.add_leftovers(guest, header, kind, &mut answer);
         let proc = answer.proc.map_or(header.proc, |proc| proc.0);
         let (status, errno) = (status_kind(&answer.status), answer.errno);
         cx.trace(|| TraceEvent::Answered { proc, tid: header.tid, seq: header.seq, status, errno });
         answer
     }
 
-    fn dispatch(&mut self, cx: &mut Cx<'_>, guest: GuestId, header: Header, body: &mut Body) -> Answer {
-        if !self.guests.contains_key(&guest) {
-            return Answer::error(Errno::EBADF);
-        }
-        match body {
-            Body::Open(open) => return self.open(cx, guest, &header, std::mem::take(open)),
-            Body::CtxDel { device } => return self.end_device(guest, *device),
-            Body::Policy => return self.forget_permissions(guest),
-            Body::Log(read) => return self.read_text(cx, guest, header.time, read),
-            _ => {}
-        }
+    /// Fills in an answer that says nothing yet.
+    fn dispatch(
+        &mut self,
+        cx: &mut Cx<'_>,
+        guest: GuestId,
+        header: &Header,
+        body: &Body,
+        answer: &mut Answer,
+    ) {
         let proc = ProcId(header.proc);
-        if self.procs.get(&proc).is_none_or(|proc| proc.guest != guest) {
+        let owned = self.procs.get(&proc).is_some_and(|proc| proc.guest == guest);
+        match body {
+            // By far the most of them.
+            Body::Ioctl(ioctl) if owned && header.tid != Tid(0) => {
+                match self.get_thread(cx, proc, header.tid) {
+                    Ok(thread) => self.ioctl(cx, header, thread, ioctl, answer),
+                    Err(errno) => answer.errno = errno,
+                }
+            }
+            _ if !self.guests.contains_key(&guest) => answer.errno = Errno::EBADF,
+            Body::Open(open) => *answer = self.open(cx, guest, header, open.clone()),
+            Body::CtxDel { device } => *answer = self.end_device(guest, *device),
+            Body::Policy => *answer = self.forget_permissions(guest),
+            Body::Log(read) => *answer = self.read_text(cx, guest, header.time, read),
             // After RELEASE the worker of that process fetches what is left to be let go.
-            let more = matches!(body, Body::Continue(_)) && header.tid == Tid(0) && self.was_released(proc);
-            return if more { Answer::default() } else { Answer::error(Errno::EBADF) };
+            Body::Continue(_) if !owned && header.tid == Tid(0) && self.was_released(proc) => {}
+            _ if !owned => answer.errno = Errno::EBADF,
+            _ => *answer = self.of_proc(cx, proc, header, body),
         }
+    }
+
+    /// What a process asks for beside ioctls.
+    fn of_proc(&mut self, cx: &mut Cx<'_>, proc: ProcId, header: &Header, body: &Body) -> Answer {
         match body {
             Body::Open(_) | Body::CtxDel { .. } | Body::Log(_) | Body::Policy => Answer::error(Errno::EPROTO),
             Body::Mmap { address, length } => self.mmap(proc, *address, *length),
@@ -302,11 +334,9 @@ impl Domain {
                 Answer::default()
             }
             Body::Trim { max } => self.trim(proc, *max),
-            Body::Ioctl(_) | Body::Poll if header.tid == Tid(0) => Answer::error(Errno::EPROTO),
-            Body::Ioctl(ioctl) => match self.get_thread(cx, proc, header.tid) {
-                Ok(thread) => self.ioctl(cx, header, thread, ioctl),
-                Err(errno) => Answer::error(errno),
-            },
+            // Of no thread.
+            Body::Ioctl(_) => Answer::error(Errno::EPROTO),
+            Body::Poll if header.tid == Tid(0) => Answer::error(Errno::EPROTO),
             Body::Poll => match self.get_thread(cx, proc, header.tid) {
                 Ok(thread) => Answer { poll_mask: self.poll_thread(thread), ..Answer::default() },
                 Err(_) => Answer { poll_mask: EPOLLERR, ..Answer::default() },
@@ -325,9 +355,9 @@ impl Domain {
     }
 
     /// Messages that belong to an ioctl that was begun.
-    fn follow_up(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId, body: &mut Body) -> Answer {
+    fn follow_up(&mut self, cx: &mut Cx<'_>, header: &Header, thread: ThreadId, body: &Body) -> Answer {
         match body {
-            Body::Continue(more) => self.resume(cx, header, thread, std::mem::take(more)),
+            Body::Continue(more) => self.resume(cx, header, thread, more),
             Body::Cancel => self.cancel(cx, header, thread),
             Body::Timeout => self.timeout(cx, header, thread),
             Body::Fetch => self.fetch(thread),
@@ -400,54 +430,60 @@ impl Domain {
         }
     }
 
+    /// Takes back the memory of an [`Answer::result`] or of an event's, for what is read next. Nobody must: it saves
+    /// the allocator some work.
+    pub fn reuse(&mut self, result: Vec<u8>) {
+        self.spare.keep_result(result);
+    }
+
     fn make_event(&mut self, thread: ThreadId, notice: Notice, idle_pages: u32) -> Option<Event> {
         let object = self.threads.get_mut(thread)?;
         object.notices &= !notice.bit();
-        let (proc, tid, seq) = (object.proc, object.tid, object.seq);
-        let event = |fetch, kind| Some(Event { proc, tid, seq, fetch, kind, idle_pages });
-        match (notice, &mut object.activity) {
-            (Notice::Poll, _) => event(false, EventKind::Poll),
+        let (mut fetch, proc, tid, seq) = (false, object.proc, object.tid, object.seq);
+        let kind = match (notice, &mut object.activity) {
+            (Notice::Poll, _) => EventKind::Poll,
             (Notice::Install, Activity::Installing { transaction, announced, .. }) => {
-                let id = *transaction;
-                let files = self.transactions.get(id).map(|t| t.files.len()).unwrap_or_default();
-                let fetch = files * 4 > EVENT_BYTES;
+                let files = self.transactions.get(*transaction).map(|t| t.files.as_slice());
+                let files = files.unwrap_or_default();
+                fetch = files.len() * 4 > EVENT_BYTES;
                 *announced = fetch;
-                let files = self.transactions.get(id).filter(|_| !fetch).map(|t| t.files.as_slice());
-                let tokens = files.unwrap_or_default().iter().map(|file| file.token).collect();
-                event(fetch, EventKind::Install { tokens })
+                let told = if fetch { &[] } else { files };
+                EventKind::Install { tokens: told.iter().map(|file| file.token).collect() }
             }
-            (Notice::Completed, Activity::Completed { answer, fetch, then }) => {
+            (Notice::Completed, Activity::Completed { answer, fetch: waits, then }) => {
                 let nice = answer.actions.first().copied().filter(|action| action.is_scheduling());
                 let small = then.is_none()
                     && answer.status == Status::Done
                     && answer.result.len() <= EVENT_BYTES
                     && answer.actions.len() == usize::from(nice.is_some());
-                if !small {
-                    *fetch = true;
-                    let (errno, read_consumed) = (Errno::OK, 0);
-                    let empty = EventKind::Done {
-                        errno,
-                        read_consumed,
-                        result: vec![],
+                if small {
+                    let done = EventKind::Done {
+                        errno: answer.errno,
+                        read_consumed: answer.read_consumed,
+                        result: std::mem::take(&mut answer.result),
+                        first_word: answer.first_word,
+                        creds: answer.creds,
+                        nice,
+                    };
+                    if let Activity::Completed { answer, .. } = std::mem::take(&mut object.activity) {
+                        self.spare.keep_answer(answer);
+                    }
+                    done
+                } else {
+                    (fetch, *waits) = (true, true);
+                    EventKind::Done {
+                        errno: Errno::OK,
+                        read_consumed: 0,
+                        result: Vec::new(),
                         first_word: None,
                         creds: None,
                         nice: None,
-                    };
-                    return event(true, empty);
+                    }
                 }
-                let done = EventKind::Done {
-                    errno: answer.errno,
-                    read_consumed: answer.read_consumed,
-                    result: std::mem::take(&mut answer.result),
-                    first_word: answer.first_word,
-                    creds: answer.creds,
-                    nice,
-                };
-                object.activity = Activity::Idle;
-                event(false, done)
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(Event { proc, tid, seq, fetch, kind, idle_pages })
     }
 
     /// Whether [`next_event`](Self::next_event) has one.

@@ -337,7 +337,7 @@ impl Domain {
         names: &BTreeMap<(GuestId, Pid), String>,
     ) -> Result<(), SendError> {
         let mut payload = vec![0; s.data.data_size.min(TOKEN as u64) as usize];
-        if s.memory(call).read(cx.pages, s.data.data, &mut payload).is_err() {
+        if s.memory(cx.chunk, call).read(cx.pages, s.data.data, &mut payload).is_err() {
             payload.clear();
         }
         let of = |proc: Option<ProcId>| {

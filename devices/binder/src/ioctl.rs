@@ -14,13 +14,18 @@ impl Domain {
     pub(crate) fn ioctl(
         &mut self,
         cx: &mut Cx<'_>,
-        header: Header,
+        header: &Header,
         thread: ThreadId,
-        body: &mut Ioctl,
-    ) -> Answer {
-        let Some(object) = self.threads.get_mut(thread) else { return Answer::error(Errno::EBADF) };
+        body: &Ioctl,
+        answer: &mut Answer,
+    ) {
+        let Some(object) = self.threads.get_mut(thread) else {
+            answer.errno = Errno::EBADF;
+            return;
+        };
         if !matches!(object.activity, Activity::Idle) {
-            return Answer::error(Errno::EPROTO);
+            answer.errno = Errno::EPROTO;
+            return;
         }
         object.seq = header.seq;
         object.last_delivery = None;
@@ -31,24 +36,28 @@ impl Domain {
         let party = if cx.traces() { self.party(thread) } else { Party::default() };
         if self.is_doomed(proc) {
             // As with any signal that is on its way.
-            return self.end_ioctl(cx, thread, party, cmd, Err(Errno::EINTR));
+            *answer = self.end_ioctl(cx, thread, party, cmd, Err(Errno::EINTR));
+            return;
         }
         let result = match cmd {
             ioctl::WRITE_READ => match self.begin_write_read(header, thread, body) {
-                Ok(call) => return self.fill_and_proceed(cx, call),
+                Ok(call) => return self.fill_and_proceed(cx, call, answer),
                 Err(errno) => Err(errno),
             },
             ioctl::FREEZE => match self.freeze(cx, header, thread, body) {
-                Ok(answer) => return answer,
+                Ok(frozen) => {
+                    *answer = frozen;
+                    return;
+                }
                 Err(errno) => Err(errno),
             },
             ioctl::THREAD_EXIT => {
                 self.release_thread(cx, thread);
                 Ok(Vec::new())
             }
-            _ => self.simple_ioctl(cx, &header, thread, proc, body),
+            _ => self.simple_ioctl(cx, header, thread, proc, body),
         };
-        self.end_ioctl(cx, thread, party, cmd, result)
+        *answer = self.end_ioctl(cx, thread, party, cmd, result);
     }
 
     /// An ioctl that ends in its first message.
@@ -211,22 +220,22 @@ impl Domain {
     /// BINDER_WRITE_READ begins.
     fn begin_write_read(
         &mut self,
-        header: Header,
+        header: &Header,
         thread: ThreadId,
-        body: &mut Ioctl,
+        body: &Ioctl,
     ) -> Result<Box<Call>, Errno> {
         let mut arg = Argument::new(body);
         arg.readable(Errno::EFAULT)?;
         let [write_size, write_consumed, _, read_size, read_consumed, _] =
             [arg.u64(), arg.u64(), arg.u64(), arg.u64(), arg.u64(), arg.u64()];
         let guest = self.thread_guest(thread);
-        let mut call = Call::begin(self.spare.take(), thread, guest, header);
+        let mut call = self.spare.call(thread, guest, header);
         call.write.size = write_size;
         call.write.position = write_consumed;
         call.read.size = read_size;
         call.read.start = read_consumed;
         call.read.position = read_consumed;
-        if write_consumed < write_size && !call.write.feed(std::mem::take(&mut body.chunk)) {
+        if write_consumed < write_size && !call.write.feed(&body.chunk) {
             return Err(Errno::EPROTO);
         }
         Ok(call)
@@ -236,7 +245,7 @@ impl Domain {
     fn freeze(
         &mut self,
         cx: &mut Cx<'_>,
-        header: Header,
+        header: &Header,
         thread: ThreadId,
         body: &Ioctl,
     ) -> Result<Answer, Errno> {
@@ -255,7 +264,7 @@ impl Domain {
             return Ok(self.end_ioctl(cx, thread, party, ioctl::FREEZE, Ok(Vec::new())));
         }
         let target = rest.remove(0);
-        let wait = FreezeWait { target, rest, timeout_ms, header };
+        let wait = FreezeWait { target, rest, timeout_ms, header: *header };
         Ok(self.freeze_next(cx, thread, wait, false))
     }
 

@@ -60,6 +60,7 @@ mod read;
 mod refs;
 pub mod replay;
 pub mod sched;
+mod spare;
 mod suspend;
 mod thread;
 mod tickets;

@@ -198,6 +198,13 @@ pub struct Range {
     pub data: RangeData,
 }
 
+impl Chunk {
+    /// Bytes of host memory that it takes.
+    pub(crate) fn weight(&self) -> u64 {
+        self.bytes.len() as u64 + self.ranges.iter().map(Range::weight).sum::<u64>()
+    }
+}
+
 impl Range {
     /// Bytes of host memory that it takes.
     pub(crate) fn weight(&self) -> u64 {

@@ -56,6 +56,9 @@ impl Domain {
     }
 
     pub(crate) fn send_poll_events(&mut self) {
+        if self.poll_check.is_empty() {
+            return;
+        }
         for check in std::mem::take(&mut self.poll_check) {
             match check {
                 PollCheck::Thread(thread) => self.send_poll_event(thread),

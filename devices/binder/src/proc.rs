@@ -159,10 +159,10 @@ mod tests {
         let mut table = HandleTable::default();
         for index in 0..3 {
             let handle = table.reserve(false).unwrap();
-            table.insert(handle, NodeId::new(index, 0), RefId::new(index, 0));
+            table.insert(handle, NodeId::first(index), RefId::first(index));
             assert_eq!(handle, index + 1);
         }
-        table.remove(2, NodeId::new(1, 0));
+        table.remove(2, NodeId::first(1));
         assert_eq!(table.reserve(true), Some(0));
         assert_eq!(table.reserve(false), Some(2));
         assert_eq!(table.reserve(false), Some(4));

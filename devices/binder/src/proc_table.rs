@@ -145,7 +145,7 @@ mod tests {
     fn opened(domain: &mut Domain, pid: u32) -> ProcId {
         let open = Open { tgid: Pid(pid), context: b"binder".into(), ..Open::default() };
         let message = Message { header: Header::default(), body: Body::Open(open) };
-        let answer = domain.handle_on(&crate::memory::NoPages, GuestId(0), message, &mut NoTrace);
+        let answer = domain.handle_on(&crate::memory::NoPages, GuestId(0), &message, &mut NoTrace);
         assert_eq!(answer.errno, Errno::OK);
         answer.proc.unwrap()
     }
@@ -153,7 +153,7 @@ mod tests {
     fn release(domain: &mut Domain, proc: ProcId) {
         let header = Header { proc: proc.0, ..Header::default() };
         let message = Message { header, body: Body::Release };
-        domain.handle_on(&crate::memory::NoPages, GuestId(0), message, &mut NoTrace);
+        domain.handle_on(&crate::memory::NoPages, GuestId(0), &message, &mut NoTrace);
     }
 
     #[test]

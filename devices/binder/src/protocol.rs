@@ -438,6 +438,12 @@ pub enum Return {
 }
 
 impl Return {
+    /// Bytes that follow a return word.
+    pub(crate) fn payload_size(word: u32) -> usize {
+        // As every ioctl number does, it tells its size; but BR_ERROR comes without.
+        if word == br::ERROR { 0 } else { (word >> 16 & 0x3fff) as usize }
+    }
+
     /// Its return word.
     pub fn code(&self) -> u32 {
         match self {

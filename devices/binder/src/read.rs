@@ -14,9 +14,6 @@ use crate::work::{Completion, Queue, Work};
 /// Room that must be free before an item is taken: the longest one and a word (B072).
 const ROOM: u64 = 76;
 
-/// Bytes that a read makes room for when it writes its first item.
-const FIRST_ROOM: usize = 96;
-
 /// How far a read got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadFlow {
@@ -40,15 +37,20 @@ pub(crate) enum Taken {
 }
 
 impl Read {
+    #[inline]
     pub(crate) fn push(&mut self, item: Return) {
-        if self.bytes.capacity() == 0 {
-            // For what most reads have: a transaction and a few words.
-            self.bytes.reserve_exact(FIRST_ROOM);
-        }
         let before = self.bytes.len();
         item.encode(&mut self.bytes);
         self.position += (self.bytes.len() - before) as u64;
-        self.returns.push(item);
+    }
+
+    /// All that it returned, of which `last` are the last bytes; as the user will see it.
+    pub(crate) fn returns(&self, last: &[u8]) -> impl Iterator<Item = Return> {
+        let replaced = self.spawn && self.start == 0;
+        let first = if replaced { Some(Return::SpawnLooper) } else { None };
+        let items = returns(&self.handed).chain(returns(last));
+        let behind = if self.spawn && !replaced { Some(Return::SpawnLooper) } else { None };
+        first.into_iter().chain(items.skip(usize::from(replaced))).chain(behind)
     }
 
     /// Only BR_NOOP was written (B088).
@@ -69,6 +71,7 @@ impl Domain {
                     // B074: no room even for BR_NOOP.
                     return ReadFlow::Done(Errno::OK);
                 }
+                call.read.bytes = self.spare.result();
                 call.read.push(Return::Noop);
             }
             call.read.phase = ReadPhase::Enter;
@@ -149,10 +152,6 @@ impl Domain {
             && is_looper
         {
             proc.requested_threads = 1;
-            match call.read.returns.first_mut() {
-                Some(first) if call.read.start == 0 => *first = Return::SpawnLooper,
-                _ => call.read.returns.push(Return::SpawnLooper),
-            }
             call.read.spawn = true;
         }
         ReadFlow::Done(Errno::OK)
@@ -359,6 +358,15 @@ impl Domain {
             self.free_buffer(cx, buffer, None);
         }
     }
+}
+
+/// The returns that `bytes` say.
+fn returns(mut bytes: &[u8]) -> impl Iterator<Item = Return> {
+    std::iter::from_fn(move || {
+        let (item, length) = Return::decode(bytes)?;
+        bytes = &bytes[length..];
+        Some(item)
+    })
 }
 
 fn error_return(code: Option<u32>) -> Return {

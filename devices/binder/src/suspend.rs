@@ -1,13 +1,13 @@
 //! The life of one BINDER_WRITE_READ over several messages (PROTOCOL.md rules 6, 10, 13, 17).
 
 use crate::arena::{ThreadId, TransactionId};
-use crate::commands::{Step, WriteFlow};
+use crate::commands::WriteFlow;
 use crate::domain::{Cx, Domain, Notice};
 use crate::errno::Errno;
 use crate::ids::{GuestId, Seq, Token};
 use crate::message::{
-    Answer, Continue, Header, LsmQuestion, Need, NeedKind, NeedResult, Outcome, Park, Range, RangeData,
-    Status,
+    Answer, Continue, Header, LsmQuestion, MAX_ACTIONS, Need, NeedKind, NeedResult, Outcome, Park, Range,
+    RangeData, Status,
 };
 use crate::protocol::ioctl;
 use crate::read::ReadFlow;
@@ -20,25 +20,25 @@ struct Mismatch;
 
 impl Domain {
     /// Runs an ioctl from where it is, and answers the message.
-    pub(crate) fn proceed(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>) -> Answer {
+    pub(crate) fn proceed(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, answer: &mut Answer) {
         if call.read.phase == ReadPhase::Start {
             match self.run_write(cx, &mut call) {
                 WriteFlow::Finished => {}
                 WriteFlow::More => {
-                    let answer = answer(&mut call, Status::More);
-                    self.set_activity(call.thread, Activity::WriteMore(call));
-                    return answer;
+                    fill(answer, &mut call, Status::More);
+                    call.write.let_go();
+                    return self.set_activity(call.thread, Activity::WriteMore(call));
                 }
-                WriteFlow::Suspend(sending, needs) => return self.suspend(cx, call, sending, needs),
-                WriteFlow::Error(errno) => return self.finish(cx, call, errno, Half::Write),
+                WriteFlow::Suspend(sending, needs) => return self.suspend(cx, call, sending, needs, answer),
+                WriteFlow::Error(errno) => return self.finish(cx, call, errno, Half::Write, answer),
             }
             if call.read.size == 0 {
-                return self.finish(cx, call, Errno::OK, Half::Write);
+                return self.finish(cx, call, Errno::OK, Half::Write, answer);
             }
-            call.write.close();
+            call.write.let_go();
         }
         let flow = self.run_read(cx, &mut call);
-        self.after_read(cx, call, flow)
+        self.after_read(cx, call, flow, answer);
     }
 
     /// The command waits; what it keeps is counted against the guest's quota.
@@ -48,19 +48,20 @@ impl Domain {
         mut call: Box<Call>,
         sending: Box<Sending>,
         needs: Vec<Need>,
-    ) -> Answer {
+        answer: &mut Answer,
+    ) {
         let guest = call.guest;
-        let bytes = sending.weight() + call.write.weight();
+        let bytes = sending.weight() + call.write.chunk(cx.chunk).weight();
         if self.guests.get(&guest).is_none_or(|g| g.suspended_bytes + bytes > self.limits.max_suspended_bytes)
         {
-            self.fail_send(cx, &mut call, *sending, SendError::failed(Errno::ENOMEM));
+            self.fail_send(cx, &mut call, &sending, SendError::failed(Errno::ENOMEM));
             call.write.cursor += call.write.current;
-            return self.proceed(cx, call);
+            return self.proceed(cx, call, answer);
         }
         self.count_suspended(guest, bytes, true);
-        let answer = answer(&mut call, Status::Needs(needs.clone()));
+        fill(answer, &mut call, Status::Needs(needs.clone()));
+        call.write.keep(cx.chunk);
         self.set_activity(call.thread, Activity::Suspended { call, sending, needs, bytes });
-        answer
     }
 
     pub(crate) fn count_suspended(&mut self, guest: GuestId, bytes: u64, more: bool) {
@@ -70,22 +71,21 @@ impl Domain {
         }
     }
 
-    fn after_read(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, flow: ReadFlow) -> Answer {
+    fn after_read(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, flow: ReadFlow, answer: &mut Answer) {
         match flow {
-            ReadFlow::Done(errno) => self.finish(cx, call, errno, Half::Read),
-            ReadFlow::Park => self.park(cx, call),
+            ReadFlow::Done(errno) => self.finish(cx, call, errno, Half::Read, answer),
+            ReadFlow::Park => self.park(cx, call, answer),
             ReadFlow::More => {
-                let answer = answer(&mut call, Status::More);
+                fill(answer, &mut call, Status::More);
+                call.read.handed.extend_from_slice(&answer.result);
                 self.set_activity(call.thread, Activity::ReadMore(call));
-                answer
             }
             ReadFlow::Install(transaction) => {
-                let mut answer = answer(&mut call, Status::Install(self.tokens_of(transaction)));
+                fill(answer, &mut call, Status::Install(self.tokens_of(transaction)));
                 // The bytes so far stay for the page that ends the read.
                 call.read.bytes = std::mem::take(&mut answer.result);
                 let thread = call.thread;
                 self.set_activity(thread, Activity::Installing { call, transaction, announced: true });
-                answer
             }
         }
     }
@@ -95,14 +95,10 @@ impl Domain {
         files.unwrap_or_default().iter().map(|file| file.token).collect()
     }
 
-    fn park(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>) -> Answer {
-        let status = Status::Parked { park: Park::Read, timeout_ms: 0 };
-        let answer = Answer {
-            status,
-            write_consumed: call.write.consumed(),
-            actions: std::mem::take(&mut call.actions),
-            ..Answer::default()
-        };
+    fn park(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, answer: &mut Answer) {
+        answer.status = Status::Parked { park: Park::Read, timeout_ms: 0 };
+        answer.write_consumed = call.write.consumed();
+        answer.actions = std::mem::take(&mut call.actions);
         let (id, wait_for_proc) = (call.thread, call.read.wait_for_proc);
         let mut ticket = None;
         if wait_for_proc && let Some(proc) = self.procs.get_mut(&call.proc()) {
@@ -113,20 +109,25 @@ impl Domain {
             object.activity = Activity::Parked(call);
         }
         self.trace_thread(cx, id, |thread| TraceEvent::Parked { thread, park: Park::Read });
-        answer
     }
 
     /// Ends an ioctl (B036, B063, B076, B077).
-    fn finish(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, errno: Errno, half: Half) -> Answer {
+    fn finish(
+        &mut self,
+        cx: &mut Cx<'_>,
+        mut call: Box<Call>,
+        errno: Errno,
+        half: Half,
+        answer: &mut Answer,
+    ) {
         let id = call.thread;
         if half == Half::Read && self.procs.get(&call.proc()).is_some_and(|proc| !proc.todo.is_empty()) {
             self.wake_proc(cx, call.proc());
         }
         if let Some(object) = self.threads.get_mut(id) {
             object.need_return = false;
-            object.activity = Activity::Idle;
         }
-        let mut answer = answer(&mut call, Status::Done);
+        fill(answer, &mut call, Status::Done);
         answer.errno = errno;
         answer.read_consumed = match (errno.is_ok(), half) {
             (true, _) => call.read.position,
@@ -134,10 +135,10 @@ impl Domain {
             (false, Half::Read) => call.read.start,
         };
         if errno.is_ok() {
-            self.count_returns(&call);
+            self.count_returns(&call, &answer.result);
             if cx.traces() {
-                for item in &call.read.returns {
-                    self.trace_thread(cx, id, |thread| TraceEvent::Return { thread, item: *item });
+                for item in call.read.returns(&answer.result) {
+                    self.trace_thread(cx, id, |thread| TraceEvent::Return { thread, item });
                 }
             }
             if call.read.spawn {
@@ -156,8 +157,7 @@ impl Domain {
             write_consumed,
             read_consumed,
         });
-        self.spare.keep(call);
-        answer
+        self.spare.keep_call(call);
     }
 
     fn set_activity(&mut self, thread: ThreadId, activity: Activity) {
@@ -178,46 +178,59 @@ impl Domain {
     pub(crate) fn resume(
         &mut self,
         cx: &mut Cx<'_>,
-        header: Header,
+        header: &Header,
         thread: ThreadId,
-        body: Continue,
+        body: &Continue,
     ) -> Answer {
-        let expected = self.threads.get(thread).is_some_and(|thread| thread.seq == header.seq);
-        if !expected {
-            return Answer::error(Errno::EPROTO);
+        let mut answer = Answer::default();
+        if self.threads.get(thread).is_some_and(|thread| thread.seq == header.seq) {
+            self.go_on(cx, header, thread, body, &mut answer);
+        } else {
+            answer.errno = Errno::EPROTO;
         }
+        answer
+    }
+
+    fn go_on(
+        &mut self,
+        cx: &mut Cx<'_>,
+        header: &Header,
+        thread: ThreadId,
+        body: &Continue,
+        answer: &mut Answer,
+    ) {
         match (self.take_activity(thread), body) {
             (Activity::WriteMore(mut call), Continue::More(chunk)) => {
                 call.follow(header);
                 // Actions that did not fit go first; the chunk comes again.
                 if call.write.consumed() < call.write.size && !call.write.feed(chunk) {
-                    return self.finish(cx, call, Errno::EPROTO, Half::Write);
+                    return self.finish(cx, call, Errno::EPROTO, Half::Write, answer);
                 }
-                self.proceed(cx, call)
+                self.proceed(cx, call, answer);
             }
             (Activity::ReadMore(mut call), Continue::More(_)) => {
                 call.follow(header);
-                self.proceed(cx, call)
+                self.proceed(cx, call, answer);
             }
             (Activity::Suspended { mut call, mut sending, needs, bytes }, Continue::Needs(results)) => {
                 call.follow(header);
                 self.count_suspended(call.guest, bytes, false);
                 if self.take_results(cx, &mut sending, &needs, results).is_err() {
                     let error = SendError::failed(Errno::ENOMEM);
-                    self.fail_send(cx, &mut call, *sending, error);
-                    return self.finish(cx, call, Errno::EPROTO, Half::Write);
+                    self.fail_send(cx, &mut call, &sending, error);
+                    return self.finish(cx, call, Errno::EPROTO, Half::Write, answer);
                 }
-                match self.advance_send(cx, &mut call, *sending) {
-                    Step::Suspend(sending, needs) => self.suspend(cx, call, sending, needs),
-                    Step::Next | Step::Error(_) => {
-                        call.write.cursor += call.write.current;
-                        self.proceed(cx, call)
-                    }
+                let needs = self.advance_send(cx, &mut call, &mut sending);
+                if needs.is_empty() {
+                    call.write.cursor += call.write.current;
+                    self.proceed(cx, call, answer);
+                } else {
+                    self.suspend(cx, call, sending, needs, answer);
                 }
             }
             (Activity::Filling { mut call, slots }, Continue::Needs(results)) => {
                 call.follow(header);
-                self.take_fill(cx, call, &slots, &results)
+                self.take_fill(cx, call, &slots, results, answer);
             }
             (Activity::Installing { mut call, transaction, .. }, Continue::Install(result)) => {
                 call.follow(header);
@@ -226,13 +239,13 @@ impl Domain {
                     _ => None,
                 };
                 match self.installed(cx, &mut call, transaction, fds) {
-                    Some(flow) => self.after_read(cx, call, flow),
-                    None => self.proceed(cx, call),
+                    Some(flow) => self.after_read(cx, call, flow, answer),
+                    None => self.proceed(cx, call, answer),
                 }
             }
             (activity, _) => {
                 self.set_activity(thread, activity);
-                Answer::error(Errno::EPROTO)
+                answer.errno = Errno::EPROTO;
             }
         }
     }
@@ -243,14 +256,14 @@ impl Domain {
         cx: &Cx<'_>,
         sending: &mut Sending,
         needs: &[Need],
-        results: Vec<NeedResult>,
+        results: &[NeedResult],
     ) -> Result<(), Mismatch> {
         if needs.len() != results.len() {
             return Err(Mismatch);
         }
         let mut progress = needs.iter().any(|need| need.kind() != NeedKind::Data);
         for (need, result) in needs.iter().zip(results) {
-            match (need, result.outcome) {
+            match (need, &result.outcome) {
                 (Need::Data { .. }, Outcome::None | Outcome::Data(_)) if result.error == Errno::ENOMEM => {
                     // Not a fault: the guest could not get it now.
                     sending.page_error = Some(Errno::ENOMEM);
@@ -261,7 +274,7 @@ impl Domain {
                     progress |= range.is_some_and(|range| sending.fetched.insert(range));
                 }
                 (Need::Pages { slots, .. }, Outcome::Pages(pfns)) => {
-                    self.take_pages(cx, sending, slots, &pfns, result.error);
+                    self.take_pages(cx, sending, slots, pfns, result.error);
                 }
                 (Need::Pages { slots, .. }, Outcome::None) => {
                     self.take_pages(cx, sending, slots, &[], result.error);
@@ -270,7 +283,7 @@ impl Domain {
                     self.take_files(sending, fds, tokens, result.error)?;
                 }
                 (Need::Files { fds, .. }, Outcome::None) => {
-                    self.take_files(sending, fds, Vec::new(), result.error)?;
+                    self.take_files(sending, fds, &[], result.error)?;
                 }
                 (Need::Lsm { proc, question }, Outcome::None) => {
                     let allowed = result.error.is_ok();
@@ -327,7 +340,7 @@ impl Domain {
         &mut self,
         sending: &mut Sending,
         fds: &[u32],
-        tokens: Vec<Token>,
+        tokens: &[Token],
         error: Errno,
     ) -> Result<(), Mismatch> {
         if tokens.len() > fds.len() || (error.is_ok() && tokens.len() < fds.len()) {
@@ -350,23 +363,29 @@ impl Domain {
         let Some(object) = self.threads.get_mut(thread) else { return };
         object.runnable = false;
         let guest = object.guest;
-        let mut answer = match self.take_activity(thread) {
-            Activity::Parked(call) => self.proceed(cx, call),
-            Activity::Freezing(wait) => self.freezer_done(cx, thread, *wait),
-            activity => return self.set_activity(thread, activity),
-        };
+        let mut answer = self.spare.answer();
+        match std::mem::take(&mut object.activity) {
+            Activity::Parked(call) => self.proceed(cx, call, &mut answer),
+            Activity::Freezing(wait) => *answer = self.freezer_done(cx, thread, *wait),
+            activity => {
+                object.activity = activity;
+                return;
+            }
+        }
         match answer.status {
             // There is no answer to carry the actions: they stay for the one that comes.
             Status::Parked { .. } => {
                 if let Some(Activity::Parked(call)) = self.activity_mut(thread) {
                     call.actions.append(&mut answer.actions);
                 }
+                self.spare.keep_answer(answer);
             }
             Status::Install(_) => {
                 if let Some(Activity::Installing { call, announced, .. }) = self.activity_mut(thread) {
                     call.actions.append(&mut answer.actions);
                     *announced = false;
                 }
+                self.spare.keep_answer(answer);
                 self.notify(guest, thread, Notice::Install);
             }
             _ => {
@@ -374,7 +393,6 @@ impl Domain {
                     Activity::ReadMore(call) => Some(call),
                     _ => None,
                 };
-                let answer = Box::new(answer);
                 self.set_activity(thread, Activity::Completed { answer, fetch: false, then });
                 self.notify(guest, thread, Notice::Completed);
             }
@@ -402,7 +420,7 @@ impl Domain {
     }
 
     /// CANCEL: a signal ends the sleep, unless the event was first (rule 17).
-    pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId) -> Answer {
+    pub(crate) fn cancel(&mut self, cx: &mut Cx<'_>, header: &Header, thread: ThreadId) -> Answer {
         if self.threads.get(thread).is_none_or(|thread| thread.seq != header.seq) {
             return Answer::error(Errno::EPROTO);
         }
@@ -411,7 +429,9 @@ impl Domain {
                 self.leave_waiting(thread);
                 let party = self.party(thread);
                 cx.trace(|| TraceEvent::Cancelled { thread: party });
-                self.finish(cx, call, Errno::EINTR, Half::Read)
+                let mut answer = Answer::default();
+                self.finish(cx, call, Errno::EINTR, Half::Read, &mut answer);
+                answer
             }
             Activity::Freezing(wait) => {
                 self.stop_freezing(thread, &wait);
@@ -427,7 +447,7 @@ impl Domain {
     }
 
     /// TIMEOUT: the freezer has waited long enough (rule 18).
-    pub(crate) fn timeout(&mut self, cx: &mut Cx<'_>, header: Header, thread: ThreadId) -> Answer {
+    pub(crate) fn timeout(&mut self, cx: &mut Cx<'_>, header: &Header, thread: ThreadId) -> Answer {
         if self.threads.get(thread).is_none_or(|thread| thread.seq != header.seq) {
             return Answer::error(Errno::EPROTO);
         }
@@ -459,8 +479,9 @@ impl Domain {
         self.undo_delivery(cx, thread, seq);
         match self.take_activity(thread) {
             Activity::ReadMore(call) => {
-                let actions = self.finish(cx, call, Errno::EFAULT, Half::Read).actions;
-                Answer { actions, ..Answer::default() }
+                let mut answer = Answer::default();
+                self.finish(cx, call, Errno::EFAULT, Half::Read, &mut answer);
+                Answer { actions: answer.actions, ..Answer::default() }
             }
             activity => {
                 self.set_activity(thread, activity);
@@ -485,31 +506,26 @@ enum Half {
     Read,
 }
 
-/// The fields that every answer to a `BINDER_WRITE_READ` has.
-fn answer(call: &mut Call, status: Status) -> Answer {
-    let result = std::mem::take(&mut call.read.bytes);
-    let mut actions = std::mem::take(&mut call.actions);
-    if actions.len() > crate::message::MAX_ACTIONS {
-        call.actions = actions.split_off(crate::message::MAX_ACTIONS);
-    }
-    Answer {
-        status,
-        write_consumed: call.write.consumed(),
-        result_position: call.read.position - result.len() as u64,
-        result,
-        creds: call.read.creds.take(),
-        actions,
-        ..Answer::default()
+/// Fills in what every answer to a `BINDER_WRITE_READ` has.
+fn fill(answer: &mut Answer, call: &mut Call, status: Status) {
+    answer.status = status;
+    answer.write_consumed = call.write.consumed();
+    answer.result = std::mem::take(&mut call.read.bytes);
+    answer.result_position = call.read.position - answer.result.len() as u64;
+    answer.creds = call.read.creds.take();
+    answer.actions = std::mem::take(&mut call.actions);
+    if answer.actions.len() > MAX_ACTIONS {
+        call.actions = answer.actions.split_off(MAX_ACTIONS);
     }
 }
 
 /// DATA: what was brought; `None` where it did not fit into the message.
-fn fetched(address: u64, length: u64, error: Errno, outcome: Outcome) -> Result<Option<Range>, Mismatch> {
+fn fetched(address: u64, length: u64, error: Errno, outcome: &Outcome) -> Result<Option<Range>, Mismatch> {
     match outcome {
         Outcome::None | Outcome::Data(_) if !error.is_ok() => Ok(Some(fault(address, length))),
         Outcome::None => Ok(None),
         Outcome::Data(range) if range.address != address => Err(Mismatch),
-        Outcome::Data(range) => Ok(Some(range)),
+        Outcome::Data(range) => Ok(Some(range.clone())),
         _ => Err(Mismatch),
     }
 }

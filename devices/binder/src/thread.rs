@@ -6,8 +6,8 @@ use crate::arena::{ThreadId, TransactionId};
 use crate::errno::Errno;
 use crate::ids::{DebugId, GuestId, ProcId, Seq, Tid};
 use crate::limits::Profile;
-use crate::message::{Action, Answer, Chunk, ChunkEnd, Creds, Header, Need, Range};
-use crate::protocol::{Return, br};
+use crate::message::{Action, Answer, Chunk, Creds, Header, Need};
+use crate::protocol::br;
 use crate::sched::Scheduling;
 use crate::transaction::Sending;
 use crate::work::WorkQueue;
@@ -167,36 +167,34 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// An ioctl that begins, in the memory of one that is over if there is one.
-    pub(crate) fn begin(
-        spare: Option<Box<Call>>,
-        thread: ThreadId,
-        guest: GuestId,
-        header: Header,
-    ) -> Box<Call> {
-        let mut call = spare.unwrap_or_else(|| Box::new(Call::new(thread, guest)));
-        let mut returns = std::mem::take(&mut call.read.returns);
-        returns.clear();
-        call.thread = thread;
-        call.guest = guest;
-        call.header = header;
-        call.read = Read { returns, ..Read::default() };
-        call.sched = header.scheduling();
-        call.effort = 0;
-        call
-    }
-
-    fn new(thread: ThreadId, guest: GuestId) -> Call {
+    /// An ioctl that begins.
+    pub(crate) fn new(thread: ThreadId, guest: GuestId, header: &Header) -> Call {
         Call {
             thread,
             guest,
-            header: Header::default(),
+            header: *header,
             write: Write::default(),
             read: Read::default(),
             actions: Vec::new(),
             effort: 0,
-            sched: Scheduling::default(),
+            sched: header.scheduling(),
         }
+    }
+
+    /// The same in the memory of one that was let go.
+    pub(crate) fn begin(&mut self, thread: ThreadId, guest: GuestId, header: &Header) {
+        self.thread = thread;
+        self.guest = guest;
+        self.header = *header;
+        self.sched = header.scheduling();
+        self.effort = 0;
+    }
+
+    /// It is over: what it kept goes.
+    pub(crate) fn let_go(&mut self) {
+        self.write = Write::default();
+        self.read = Read::default();
+        self.actions = Vec::new();
     }
 
     /// The thread's process.
@@ -205,31 +203,11 @@ impl Call {
     }
 
     /// The next message of the ioctl. A read buffer that was found bad stays so.
-    pub(crate) fn follow(&mut self, header: Header) {
+    pub(crate) fn follow(&mut self, header: &Header) {
         let read_bad = self.header.read_bad;
-        self.header = header;
+        self.header = *header;
         self.header.read_bad |= read_bad;
         self.effort = 0;
-    }
-}
-
-/// Calls that are over, for the memory that they have: a call begins and ends with nearly every message.
-#[derive(Clone, Debug, Default)]
-#[expect(clippy::vec_box, reason = "the boxes are what is kept")]
-pub(crate) struct SpareCalls(Vec<Box<Call>>);
-
-impl SpareCalls {
-    /// A call is over. Few are kept, and none with much memory.
-    pub(crate) fn keep(&mut self, mut call: Box<Call>) {
-        if self.0.len() < 8 && call.read.returns.capacity() <= 64 {
-            call.write = Write::default();
-            call.actions = Vec::new();
-            self.0.push(call);
-        }
-    }
-
-    pub(crate) fn take(&mut self) -> Option<Box<Call>> {
-        self.0.pop()
     }
 }
 
@@ -237,15 +215,14 @@ impl SpareCalls {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Write {
     pub size: u64,
-    /// write_consumed of `bytes[0]`.
+    /// write_consumed of the first byte of the chunk.
     pub position: u64,
-    pub bytes: Vec<u8>,
-    /// Executed bytes of `bytes`.
+    /// Executed bytes of the chunk.
     pub cursor: usize,
     /// Length of the command that is suspended.
     pub current: usize,
-    pub end: ChunkEnd,
-    pub user: Vec<Range>,
+    /// The chunk, while a command of it waits. Before that it is the message's ([`Cx::chunk`](crate::domain::Cx)).
+    pub kept: Option<Box<Chunk>>,
 }
 
 impl Write {
@@ -253,31 +230,35 @@ impl Write {
         self.position + self.cursor as u64
     }
 
-    /// Bytes that it keeps while the ioctl waits.
-    pub(crate) fn weight(&self) -> u64 {
-        self.bytes.len() as u64 + self.user.iter().map(Range::weight).sum::<u64>()
+    /// The chunk that is executed, where `brought` is the message's.
+    pub(crate) fn chunk<'a>(&'a self, brought: &'a Chunk) -> &'a Chunk {
+        self.kept.as_deref().unwrap_or(brought)
     }
 
-    /// The half is over: lets its bytes go, so that a thread that sleeps keeps none.
-    pub(crate) fn close(&mut self) {
+    /// The ioctl waits: the message will be gone.
+    pub(crate) fn keep(&mut self, brought: &Chunk) {
+        self.kept.get_or_insert_with(|| Box::new(brought.clone()));
+    }
+
+    /// Bytes of `chunk` that are not executed; write_size is a hard bound (B068).
+    pub(crate) fn rest<'a>(&self, chunk: &'a Chunk) -> &'a [u8] {
+        let room = usize::try_from(self.size.saturating_sub(self.position)).unwrap_or(usize::MAX);
+        chunk.bytes.get(self.cursor..chunk.bytes.len().min(room)).unwrap_or_default()
+    }
+
+    /// The half is over, or the next chunk is due: a thread that sleeps keeps none.
+    pub(crate) fn let_go(&mut self) {
         self.position = self.consumed();
         self.cursor = 0;
-        self.bytes = Vec::new();
-        self.user = Vec::new();
+        self.kept = None;
     }
 
-    /// Takes the next chunk; false where it does not continue the stream.
-    pub(crate) fn feed(&mut self, chunk: Chunk) -> bool {
+    /// Begins with the next chunk; false where it does not continue the stream.
+    pub(crate) fn feed(&mut self, chunk: &Chunk) -> bool {
         if chunk.position != self.consumed() {
             return false;
         }
-        let room = self.size.saturating_sub(chunk.position);
-        self.position = chunk.position;
-        self.bytes = chunk.bytes;
-        self.bytes.truncate(usize::try_from(room).unwrap_or(usize::MAX));
-        self.cursor = 0;
-        self.end = chunk.end;
-        self.user = chunk.ranges;
+        self.let_go();
         true
     }
 }
@@ -306,8 +287,8 @@ pub(crate) struct Read {
     pub position: u64,
     /// Bytes that are not handed out yet; they end at `position`.
     pub bytes: Vec<u8>,
-    /// Everything written, for the trace.
-    pub returns: Vec<Return>,
+    /// Bytes that were handed out before `bytes`, for the trace and the counters.
+    pub handed: Vec<u8>,
     pub creds: Option<Creds>,
     pub phase: ReadPhase,
     pub wait_for_proc: bool,

@@ -67,6 +67,17 @@ impl<T: Copy> Tickets<T> {
     }
 
     fn close_gaps(&mut self) {
+        if self.gaps > 0 {
+            self.trim_gaps();
+        }
+        // What a flood took is given back.
+        if self.items.capacity() > 64 && self.items.len() < self.items.capacity() / 4 {
+            self.items.shrink_to(self.items.len() * 2);
+        }
+    }
+
+    #[cold]
+    fn trim_gaps(&mut self) {
         while let Some((_, None)) = self.items.front() {
             self.items.pop_front();
             self.gaps -= 1;
@@ -78,10 +89,6 @@ impl<T: Copy> Tickets<T> {
         if self.gaps > self.items.len() / 2 {
             self.items.retain(|(_, item)| item.is_some());
             self.gaps = 0;
-        }
-        // What a flood took is given back.
-        if self.items.capacity() > 64 && self.items.len() < self.items.capacity() / 4 {
-            self.items.shrink_to(self.items.len() * 2);
         }
     }
 

@@ -6,7 +6,8 @@
 
 use crate::arena::ThreadId;
 use crate::domain::{Cx, Domain};
-use crate::ids::ProcId;
+use crate::ids::{GuestId, ProcId};
+use crate::poll::PollCheck;
 use crate::thread::Activity;
 use crate::trace::TraceEvent;
 use crate::work::{Place, Queue, Work, WorkQueue};
@@ -24,31 +25,52 @@ impl Domain {
 
     /// Appends work. On a thread's queue it is deferred (B082): it does not make the thread run.
     pub(crate) fn enqueue(&mut self, queue: Queue, work: Work) {
-        let Some(ticket) = self.queue_mut(queue).map(|queue| queue.push(work)) else { return };
-        if let (Work::Complete(_), Queue::Thread(thread)) = (work, queue) {
-            self.count_completion(thread, true);
+        if let Queue::Thread(thread) = queue {
+            return self.enqueue_thread(thread, work, false);
         }
+        let Some(ticket) = self.queue_mut(queue).map(|queue| queue.push(work)) else { return };
         self.set_place(work, Some(Place { queue, ticket }));
     }
 
     /// Appends work that makes the thread run.
     pub(crate) fn enqueue_ready(&mut self, thread: ThreadId, work: Work) {
-        self.enqueue(Queue::Thread(thread), work);
-        if let Some(object) = self.threads.get_mut(thread) {
-            object.todo_ready = true;
-            self.poll_changed(thread);
+        self.enqueue_thread(thread, work, true);
+    }
+
+    fn enqueue_thread(&mut self, id: ThreadId, work: Work, ready: bool) {
+        let Some(thread) = self.threads.get_mut(id) else { return };
+        let ticket = thread.todo.push(work);
+        if ready {
+            thread.todo_ready = true;
+            if thread.poll_armed {
+                self.poll_check.push(PollCheck::Thread(id));
+            }
+        }
+        match work {
+            Work::Complete(_) => {
+                let guest = thread.guest;
+                self.count_completion(guest, true);
+            }
+            _ => self.set_place(work, Some(Place { queue: Queue::Thread(id), ticket })),
         }
     }
 
     /// Takes the first item of a queue.
     pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<Work> {
-        let work = self.queue_mut(queue)?.pop_first()?;
-        self.set_place(work, None);
-        if let Queue::Thread(id) = queue {
-            self.drained(id);
-            if let Work::Complete(_) = work {
-                self.count_completion(id, false);
+        let Queue::Thread(id) = queue else {
+            let work = self.queue_mut(queue)?.pop_first()?;
+            self.set_place(work, None);
+            return Some(work);
+        };
+        let thread = self.threads.get_mut(id)?;
+        let work = thread.todo.pop_first()?;
+        thread.todo_ready &= !thread.todo.is_empty();
+        match work {
+            Work::Complete(_) => {
+                let guest = thread.guest;
+                self.count_completion(guest, false);
             }
+            _ => self.set_place(work, None),
         }
         Some(work)
     }
@@ -57,28 +79,21 @@ impl Domain {
         if let Some(queue) = self.queue_mut(place.queue) {
             queue.remove(place.ticket);
         }
-        if let Queue::Thread(id) = place.queue {
-            self.drained(id);
+        if let Queue::Thread(id) = place.queue
+            && let Some(thread) = self.threads.get_mut(id)
+        {
+            thread.todo_ready &= !thread.todo.is_empty();
         }
     }
 
     /// Completions count against the quota of transactions: they stay until they are read.
-    fn count_completion(&mut self, thread: ThreadId, more: bool) {
-        let guest = self.thread_guest(thread);
+    fn count_completion(&mut self, guest: GuestId, more: bool) {
         if let Some(guest) = self.guests.get_mut(&guest) {
             let count = guest.completions;
             guest.completions = if more { count + 1 } else { count.saturating_sub(1) };
             if more {
                 guest.totals.completions = guest.totals.completions.wrapping_add(1);
             }
-        }
-    }
-
-    fn drained(&mut self, thread: ThreadId) {
-        if let Some(thread) = self.threads.get_mut(thread)
-            && thread.todo.is_empty()
-        {
-            thread.todo_ready = false;
         }
     }
 

@@ -20,7 +20,7 @@ pub fn count(pair: &mut Pair) -> usize {
     // Making it took four.
     (0..BATCHES * BATCH - 4).for_each(|_| {
         let round = pair.requests.round();
-        pair.shim.round_trip(round);
+        pair.shim.round_trip(&round);
     });
     BATCHES * BATCH
 }
@@ -30,7 +30,7 @@ fn time(pair: &mut Pair) -> u64 {
     (0..BATCHES).fold(0, |sum, _| {
         let batch: Vec<Round> = (0..BATCH).map(|_| pair.requests.round()).collect();
         let start = CpuTime.start();
-        batch.into_iter().for_each(|round| pair.shim.round_trip(round));
+        batch.iter().for_each(|round| pair.shim.round_trip(round));
         sum + CpuTime.end(start)
     })
 }

@@ -109,12 +109,12 @@ impl Shim {
         Shim { domain, ram, pages: BTreeMap::new(), next_page: 0, next_pid: 1, recorder: None }
     }
 
-    fn handle(&mut self, header: Header, body: Body) -> Answer {
-        let (rams, message) = (Rams(&self.ram), Message { header, body });
+    fn handle(&mut self, message: &Message) -> Answer {
+        let rams = Rams(&self.ram);
         let Some(recorder) = &mut self.recorder else {
             return self.domain.handle(&rams, GUEST, message, &mut NoTrace);
         };
-        recorder(&Step::Message(Cow::Borrowed(&message)));
+        recorder(&Step::Message(Cow::Borrowed(message)));
         let pages = RecordedPages::new(GuestPages(&rams));
         let answer = self.domain.handle_on(&pages, GUEST, message, &mut NoTrace);
         let reads = pages.into_reads();
@@ -127,9 +127,12 @@ impl Shim {
         let pid = self.next_pid;
         self.next_pid += 1;
         let open = Open { tgid: Pid(pid), context: b"binder".into(), ..Open::default() };
-        let proc = self.handle(Header::default(), Body::Open(open)).proc.expect("a process");
+        let proc = self
+            .handle(&Message { header: Header::default(), body: Body::Open(open) })
+            .proc
+            .expect("a process");
         let header = Header { proc: proc.0, ..Header::default() };
-        self.handle(header, Body::Mmap { address: MAPPING, length: 256 * PAGE });
+        self.handle(&Message { header, body: Body::Mmap { address: MAPPING, length: 256 * PAGE } });
         self.thread(proc)
     }
 
@@ -142,16 +145,17 @@ impl Shim {
     }
 
     pub fn become_manager(&mut self, thread: &mut Thread) {
-        let answer = self.request(thread.ioctl(ioctl::SET_CONTEXT_MGR, vec![0; 4], Chunk::default()));
+        let answer = self.request(&thread.ioctl(ioctl::SET_CONTEXT_MGR, vec![0; 4], Chunk::default()));
         assert_eq!(answer.errno, Errno::OK);
     }
 
     /// Handles a request to its end, with all the pages it needs.
-    pub fn request(&mut self, Message { header, body }: Message) -> Answer {
-        let mut answer = self.handle(header, body);
+    pub fn request(&mut self, message: &Message) -> Answer {
+        let mut answer = self.handle(message);
         while let Status::Needs(needs) = &answer.status {
             let results = needs.clone().iter().map(|need| self.supply(need)).collect();
-            answer = self.handle(header, Body::Continue(Continue::Needs(results)));
+            let body = Body::Continue(Continue::Needs(results));
+            answer = self.handle(&Message { header: message.header, body });
         }
         answer
     }
@@ -170,7 +174,7 @@ impl Shim {
 
     /// One BINDER_WRITE_READ; what is read is not looked at.
     pub fn write_read(&mut self, thread: &mut Thread, commands: &[Command], read_size: u64) -> Answer {
-        self.request(thread.write_read(commands, None, read_size))
+        self.request(&thread.write_read(commands, None, read_size))
     }
 
     /// The owner sends an object in a oneway, which the manager keeps under its next handle.
@@ -194,7 +198,7 @@ impl Shim {
             ..Default::default()
         };
         let send = owner.write_read_of(&[Command::Transaction(data)], ranges, 256);
-        assert_eq!(self.request(send).errno, Errno::OK);
+        assert_eq!(self.request(&send).errno, Errno::OK);
         let done = [Command::IncrefsDone { ptr, cookie: ptr }, Command::AcquireDone { ptr, cookie: ptr }];
         self.write_read(owner, &done, 0);
         self.write_read(manager, &[], 256);
@@ -204,7 +208,10 @@ impl Shim {
     fn event(&mut self) {
         let event = self.domain.next_event(GUEST).expect("the other side is woken");
         if let Some(recorder) = &mut self.recorder {
-            recorder(&Step::Event(Some(Cow::Owned(event))));
+            recorder(&Step::Event(Some(Cow::Borrowed(&event))));
+        }
+        if let EventKind::Done { result, .. } = event.kind {
+            self.domain.reuse(result);
         }
     }
 }
@@ -260,7 +267,7 @@ impl Pair {
         // Fills the pages of both mappings.
         for _ in 0..4 {
             let round = pair.requests.round();
-            pair.shim.round_trip(round);
+            pair.shim.round_trip(&round);
         }
         pair
     }
@@ -270,13 +277,14 @@ impl Shim {
     /// The three requests, and the two events that come of them. A function of its own, so that callgrind
     /// can count what one takes (the crate's README).
     #[inline(never)]
-    pub fn round_trip(&mut self, [call, reply, wait]: Round) {
+    pub fn round_trip(&mut self, [call, reply, wait]: &Round) {
         let answer = self.request(call);
         assert!(matches!(answer.status, Status::Parked { .. }), "{answer:?}");
         self.event();
         let answer = self.request(reply);
         assert!(matches!(answer.status, Status::Done), "{answer:?}");
         self.event();
+        self.domain.reuse(answer.result);
         let answer = self.request(wait);
         assert!(matches!(answer.status, Status::Parked { .. }), "{answer:?}");
     }

@@ -36,7 +36,7 @@ fn messages(input: &[u8]) -> Vec<Message> {
 fuzz_target!(|input: &[u8]| {
     let mut w = World::new();
     for message in messages(input) {
-        w.domain.handle(&Rams(&w.ram), GUEST, message, &mut NoTrace);
+        w.domain.handle(&Rams(&w.ram), GUEST, &message, &mut NoTrace);
         w.domain.check(&Limits::default()).expect("a domain that no snapshot touched is consistent");
         if w.domain.has_events(GUEST) {
             w.domain.next_event(GUEST).expect("an event that was announced");

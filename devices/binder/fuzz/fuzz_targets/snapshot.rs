@@ -39,7 +39,7 @@ fuzz_target!(|input: &[u8]| {
         return;
     }
     for message in generated::list(hostile::message(), rest, 30) {
-        domain.handle(&Rams(&w.ram), GUEST, message, &mut NoTrace);
+        domain.handle(&Rams(&w.ram), GUEST, &message, &mut NoTrace);
         while domain.has_events(GUEST) && domain.next_event(GUEST).is_some() {}
     }
     domain.reset(GUEST, &mut NoTrace);

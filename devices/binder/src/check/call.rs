@@ -28,8 +28,9 @@ impl Domain {
             Activity::Idle => Ok(()),
             Activity::Suspended { call, sending, needs, bytes: _ } => {
                 check_call(id, thread, call)?;
-                let Write { bytes, cursor, current, .. } = &call.write;
-                let whole = cursor.checked_add(*current).is_some_and(|end| end <= bytes.len());
+                let Write { cursor, current, kept, .. } = &call.write;
+                let length = kept.as_ref().map_or(0, |chunk| chunk.bytes.len());
+                let whole = cursor.checked_add(*current).is_some_and(|end| end <= length);
                 holds(whole, "a suspended command is longer than what was sent")?;
                 check_needs(needs)?;
                 self.check_sending(id, thread, sending)
@@ -68,6 +69,7 @@ impl Domain {
             thread,
             proc,
             guest,
+            sender: party,
             reply: _,
             data,
             buffers_size,
@@ -93,6 +95,7 @@ impl Domain {
             started: _,
         } = sending;
         let own = *thread == id && *proc == sender.proc && *guest == sender.guest;
+        let own = own && party.proc == sender.proc && party.tid == sender.tid;
         holds(own, "a command is suspended at a thread that did not send it")?;
         fetched.check()?;
         if *stage != Stage::Gathering {
@@ -127,15 +130,16 @@ fn check_call(id: ThreadId, thread: &Thread, call: &Call) -> Result<(), Inconsis
     holds(*own == id && *guest == thread.guest, "an ioctl is at a thread that did not call it")?;
     holds(header.proc == thread.proc.0 && header.tid == thread.tid, "an ioctl is of another thread")?;
     holds(*effort < MAX_EFFORT, "an ioctl did more than it could")?;
-    let Write { size: _, position, bytes, cursor, current: _, end: _, user: _ } = write;
-    let inside = *cursor <= bytes.len() && position.checked_add(bytes.len() as u64).is_some();
+    let Write { size: _, position, cursor, current: _, kept } = write;
+    let length = kept.as_ref().map_or(0, |chunk| chunk.bytes.len());
+    let inside = *cursor <= length && position.checked_add(length as u64).is_some();
     holds(inside, "a write half is behind its end")?;
     let Read {
         size: _,
         start: _,
         position,
         bytes,
-        returns: _,
+        handed: _,
         creds: _,
         phase: _,
         wait_for_proc: _,

@@ -1,7 +1,5 @@
 //! The rings behind `transaction_log` and `failed_transaction_log` (B430 to B432).
 
-use std::collections::VecDeque;
-
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Inconsistent, holds};
@@ -43,39 +41,46 @@ pub(crate) struct LogEntry {
 /// The latest sends of a guest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogRing {
-    entries: VecDeque<LogEntry>,
+    /// Each at its number, modulo [`ENTRIES`].
+    entries: Vec<LogEntry>,
     /// How many entries were ever added.
     added: u64,
 }
 
 impl LogRing {
     /// Adds an entry, with the name of its context, which its number finds as long as it is there.
-    pub(crate) fn push(&mut self, entry: LogEntry, name: &[u8]) -> u64 {
-        // The memory of the name that goes is used again: there is an entry for each transaction.
-        let oldest = if self.entries.len() == ENTRIES { self.entries.pop_front() } else { None };
-        let mut context = oldest.map(|oldest| oldest.context).unwrap_or_default();
-        context.clear();
-        context.extend_from_slice(name);
-        self.entries.push_back(LogEntry { context, ..entry });
+    pub(crate) fn push(&mut self, name: &[u8], entry: impl FnOnce(Vec<u8>) -> LogEntry) -> u64 {
+        let number = self.added;
+        match self.entries.get_mut(number as usize % ENTRIES) {
+            Some(oldest) => {
+                // The memory of the name that goes is used again: there is an entry for each transaction.
+                let mut context = std::mem::take(&mut oldest.context);
+                context.clear();
+                context.extend_from_slice(name);
+                *oldest = entry(context);
+            }
+            None => self.entries.push(entry(name.to_vec())),
+        }
         self.added += 1;
-        self.added - 1
+        number
     }
 
     pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut LogEntry> {
-        let first = self.added.checked_sub(self.entries.len() as u64)?;
-        self.entries.get_mut(usize::try_from(number.checked_sub(first)?).ok()?)
+        let there = number < self.added && self.added - number <= ENTRIES as u64;
+        if there { self.entries.get_mut(number as usize % ENTRIES) } else { None }
     }
 
     pub(crate) fn check(&self) -> Result<(), Inconsistent> {
-        let few = self.entries.len() <= ENTRIES && self.entries.len() as u64 <= self.added;
-        holds(few && self.added < u64::MAX, "a log has more entries than it may have")?;
+        let all = self.entries.len() as u64 == self.added.min(ENTRIES as u64);
+        holds(all && self.added < u64::MAX, "a log has another number of entries than it was given")?;
         let short = self.entries.iter().all(|entry| entry.context.len() <= MAX_NAME);
         holds(short, "a log names a context that cannot be")
     }
 
     /// The oldest first.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &LogEntry> {
-        self.entries.iter()
+        let (late, early) = self.entries.split_at(self.added as usize % ENTRIES % self.entries.len().max(1));
+        early.iter().chain(late)
     }
 }
 
@@ -83,13 +88,13 @@ impl LogRing {
 mod tests {
     use super::*;
 
-    fn entry(id: u32) -> LogEntry {
+    fn entry(id: u32, context: Vec<u8>) -> LogEntry {
         LogEntry {
             id: DebugId(id),
             kind: LogKind::Call,
             from: (Pid(1), Tid(1)),
             to: (Pid(2), Tid(0)),
-            context: Vec::new(),
+            context,
             node: DebugId(1),
             handle: 0,
             data_size: 0,
@@ -104,7 +109,7 @@ mod tests {
     #[test]
     fn the_last_32_stay_oldest_first_and_numbers_find_them() {
         let mut ring = LogRing::default();
-        let numbers: Vec<u64> = (0..40).map(|id| ring.push(entry(id), b"binder")).collect();
+        let numbers: Vec<u64> = (0..40).map(|id| ring.push(b"binder", |name| entry(id, name))).collect();
         let ids: Vec<u32> = ring.iter().map(|entry| entry.id.0).collect();
         assert_eq!(ids, (8..40).collect::<Vec<_>>());
         assert!(ring.get_mut(numbers[7]).is_none());

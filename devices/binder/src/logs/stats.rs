@@ -85,6 +85,17 @@ impl Counters {
         }
     }
 
+    /// Counts the returns that `bytes` say.
+    fn count_returns(&mut self, mut bytes: &[u8]) {
+        while let Some((word, rest)) = bytes.split_first_chunk::<4>() {
+            let word = u32::from_le_bytes(*word);
+            if word != br::NOOP {
+                self.count_return(word);
+            }
+            bytes = rest.get(Return::payload_size(word)..).unwrap_or_default();
+        }
+    }
+
     fn count_return(&mut self, word: u32) {
         if let Some(count) = self.returns.get_mut((word & 0xff) as usize) {
             *count = count.wrapping_add(1);
@@ -119,25 +130,26 @@ impl Domain {
     /// Counts a command for its process and its guest.
     pub(crate) fn count_command(&mut self, call: &Call, word: u32) {
         let profile = self.profile;
-        self.each_counters(call, |counters| counters.count_command(word, profile));
+        self.counters(call).for_each(|counters| counters.count_command(word, profile));
     }
 
-    /// Counts what a read hands out. BR_NOOP is not counted (B429).
-    pub(crate) fn count_returns(&mut self, call: &Call) {
-        let Read { returns, spawn, .. } = &call.read;
-        self.each_counters(call, |counters| {
-            let codes = returns.iter().map(Return::code).filter(|code| *code != br::NOOP);
-            codes.chain(spawn.then_some(br::SPAWN_LOOPER)).for_each(|code| counters.count_return(code));
+    /// Counts what a read hands out, of which `last` are the last bytes. BR_NOOP is not counted (B429).
+    pub(crate) fn count_returns(&mut self, call: &Call, last: &[u8]) {
+        let Read { handed, spawn, .. } = &call.read;
+        self.counters(call).for_each(|counters| {
+            counters.count_returns(handed);
+            counters.count_returns(last);
+            if *spawn {
+                counters.count_return(br::SPAWN_LOOPER);
+            }
         });
     }
 
-    fn each_counters(&mut self, call: &Call, count: impl Fn(&mut Counters)) {
-        if let Some(guest) = self.guests.get_mut(&call.guest) {
-            count(&mut guest.counters);
-        }
-        if let Some(proc) = self.procs.get_mut(&call.proc()) {
-            count(&mut proc.counters);
-        }
+    /// The guest's and the process's.
+    fn counters(&mut self, call: &Call) -> impl Iterator<Item = &mut Counters> {
+        let guest = self.guests.get_mut(&call.guest).map(|guest| &mut guest.counters);
+        let proc = self.procs.get_mut(&call.proc()).map(|proc| &mut proc.counters);
+        guest.into_iter().chain(proc)
     }
 }
 

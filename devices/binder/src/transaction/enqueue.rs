@@ -6,7 +6,7 @@ use crate::errno::Errno;
 use crate::ids::ProcId;
 use crate::protocol::{br, tf};
 use crate::thread::Call;
-use crate::transaction::{SendError, Sending, Transaction};
+use crate::transaction::{FileFixup, Kind, SendError, Sending, Transaction};
 use crate::work::{Completion, Queue, Work};
 
 impl Domain {
@@ -16,10 +16,11 @@ impl Domain {
         cx: &mut Cx<'_>,
         call: &Call,
         s: &mut Sending,
-        transaction: Transaction,
+        target: ProcId,
+        files: Vec<FileFixup>,
+        secctx: Option<u64>,
     ) -> Result<(), SendError> {
         let gone = SendError::dead(Errno::OK);
-        let target = s.target_proc.ok_or(gone)?;
         let oneway = s.is_oneway();
         let proc = self.procs.get_mut(&target).ok_or(gone)?;
         let frozen = proc.frozen && !s.reply;
@@ -34,12 +35,33 @@ impl Domain {
             return Err(gone);
         }
         proc.outstanding += 1;
-        if let Some(guest) = self.guests.get_mut(&transaction.guest) {
+        if let Some(guest) = self.guests.get_mut(&s.guest) {
             guest.transactions += 1;
         }
         // The files belong to the transaction now.
         s.tokens.clear();
-        let id = self.transactions.insert(transaction);
+        let id = self.transactions.insert(Transaction {
+            debug_id: s.debug_id,
+            guest: s.guest,
+            kind: if s.reply { Kind::Reply } else { Kind::Call },
+            from: (!s.reply && !oneway).then_some(s.thread),
+            sender: s.sender,
+            from_parent: None,
+            to_proc: Some(target),
+            to_thread: s.target_thread,
+            to_parent: None,
+            buffer: s.buffer,
+            node: s.target_node,
+            code: s.data.code,
+            flags: s.data.flags,
+            sender_euid: s.euid,
+            sched: s.sched,
+            saved_sched: None,
+            secctx,
+            files,
+            place: None,
+            started: s.started,
+        });
         let mut suspect = false;
         if let Some(buffer) = s.buffer.and_then(|id| self.buffers.get_mut(id)) {
             buffer.transaction = Some(id);

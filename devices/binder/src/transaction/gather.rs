@@ -23,12 +23,13 @@ const MAX_FETCHED: usize = 4096;
 const MAX_GAP: u64 = 256;
 
 impl Domain {
-    /// Collects everything that is still missing, in one pass.
+    /// Collects everything that is still missing, in one pass. `pages_there`: the buffer's pages are not.
     pub(super) fn gather(
         &mut self,
         cx: &mut Cx<'_>,
         call: &Call,
         s: &mut Sending,
+        pages_there: bool,
     ) -> Result<Vec<Need>, SendError> {
         if let Some(errno) = s.page_error {
             let unmapped = errno == Errno::ESRCH;
@@ -38,10 +39,12 @@ impl Domain {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
-        let mut needs = self.missing_pages(s, target)?;
-        if s.offsets.is_none() {
+        let mut needs = if pages_there { Vec::new() } else { self.missing_pages(s, target)? };
+        if s.data.offsets_size == 0 && s.buffers_size == 0 {
+            s.offsets = Some(Vec::new());
+        } else if s.offsets.is_none() {
             let (from, size) = (s.data.offsets, s.data.offsets_size);
-            match s.memory(call).covers(from, size) {
+            match s.memory(cx.chunk, call).covers(from, size) {
                 Err(Absent::Fault) => return Err(SendError::failed(Errno::EFAULT)),
                 Err(Absent::Missing(at)) => needs.push(Need::Data { address: at, length: from + size - at }),
                 Ok(()) => s.offsets = Some(self.read_offsets(cx, call, s)?),
@@ -50,7 +53,7 @@ impl Domain {
         // With a plan the data has been there. A fault is judged by its place among the objects.
         let data = match s.plan {
             Some(_) => Ok(()),
-            None => s.memory(call).covers(s.data.data, s.data.data_size),
+            None => s.memory(cx.chunk, call).covers(s.data.data, s.data.data_size),
         };
         if let Err(Absent::Missing(at)) = data {
             let length = s.data.data + s.data.data_size - at;
@@ -103,7 +106,7 @@ impl Domain {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         let mut bytes = vec![0; size as usize];
-        let memory = s.memory(call);
+        let memory = s.memory(cx.chunk, call);
         memory.read(cx.pages, s.data.offsets, &mut bytes).map_err(|_| SendError::failed(Errno::EFAULT))?;
         let (words, _) = bytes.as_chunks::<8>();
         Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
@@ -117,7 +120,7 @@ impl Domain {
             (None, None) => false,
         };
         Judge {
-            memory: s.memory(call),
+            memory: s.memory(cx.chunk, call),
             pages: cx.pages,
             data: s.data.data,
             data_size: s.data.data_size,
@@ -146,7 +149,7 @@ impl Domain {
                 Permission::Ask(need) => needs.push(need),
             }
         }
-        let memory = s.memory(call);
+        let memory = s.memory(cx.chunk, call);
         if plan.failure.is_none() {
             let mut all_there = true;
             for (index, object) in plan.objects.iter().enumerate().skip(plan.covered) {

@@ -1,10 +1,9 @@
 //! What the logs tell of a send (B430 to B432), and the count of transactions.
 
 use crate::domain::{Domain, Guest};
-use crate::ids::{DebugId, Pid, Tid};
+use crate::ids::{Pid, Tid};
 use crate::logs::{LogEntry, LogKind};
-use crate::protocol::{TransactionData, tf};
-use crate::thread::Call;
+use crate::protocol::tf;
 use crate::transaction::{SendError, Sending};
 
 impl Guest {
@@ -15,42 +14,33 @@ impl Guest {
 }
 
 impl Domain {
-    /// A send begins. Returns the number of its entry.
-    pub(super) fn log_send(&mut self, call: &Call, id: DebugId, data: &TransactionData, reply: bool) -> u64 {
-        let proc = self.procs.get(&call.proc());
-        let context = proc.and_then(|proc| self.contexts.get(&proc.context));
+    /// A send begins, and was aimed at a node or was not. Gives it the number of its entry.
+    pub(super) fn log_send(&mut self, s: &mut Sending) {
+        let context = self.procs.get(&s.proc).and_then(|proc| self.contexts.get(&proc.context));
         let name = context.map(|context| context.name.as_slice()).unwrap_or_default();
-        let from = (proc.map(|proc| proc.pid).unwrap_or_default(), call.header.tid);
-        let kind = match (reply, data.flags & tf::ONE_WAY != 0) {
-            (true, _) => LogKind::Reply,
-            (false, true) => LogKind::Async,
-            (false, false) => LogKind::Call,
-        };
-        let entry = LogEntry {
-            id,
-            kind,
-            from,
-            to: (Pid(0), Tid(0)),
-            context: Vec::new(),
-            node: DebugId(0),
-            handle: data.target as u32,
-            data_size: data.data_size,
-            offsets_size: data.offsets_size,
-            result: 0,
-            errno: crate::errno::Errno::OK,
-            complete: false,
-        };
-        let Some(guest) = self.guests.get_mut(&call.guest) else { return 0 };
+        let node = s.target_node.and_then(|node| self.nodes.get(node)).map(|node| node.debug_id);
+        let Some(guest) = self.guests.get_mut(&s.guest) else { return };
         if self.profile.tells_async() {
             guest.count_transaction();
         }
-        guest.log.push(entry, name)
-    }
-
-    /// The target's node is known.
-    pub(super) fn log_node(&mut self, s: &Sending) {
-        let node = s.target_node.and_then(|node| self.nodes.get(node)).map(|node| node.debug_id);
-        self.log_entry(s, |entry| entry.node = node.unwrap_or_default());
+        s.log = guest.log.push(name, |context| LogEntry {
+            id: s.debug_id,
+            kind: match (s.reply, s.data.flags & tf::ONE_WAY != 0) {
+                (true, _) => LogKind::Reply,
+                (false, true) => LogKind::Async,
+                (false, false) => LogKind::Call,
+            },
+            from: (s.sender.pid, s.sender.tid),
+            to: (Pid(0), Tid(0)),
+            context,
+            node: node.unwrap_or_default(),
+            handle: s.data.target as u32,
+            data_size: s.data.data_size,
+            offsets_size: s.data.offsets_size,
+            result: 0,
+            errno: crate::errno::Errno::OK,
+            complete: false,
+        });
     }
 
     /// The target may be called: from here on it is named.
@@ -82,7 +72,7 @@ impl Domain {
         });
         if let (Some(entry), Some(guest)) = (failed, self.guests.get_mut(&s.guest)) {
             let name = entry.context.clone();
-            guest.failed_log.push(entry, &name);
+            guest.failed_log.push(&name, |context| LogEntry { context, ..entry });
         }
     }
 

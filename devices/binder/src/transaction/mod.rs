@@ -114,6 +114,8 @@ pub(crate) struct Sending {
     pub thread: ThreadId,
     pub proc: ProcId,
     pub guest: GuestId,
+    /// The same for the trace.
+    pub sender: Party,
     pub reply: bool,
     pub data: TransactionData,
     pub buffers_size: u64,

@@ -8,15 +8,15 @@ use crate::errno::Errno;
 use crate::fetched::Fetched;
 use crate::ids::{GuestId, ProcId};
 use crate::limits::LsmMode;
-use crate::memory::UserMemory;
-use crate::message::{Answer, LsmQuestion, Need};
+use crate::memory::{NotRam, UserMemory};
+use crate::message::{Answer, Chunk, LsmQuestion, Need};
 use crate::node::Side;
 use crate::protocol::{TransactionData, br, tf};
 use crate::thread::Call;
 use crate::trace::{MAX_OBJECTS, ObjectRecord, Party, SentObject, TraceEvent, TransactionRecord, UserError};
 use crate::transaction::copy::Copier;
 use crate::transaction::objects::{Plan, What};
-use crate::transaction::{FileFixup, Kind, SendError, Sending, Stage, Transaction, extended};
+use crate::transaction::{FileFixup, SendError, Sending, Stage, Transaction, extended};
 use crate::work::Work;
 
 /// Bytes that are kept of the payload with which a node was registered: interface and name stand first.
@@ -27,8 +27,9 @@ impl Sending {
         !self.reply && self.data.flags & tf::ONE_WAY != 0
     }
 
-    pub(crate) fn memory<'a>(&'a self, call: &'a Call) -> UserMemory<'a> {
-        UserMemory { guest: self.guest, chunk: &call.write.user, fetched: &self.fetched }
+    /// The sender's memory, where `brought` is the message's chunk.
+    pub(crate) fn memory<'a>(&'a self, brought: &'a Chunk, call: &'a Call) -> UserMemory<'a> {
+        UserMemory { guest: self.guest, chunk: &call.write.chunk(brought).ranges, fetched: &self.fetched }
     }
 }
 
@@ -46,13 +47,14 @@ impl Domain {
         if let Some(thread) = self.threads.get_mut(call.thread) {
             thread.extended_error = extended(debug_id, br::OK, Errno::OK);
         }
-        let header = &call.header;
+        let (header, pid) = (&call.header, self.pid(call.proc()).unwrap_or_default());
         let euid = if self.profile.thread_euid() { header.thread_euid } else { header.leader_euid };
         let mut sending = Sending {
             debug_id,
             thread: call.thread,
             proc: call.proc(),
             guest: call.guest,
+            sender: Party { proc: call.proc(), pid, tid: header.tid },
             reply,
             data,
             buffers_size,
@@ -74,34 +76,29 @@ impl Domain {
             tokens: Vec::new(),
             file_error: None,
             page_error: None,
-            log: self.log_send(call, debug_id, &data, reply),
-            started: call.header.time,
+            log: 0,
+            started: header.time,
         };
         let aimed = if reply { self.aim_reply(call, &mut sending) } else { self.aim_call(&mut sending) };
-        self.log_node(&sending);
-        match aimed {
-            Err(error) => {
-                self.fail_send(cx, call, sending, error);
-                Step::Next
-            }
-            Ok(()) => self.advance_send(cx, call, sending),
+        self.log_send(&mut sending);
+        if let Err(error) = aimed {
+            self.fail_send(cx, call, &sending, error);
+            return Step::Next;
         }
+        let needs = self.advance_send(cx, call, &mut sending);
+        if needs.is_empty() { Step::Next } else { Step::Suspend(Box::new(sending), needs) }
     }
 
-    /// Goes on as far as possible.
-    pub(crate) fn advance_send(&mut self, cx: &mut Cx<'_>, call: &mut Call, mut sending: Sending) -> Step {
-        let step = match self.try_send(cx, call, &mut sending) {
-            Ok(needs) if needs.is_empty() => Step::Next,
-            Ok(needs) => Step::Suspend(Box::new(sending), needs),
-            Err(error) => {
-                self.fail_send(cx, call, sending, error);
-                Step::Next
-            }
-        };
+    /// Goes on as far as possible. With nothing needed it is over, also where it failed.
+    pub(crate) fn advance_send(&mut self, cx: &mut Cx<'_>, call: &mut Call, s: &mut Sending) -> Vec<Need> {
+        let needs = self.try_send(cx, call, s).unwrap_or_else(|error| {
+            self.fail_send(cx, call, s, error);
+            Vec::new()
+        });
         if self.faults.is_some() {
             self.end_due_holds(cx);
         }
-        step
+        needs
     }
 
     fn try_send(
@@ -123,16 +120,17 @@ impl Domain {
             }
             s.stage = Stage::Admission;
         }
+        let mut pages_there = false;
         if s.stage == Stage::Admission {
             if !s.reply {
                 self.check_stack(s)?;
             }
-            self.reserve(s)?;
+            pages_there = self.reserve(s)?;
             s.stage = Stage::Gathering;
         } else {
             self.check_target(s)?;
         }
-        let needs = self.gather(cx, call, s)?;
+        let needs = self.gather(cx, call, s, pages_there)?;
         if needs.is_empty() {
             self.commit(cx, call, s)?;
         }
@@ -268,8 +266,8 @@ impl Domain {
         used >= self.limits.max_transactions
     }
 
-    /// Security context and space in the target.
-    fn reserve(&mut self, s: &mut Sending) -> Result<(), SendError> {
+    /// Security context and space in the target. Tells whether the pages of the space are there.
+    fn reserve(&mut self, s: &mut Sending) -> Result<bool, SendError> {
         self.log_target(s);
         let sender = self.procs.get(&s.proc).ok_or(SendError::failed(Errno::EINVAL))?;
         let (sender_pid, sender_guest) = (sender.pid, sender.guest);
@@ -332,7 +330,7 @@ impl Domain {
             guest.idle_pages = guest.idle_pages.saturating_sub(placed.pages_taken);
         }
         s.buffer = Some(id);
-        Ok(())
+        Ok(placed.pages_there)
     }
 
     /// Translates, copies and enqueues.
@@ -363,65 +361,56 @@ impl Domain {
         if !plan.objects.is_empty() && s.target_node.is_some_and(|node| self.is_manager(node)) {
             self.note_registration(cx, call, s);
         }
-        let guest = s.guest;
-        let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
+        let label = align8(s.data.data_size) + align8(s.data.offsets_size) + s.buffers_size;
+        self.copy_payload(cx, call, s, start, &translated)
+            .map_err(|NotRam| SendError::failed(Errno::EFAULT))?;
+        call.effort += s.data.data_size + s.buffers_size + plan.objects.len() as u64 * OBJECT_EFFORT;
+        let files = fixups(plan, &s.tokens);
+        let secctx = s.secctx.as_ref().map(|_| address.wrapping_add(label));
+        self.enqueue_transaction(cx, call, s, target, files, secctx)
+    }
+
+    /// Moves everything into the buffer at `start` of the target's mapping.
+    fn copy_payload(
+        &self,
+        cx: &Cx<'_>,
+        call: &Call,
+        s: &Sending,
+        start: u64,
+        translated: &[Vec<u8>],
+    ) -> Result<(), NotRam> {
+        let target = s.target_proc.and_then(|target| self.procs.get(&target));
+        let mapping = target.and_then(|proc| proc.mapping.as_ref()).ok_or(NotRam)?;
         let copier = Copier {
             pages: cx.pages,
-            memory: s.memory(call),
-            sender: guest,
+            memory: s.memory(cx.chunk, call),
+            sender: s.guest,
             mapping,
             start,
             data: s.data.data,
             data_size: s.data.data_size,
         };
+        let (none, empty) = (Vec::new(), Plan::default());
+        let (offsets, plan) = (s.offsets.as_ref().unwrap_or(&none), s.plan.as_ref().unwrap_or(&empty));
+        copier.data(plan, translated)?;
+        copier.offsets(offsets)?;
         let extra = align8(s.data.data_size) + align8(s.data.offsets_size);
         let label = extra + s.buffers_size;
-        copier
-            .data(plan, &translated)
-            .and_then(|()| copier.offsets(s.offsets.as_deref().unwrap_or_default()))
-            .and_then(|()| copier.pointers(plan, extra, label))
-            .and_then(|()| match &s.secctx {
-                None => Ok(()),
-                Some(text) => {
-                    let mut padded = text.clone();
-                    padded.resize(align8(text.len() as u64) as usize, 0);
-                    mapping.write(cx.pages, start + label, &padded)
-                }
-            })
-            .map_err(|_| SendError::failed(Errno::EFAULT))?;
-        call.effort += s.data.data_size + s.buffers_size + plan.objects.len() as u64 * OBJECT_EFFORT;
-        let files = fixups(plan, &s.tokens);
-        let transaction = Transaction {
-            debug_id: s.debug_id,
-            guest,
-            kind: if s.reply { Kind::Reply } else { Kind::Call },
-            from: (!s.reply && !s.is_oneway()).then_some(s.thread),
-            sender: self.party(s.thread),
-            from_parent: None,
-            to_proc: Some(target),
-            to_thread: s.target_thread,
-            to_parent: None,
-            buffer: Some(buffer_id),
-            node: s.target_node,
-            code: s.data.code,
-            flags: s.data.flags,
-            sender_euid: s.euid,
-            sched: s.sched,
-            saved_sched: None,
-            secctx: s.secctx.as_ref().map(|_| address.wrapping_add(label)),
-            files,
-            place: None,
-            started: s.started,
-        };
-        self.enqueue_transaction(cx, call, s, transaction)
+        copier.pointers(plan, extra, label)?;
+        if let Some(text) = &s.secctx {
+            let mut padded = text.clone();
+            padded.resize(align8(text.len() as u64) as usize, 0);
+            mapping.write(cx.pages, start + label, &padded)?;
+        }
+        Ok(())
     }
 
     /// Undoes a send and reports its failure (B127, B133).
-    pub(crate) fn fail_send(&mut self, cx: &mut Cx<'_>, call: &mut Call, s: Sending, error: SendError) {
-        self.trace_sent(cx, call, &s, Err(error));
-        self.log_failure(&s, error);
+    pub(crate) fn fail_send(&mut self, cx: &mut Cx<'_>, call: &mut Call, s: &Sending, error: SendError) {
+        self.trace_sent(cx, call, s, Err(error));
+        self.log_failure(s, error);
         self.user_error(cx, s.thread, UserError::BadTransaction(s.debug_id));
-        self.abandon_send(cx, &s, s.guest);
+        self.abandon_send(cx, s, s.guest);
         let reason = extended(s.debug_id, error.code, error.errno);
         match s.in_reply_to {
             Some(answered) => {
@@ -529,7 +518,7 @@ impl Domain {
     /// At most `most` bytes of a payload as it was sent; empty where they cannot be read.
     fn sent_payload(&self, cx: &Cx<'_>, call: &Call, s: &Sending, most: u32) -> Vec<u8> {
         let mut payload = vec![0; s.data.data_size.min(u64::from(most)) as usize];
-        if s.memory(call).read(cx.pages, s.data.data, &mut payload).is_err() {
+        if s.memory(cx.chunk, call).read(cx.pages, s.data.data, &mut payload).is_err() {
             payload.clear();
         }
         payload

@@ -260,7 +260,7 @@ proptest! {
         for (index, message) in messages.into_iter().enumerate() {
             let rams = Rams(&w.ram);
             w.domain = reload(&w.domain, &Limits::default());
-            w.domain.handle(&rams, GUEST, message, &mut NoTrace);
+            w.domain.handle(&rams, GUEST, &message, &mut NoTrace);
             if index % 3 == 0 {
                 while w.domain.has_events(GUEST) {
                     prop_assert!(w.domain.next_event(GUEST).is_some());

@@ -99,11 +99,11 @@ fn unknown_guests_and_processes_are_refused() {
     let rams = Rams(&w.ram);
     let header = Header { proc: th.proc.0, tid: th.tid, ..Header::default() };
     let message = Message { header, body: Body::Poll };
-    let mut other = |guest| w.domain.handle(&rams, guest, message.clone(), &mut NoTrace).errno;
+    let mut other = |guest| w.domain.handle(&rams, guest, &message, &mut NoTrace).errno;
     assert_eq!(other(GuestId(9)), Errno::EBADF);
     w.domain.attach(GuestId(9));
     let rams = Rams(&w.ram);
-    assert_eq!(w.domain.handle(&rams, GuestId(9), message, &mut NoTrace).errno, Errno::EBADF);
+    assert_eq!(w.domain.handle(&rams, GuestId(9), &message, &mut NoTrace).errno, Errno::EBADF);
     w.finish();
 }
 

@@ -18,7 +18,7 @@ fn use_damaged(bytes: &[u8], ram: &vm_memory::GuestMemoryMmap, messages: Vec<Mes
     domain.check(&Limits::default()).map_err(|error| error.to_string())?;
     let rams = Rams(ram);
     for message in messages {
-        domain.handle(&rams, GUEST, message, &mut NoTrace);
+        domain.handle(&rams, GUEST, &message, &mut NoTrace);
         while domain.next_event(GUEST).is_some() {}
         domain.check(&Limits::default()).map_err(|error| format!("later: {error}"))?;
     }
@@ -71,13 +71,13 @@ fn each_byte_of_a_busy_world_can_be_wrong() {
                     let seq = domain.expects(GUEST, proc, Tid(tid)) != Expects::Nothing;
                     let header =
                         Header { proc, tid: Tid(tid), seq: Seq(u64::from(seq) + 1), ..Header::default() };
-                    domain.handle(&rams, GUEST, Message { header, body }, &mut NoTrace);
+                    domain.handle(&rams, GUEST, &Message { header, body }, &mut NoTrace);
                 }
             }
         }
         for proc in 0..8u32 {
             let header = Header { proc, ..Header::default() };
-            domain.handle(&rams, GUEST, Message { header, body: Body::Release }, &mut NoTrace);
+            domain.handle(&rams, GUEST, &Message { header, body: Body::Release }, &mut NoTrace);
         }
         domain.reset(GUEST, &mut NoTrace);
     };

@@ -61,11 +61,13 @@ pub fn core_header(header: &wire::Header) -> Header {
 }
 
 /// Reads the message in `page`, whose header is `header`. `expects` tells what the thread's
-/// suspended ioctl waits for: the lists of a CONTINUE have no types of their own.
+/// suspended ioctl waits for: the lists of a CONTINUE have no types of their own. An ioctl takes the
+/// memory of `spare`, which nobody needs any more.
 pub fn message(
     header: &wire::Header,
     page: &[u8],
     expects: impl FnOnce(&Header) -> Expects,
+    spare: &mut Ioctl,
 ) -> Result<Message, Malformed> {
     let length = header.length.get() as usize;
     if length < size_of::<wire::Header>() {
@@ -75,6 +77,10 @@ pub fn message(
     let core = core_header(header);
     let body = match header.kind.get() {
         wire::kind::CONTINUE => Body::Continue(page.continuation(expects(&core))?),
+        wire::kind::IOCTL => {
+            page.ioctl(spare)?;
+            Body::Ioctl(std::mem::take(spare))
+        }
         kind => page.body(kind)?,
     };
     Ok(Message { header: core, body })
@@ -93,7 +99,6 @@ impl Page<'_> {
         use wire::kind::*;
         Ok(match kind {
             OPEN => Body::Open(self.open()?),
-            IOCTL => Body::Ioctl(self.ioctl()?),
             CANCEL => Body::Cancel,
             TIMEOUT => Body::Timeout,
             FETCH => Body::Fetch,
@@ -143,22 +148,24 @@ impl Page<'_> {
         Ok(ReadText { text, skip: log.skip.get(), pages: pages.map(|pfn| Pfn(pfn.get())).collect() })
     }
 
-    fn ioctl(self) -> Result<Ioctl, Malformed> {
+    fn ioctl(self, to: &mut Ioctl) -> Result<(), Malformed> {
         let ioctl: wire::Ioctl = self.at(BODY)?;
-        Ok(Ioctl {
-            cmd: ioctl.cmd.get(),
-            arg: ioctl.arg.to_vec(),
-            arg_error: Errno(ioctl.arg_error.get()),
-            lsm_error: Errno(ioctl.lsm_error.get()),
-            chunk: self.chunk(&ioctl.chunk)?,
-        })
+        to.cmd = ioctl.cmd.get();
+        refill(&mut to.arg, &ioctl.arg);
+        to.arg_error = Errno(ioctl.arg_error.get());
+        to.lsm_error = Errno(ioctl.lsm_error.get());
+        self.chunk(&ioctl.chunk, &mut to.chunk)
     }
 
     fn continuation(self, expects: Expects) -> Result<Continue, Malformed> {
         let wire: wire::Continue = self.at(BODY)?;
         let results = || self.array::<wire::NeedResult>(wire.result_offset.get(), wire.result_count.get());
         match (wire.reason.get(), expects) {
-            (wire::reason::MORE, Expects::More) => Ok(Continue::More(self.chunk(&wire.chunk)?)),
+            (wire::reason::MORE, Expects::More) => {
+                let mut chunk = Chunk::default();
+                self.chunk(&wire.chunk, &mut chunk)?;
+                Ok(Continue::More(chunk))
+            }
             (wire::reason::NEEDS, Expects::Needs(kinds)) => {
                 let results = results()?;
                 if results.len() != kinds.len() {
@@ -191,45 +198,54 @@ impl Page<'_> {
             NeedKind::Files => {
                 Outcome::Files(self.array::<U32>(offset, count)?.map(|token| Token(token.get())).collect())
             }
-            NeedKind::Data => Outcome::Data(self.range(&result.range)?),
+            NeedKind::Data => {
+                let mut range = Range::default();
+                self.range(&result.range, &mut range)?;
+                Outcome::Data(range)
+            }
             NeedKind::Lsm => Outcome::None,
         };
         Ok(NeedResult { error: Errno(result.error.get()), outcome })
     }
 
-    fn chunk(self, chunk: &wire::Chunk) -> Result<Chunk, Malformed> {
-        let end = match chunk.end.get() {
+    fn chunk(self, chunk: &wire::Chunk, to: &mut Chunk) -> Result<(), Malformed> {
+        to.end = match chunk.end.get() {
             wire::chunk_end::LAST => ChunkEnd::Last,
             wire::chunk_end::CUT => ChunkEnd::Cut,
             wire::chunk_end::UNREADABLE => ChunkEnd::Unreadable,
             _ => return Err(Malformed::Value),
         };
-        let ranges = self
-            .array::<wire::Range>(chunk.range_offset.get(), chunk.range_count.get())?
-            .map(|range| self.range(&range))
-            .collect::<Result<_, _>>()?;
-        let bytes = self.slice(chunk.offset.get(), chunk.length.get())?.to_vec();
-        Ok(Chunk { position: chunk.position.get(), bytes, end, ranges })
+        let ranges = self.array::<wire::Range>(chunk.range_offset.get(), chunk.range_count.get())?;
+        to.ranges.resize_with(ranges.len(), Range::default);
+        ranges.zip(&mut to.ranges).try_for_each(|(range, to)| self.range(&range, to))?;
+        to.position = chunk.position.get();
+        refill(&mut to.bytes, self.slice(chunk.offset.get(), chunk.length.get())?);
+        Ok(())
     }
 
-    fn range(self, range: &wire::Range) -> Result<Range, Malformed> {
+    fn range(self, range: &wire::Range, to: &mut Range) -> Result<(), Malformed> {
         let (address, readable) = (range.address.get(), range.readable.get());
-        let data = match range.form.get() {
-            wire::range::NONE => RangeData::None,
+        match range.form.get() {
+            wire::range::NONE => to.data = RangeData::None,
             wire::range::INLINE => {
                 let length = u32::try_from(readable).map_err(|_| Malformed::Bounds)?;
-                RangeData::Inline(self.slice(range.offset.get(), length)?.to_vec())
+                let bytes = self.slice(range.offset.get(), length)?;
+                match &mut to.data {
+                    RangeData::Inline(data) => refill(data, bytes),
+                    data => *data = RangeData::Inline(bytes.to_vec()),
+                }
             }
             wire::range::PFNS => {
                 let span = (address % wire::PAGE as u64).checked_add(readable).ok_or(Malformed::Bounds)?;
                 let pages = u32::try_from(span.div_ceil(wire::PAGE as u64)).map_err(|_| Malformed::Bounds)?;
                 let pfns = self.array::<U64>(range.offset.get(), pages)?;
-                RangeData::Pages(pfns.map(|pfn| Pfn(pfn.get())).collect())
+                to.data = RangeData::Pages(pfns.map(|pfn| Pfn(pfn.get())).collect());
             }
             _ => return Err(Malformed::Value),
-        };
-        let fault = range.flags.get() & wire::range::FAULT != 0;
-        Ok(Range { address, length: range.length.get(), readable, fault, data })
+        }
+        (to.address, to.length, to.readable) = (address, range.length.get(), readable);
+        to.fault = range.flags.get() & wire::range::FAULT != 0;
+        Ok(())
     }
 
     fn at<T: FromBytes + KnownLayout + Immutable>(self, offset: u32) -> Result<T, Malformed> {
@@ -254,4 +270,9 @@ impl Page<'_> {
             .chunks_exact(size_of::<T>())
             .map(|item| T::read_from_bytes(item).expect("chunks have the size of T")))
     }
+}
+
+fn refill(to: &mut Vec<u8>, bytes: &[u8]) {
+    to.clear();
+    to.extend_from_slice(bytes);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use binder::errno::Errno;
 use binder::ids::{GuestId, Pfn};
-use binder::message::{Answer, Body, Header, Message};
+use binder::message::{Answer, Body, EventKind, Header, Ioctl, Message};
 use binder::replay::{RecordedPages, Step};
 use binder::trace::{TraceEvent, TraceSink};
 use binder::{Domain, GuestPages};
@@ -35,6 +35,8 @@ pub(super) struct World {
     pub handling: Arc<Mutex<Handling>>,
     /// Messages until one is timed.
     pub until_sample: u32,
+    /// The memory of the last ioctl, for the next one.
+    spare: Ioctl,
 }
 
 /// One message of so many is timed: to read the clock of a thread is a system call.
@@ -76,6 +78,7 @@ impl World {
             counters: Arc::default(),
             handling: Arc::default(),
             until_sample: SAMPLE,
+            spare: Ioctl::default(),
         }
     }
 
@@ -117,7 +120,7 @@ impl World {
         let mut shared = self.domain.lock()?;
         let Shared { domain, guests } = &mut *shared;
         let expects = |core: &Header| domain.expects(guest, core.proc, core.tid);
-        let Ok(message) = decode::message(&header, page, expects) else {
+        let Ok(message) = decode::message(&header, page, expects, &mut self.spare) else {
             drop(shared);
             return Ok(self.protocol_error());
         };
@@ -131,20 +134,25 @@ impl World {
         }
         let mut sink = Stamped { at: self.at, guest, recorder: self.recorder.as_mut() };
         let answer = if self.replay_begun {
-            handle_recorded(domain, guests, guest, message, &mut sink)
+            handle_recorded(domain, guests, guest, &message, &mut sink)
         } else {
-            domain.handle(guests, guest, message, &mut sink)
+            domain.handle(guests, guest, &message, &mut sink)
         };
+        if let Body::Ioctl(ioctl) = message.body {
+            self.spare = ioctl;
+        }
         let signals = domain.take_signals(guest);
         self.wants_turns = domain.wants_turns();
         self.recorder.commit();
-        drop(shared);
-        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
         self.count(|counters| {
             counters.messages += 1;
             counters.trimmed_pages += answer.slots.len() as u64;
         });
-        Ok(self.encode(&answer))
+        let encoded = encode::answer(&answer, epoch);
+        domain.reuse(answer.result);
+        drop(shared);
+        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
+        Ok(encoded.unwrap_or_else(|| self.protocol_error()))
     }
 
     /// Gives the domain the turn that it wants, and has the signals sent that another guest's message caused. Tells
@@ -202,7 +210,13 @@ impl World {
                 self.recorder.commit();
             }
         }
-        Ok(event.map(|event| encode::event(&event, self.config.epoch.get(), last_buffer)))
+        Ok(event.map(|event| {
+            let encoded = encode::event(&event, self.config.epoch.get(), last_buffer);
+            if let EventKind::Done { result, .. } = event.kind {
+                shared.domain.reuse(result);
+            }
+            encoded
+        }))
     }
 
     pub fn interrupt(&self, interrupt: &Interrupt) {
@@ -237,7 +251,7 @@ fn handle_recorded(
     domain: &mut Domain,
     rams: &Guests,
     guest: GuestId,
-    message: Message,
+    message: &Message,
     sink: &mut Stamped<'_>,
 ) -> Answer {
     let at = sink.at;

@@ -318,7 +318,7 @@ impl World {
         }
         let guest = self.home(ProcId(header.proc));
         let rams = Both { first: &self.ram, other: &self.other_ram };
-        let answer = self.domain.handle(&rams, guest, Message { header, body }, &mut self.trace);
+        let answer = self.domain.handle(&rams, guest, &Message { header, body }, &mut self.trace);
         self.act(Th { proc: ProcId(header.proc), tid: header.tid }, &answer.actions);
         self.idle_pages = answer.idle_pages;
         self.last = answer.clone();
