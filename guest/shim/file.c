@@ -15,13 +15,32 @@
 
 #include "shim.h"
 
+/*
+ * The proc with this id, or NULL. Under RCU. A record enters its place among the
+ * recent ones when it enters the xarray, and leaves it when it leaves that.
+ */
+struct vb_proc *vb_proc_peek(struct vb_device *dev, u32 id)
+{
+	struct vb_proc *proc = READ_ONCE(dev->recent[id % VB_RECENT]);
+
+	return proc && proc->id == id ? proc : xa_load(&dev->procs, id);
+}
+
+/* The thread of the proc with this tid, or NULL. Under RCU. */
+struct vb_thread *vb_thread_peek(struct vb_proc *proc, u32 tid)
+{
+	struct vb_thread *thread = READ_ONCE(proc->recent[tid % VB_RECENT]);
+
+	return thread && thread->tid == tid ? thread : xa_load(&proc->threads, tid);
+}
+
 /* The proc with this id, with a reference, or NULL. */
 struct vb_proc *vb_proc_find(struct vb_device *dev, u32 id)
 {
 	struct vb_proc *proc;
 
 	rcu_read_lock();
-	proc = xa_load(&dev->procs, id);
+	proc = vb_proc_peek(dev, id);
 	if (proc && !kref_get_unless_zero(&proc->ref))
 		proc = NULL;
 	rcu_read_unlock();
@@ -73,8 +92,11 @@ static void vb_thread_free(struct vb_thread *thread)
 struct vb_thread *vb_thread_get(struct vb_proc *proc)
 {
 	u32 tid = task_pid_nr(current);
-	struct vb_thread *thread = xa_load(&proc->threads, tid);
+	struct vb_thread *thread;
 
+	rcu_read_lock();
+	thread = vb_thread_peek(proc, tid);
+	rcu_read_unlock();
 	if (thread)
 		return thread;
 	thread = kzalloc(sizeof(*thread), GFP_KERNEL_ACCOUNT);
@@ -88,6 +110,7 @@ struct vb_thread *vb_thread_get(struct vb_proc *proc)
 		kfree(thread);
 		return NULL;
 	}
+	smp_store_release(&proc->recent[tid % VB_RECENT], thread);
 	return thread;
 }
 
@@ -97,6 +120,7 @@ struct vb_thread *vb_thread_get(struct vb_proc *proc)
  */
 void vb_thread_exit(struct vb_proc *proc, struct vb_thread *thread)
 {
+	cmpxchg(&proc->recent[thread->tid % VB_RECENT], thread, NULL);
 	xa_erase(&proc->threads, thread->tid);
 	vb_thread_free(thread);
 }
@@ -153,12 +177,11 @@ static void vb_release_work(struct work_struct *work)
 		vb_settle(proc->unmap_note);
 
 	/* Not in the table when open failed half-way. */
+	cmpxchg(&dev->recent[proc->id % VB_RECENT], proc, NULL);
 	xa_cmpxchg(&dev->procs, proc->id, proc, NULL, 0);
 	vb_pages_free(proc);
-	xa_for_each(&proc->threads, tid, thread) {
-		xa_erase(&proc->threads, tid);
-		vb_thread_free(thread);
-	}
+	xa_for_each(&proc->threads, tid, thread)
+		vb_thread_exit(proc, thread);
 	vb_proc_put(proc);
 }
 
@@ -256,6 +279,8 @@ static int vb_open_core(struct vb_proc *proc, const char *name, u32 device,
 		proc->id = 0;
 		return -EIO;
 	}
+	if (!error)
+		smp_store_release(&dev->recent[proc->id % VB_RECENT], proc);
 	return error;
 }
 

@@ -100,14 +100,12 @@ int vb_send_files(struct vb_call *call, struct vb_proc *target,
 	return error;
 }
 
-/* Gives the reserved numbers back, if there are any. */
-void vb_install_undo(struct vb_call *call)
+/* Gives the reserved numbers back. */
+void vb_install_drop(struct vb_call *call)
 {
 	struct vb_install *install = call->install;
 	u32 i;
 
-	if (!install)
-		return;
 	for (i = 0; i < install->count; i++) {
 		put_unused_fd(install->entries[i].fd);
 		fput(install->entries[i].file);
@@ -127,8 +125,6 @@ void vb_install_commit(struct vb_call *call)
 	struct file *token_file;
 	u32 i;
 
-	if (!install)
-		return;
 	for (i = 0; i < install->count; i++) {
 		token_file = xa_erase(&call->dev->tokens, install->entries[i].token);
 		if (token_file) {
@@ -278,12 +274,8 @@ static void vb_close_later(const u8 *list, u32 count)
 	}
 }
 
-/*
- * Does what the answer asks for, in its order. Only in an ioctl or poll of a
- * thread itself are nice and descriptors the caller's; else `thread` is NULL.
- */
-void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
-		   struct vb_thread *thread)
+void vb_do_each_action(struct vb_device *dev, const struct vb_reply *reply,
+		       struct vb_thread *thread)
 {
 	u32 count = le32_to_cpu(reply->answer.action_count);
 	const u8 *list = vb_reply_at(reply,

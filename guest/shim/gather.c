@@ -38,8 +38,7 @@ void vb_pins_init(struct vb_pins *pins)
 	INIT_LIST_HEAD(&pins->blocks);
 }
 
-/* Lets go of all of them. */
-void vb_pins_free(struct vb_pins *pins)
+void vb_pins_put(struct vb_pins *pins)
 {
 	struct vb_pin_block *block, *next;
 	unsigned int i;
@@ -70,13 +69,18 @@ static struct vb_pin_block *vb_pins_block(struct vb_pins *pins)
 	return block;
 }
 
-/* Copies what can be read of [address, +length), from its start; how much. */
+/*
+ * Copies what can be read of [address, +length), from its start; how much. Raw,
+ * because the hardened copy's look at what `to` is costs more than a small copy;
+ * it is always a page of ours that has the room.
+ */
 size_t vb_copy_in(void *to, u64 address, size_t length)
 {
 	if (address >= TASK_SIZE_MAX)
 		return 0;
 	length = min_t(u64, length, TASK_SIZE_MAX - address);
-	return length - copy_from_user(to, u64_to_user_ptr(address), length);
+	barrier_nospec();
+	return length - raw_copy_from_user(to, u64_to_user_ptr(address), length);
 }
 
 /*

@@ -5,13 +5,13 @@
  * it runs in the caller's own context.
  */
 #include <linux/cred.h>
+#include <linux/jiffies.h>
 #include <linux/pid_namespace.h>
 #include <linux/sched/prio.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 #include <linux/sched/rt.h>
 #include <linux/security.h>
-#include <linux/timekeeping.h>
 #include <linux/user_namespace.h>
 #include <uapi/linux/sched/types.h>
 
@@ -32,7 +32,7 @@ static int vb_priority(void)
 /* For "elapsed" in the logs: a tick's exactness will do. */
 static u32 vb_time(void)
 {
-	return ktime_to_ms(ktime_get_coarse());
+	return jiffies_to_msecs(jiffies);
 }
 
 static u32 vb_secid(const struct cred *cred)
@@ -152,8 +152,9 @@ void vb_translate_creds(struct vb_device *dev, u8 *creds, u32 sender)
 		}
 		put_unaligned_le32(pid, creds);
 	}
-	put_unaligned_le32(from_kuid(current_user_ns(),
-				     make_kuid(&init_user_ns, uid)), creds + 4);
+	if (current_user_ns() != &init_user_ns)
+		uid = from_kuid(current_user_ns(), make_kuid(&init_user_ns, uid));
+	put_unaligned_le32(uid, creds + 4);
 }
 
 /*

@@ -49,41 +49,33 @@ static void vb_build(struct vb_call *call)
 {
 	u32 size = _IOC_SIZE(call->cmd);
 	struct vb_ioctl *body;
-	u8 arg[sizeof(body->arg)] = {};
-	unsigned long left = 0;
-	int lsm_error = 0;
+	int error = 0;
 
-	/* A copy of constant size is not looked at by the hardened one. */
-	if (call->cmd == BINDER_WRITE_READ)
-		left = copy_from_user(arg, call->arg, sizeof(call->bwr));
-	else if (size && size <= sizeof(arg))
-		left = copy_from_user(arg, call->arg, size);
-	if (left) {
-		call->arg_error = -EFAULT;
-		memset(arg, 0, sizeof(arg));
-	}
-	switch (call->cmd) {
-	case BINDER_WRITE_READ:
-		if (call->arg_error)
-			break;
-		memcpy(&call->bwr, arg, sizeof(call->bwr));
-		if (vb_readable_buffer_is_bad(call))
+	if (call->cmd == BINDER_WRITE_READ) {
+		if (copy_from_user(&call->bwr, call->arg, sizeof(call->bwr))) {
+			call->arg_error = -EFAULT;
+			memset(&call->bwr, 0, sizeof(call->bwr));
+		} else if (vb_readable_buffer_is_bad(call)) {
 			call->flags |= VB_MSG_RBAD;
-		break;
-	case BINDER_SET_CONTEXT_MGR:
-	case BINDER_SET_CONTEXT_MGR_EXT:
-		lsm_error = security_binder_set_context_mgr(call->proc->cred);
-		break;
-	}
-
-	body = vb_begin_call(call, VB_IOCTL, sizeof(*body));
-	body->cmd = cpu_to_le32(call->cmd);
-	body->arg_error = cpu_to_le32(call->arg_error);
-	memcpy(body->arg, arg, sizeof(arg));
-	body->lsm_error = cpu_to_le32(lsm_error);
-	if (call->cmd == BINDER_WRITE_READ)
+		}
+		body = vb_begin_call(call, VB_IOCTL, sizeof(*body));
+		memcpy(body->arg, &call->bwr, sizeof(call->bwr));
 		vb_gather_chunk(call->msg, &call->pins, &call->bwr,
 				call->bwr.write_consumed, &body->chunk);
+	} else {
+		body = vb_begin_call(call, VB_IOCTL, sizeof(*body));
+		if (size <= sizeof(body->arg) &&
+		    copy_from_user(body->arg, call->arg, size)) {
+			call->arg_error = -EFAULT;
+			memset(body->arg, 0, sizeof(body->arg));
+		}
+		if (call->cmd == BINDER_SET_CONTEXT_MGR ||
+		    call->cmd == BINDER_SET_CONTEXT_MGR_EXT)
+			error = security_binder_set_context_mgr(call->proc->cred);
+	}
+	body->cmd = cpu_to_le32(call->cmd);
+	body->arg_error = cpu_to_le32(call->arg_error);
+	body->lsm_error = cpu_to_le32(error);
 }
 
 /* Takes over how far the write half has come, while it is under way. */
@@ -106,6 +98,15 @@ static void vb_read_fault(struct vb_call *call, u64 offset)
 	body->offset = cpu_to_le64(offset);
 	if (!vb_exchange(call->dev, call->msg, &reply))
 		vb_do_actions(call->dev, &reply, call->thread);
+}
+
+/*
+ * Copies to the caller; how much could not be. Raw, as vb_copy_in(): `from` lies
+ * in a page or an event of ours with so many bytes.
+ */
+static unsigned long vb_copy_out(void __user *to, const void *from, u32 length)
+{
+	return access_ok(to, length) ? raw_copy_to_user(to, from, length) : length;
 }
 
 /*
@@ -145,7 +146,7 @@ static int vb_copy_result(struct vb_call *call)
 				   le32_to_cpu(answer->creds_proc));
 	}
 	if (length) {
-		left = copy_to_user(to + position, bytes, length);
+		left = vb_copy_out(to + position, bytes, length);
 		if (left) {
 			if (call->cmd == BINDER_WRITE_READ)
 				vb_read_fault(call, length - left);
@@ -199,7 +200,7 @@ static int vb_finish(struct vb_call *call)
 	/* Descriptors are there before the bytes that name them. */
 	if (error)
 		vb_install_undo(call);
-	else
+	else if (call->install)
 		vb_install_commit(call);
 	if (error == -EIO)
 		return error;
@@ -416,7 +417,14 @@ long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg)
 	if (!call.msg)
 		return -ENOMEM;
 	vb_pins_init(&call.pins);
-	vb_begin_seq(call.dev, call.thread);
+	/*
+	 * Events of earlier ioctls are dropped by their seq from here on. None is on
+	 * its way: an ioctl of which the core has sent one waits for it.
+	 */
+	WRITE_ONCE(call.thread->seq, call.thread->seq + 1);
+	WRITE_ONCE(call.thread->lent, VB_LENT_NONE);
+	smp_store_release(&call.thread->event_ready, false);
+	WRITE_ONCE(call.thread->owner, current);
 
 	vb_build(&call);
 	error = vb_run(&call);

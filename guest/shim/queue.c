@@ -119,10 +119,9 @@ static struct vb_thread *vb_deliver(struct vb_device *dev,
 
 	vb_note_idle(dev, le32_to_cpu(READ_ONCE(event->idle_pages)));
 	rcu_read_lock();
-	proc = xa_load(&dev->procs, le32_to_cpu(READ_ONCE(event->proc)));
+	proc = vb_proc_peek(dev, le32_to_cpu(READ_ONCE(event->proc)));
 	if (proc && le32_to_cpu(READ_ONCE(event->epoch)) == dev->epoch)
-		thread = xa_load(&proc->threads,
-				 le32_to_cpu(READ_ONCE(event->tid)));
+		thread = vb_thread_peek(proc, le32_to_cpu(READ_ONCE(event->tid)));
 	if (thread && kind == VB_EV_POLL) {
 		wake_up_poll(&thread->poll_wait, EPOLLIN | EPOLLRDNORM);
 	} else if (thread &&
@@ -146,23 +145,6 @@ static struct vb_thread *vb_deliver(struct vb_device *dev,
 	}
 	rcu_read_unlock();
 	return lent;
-}
-
-/*
- * Begins an ioctl of the thread: events of earlier ones are dropped by their
- * seq from here on. Events are brought under the lock, so that none that was
- * compared with the old seq is stored after this.
- */
-void vb_begin_seq(struct vb_device *dev, struct vb_thread *thread)
-{
-	unsigned long flags;
-
-	spin_lock_irqsave(&dev->lock, flags);
-	WRITE_ONCE(thread->seq, thread->seq + 1);
-	WRITE_ONCE(thread->owner, current);
-	WRITE_ONCE(thread->lent, VB_LENT_NONE);
-	smp_store_release(&thread->event_ready, false);
-	spin_unlock_irqrestore(&dev->lock, flags);
 }
 
 /*

@@ -41,6 +41,8 @@
 #define VB_MAPPING_MAX		(PAGE_SIZE << VB_SLOT_SHIFT)
 /* Pages of the sender that one range can name. */
 #define VB_WINDOW_PAGES		256
+/* Records that are found without a walk through their xarray. */
+#define VB_RECENT		16
 /* Context names in the devices= parameter. */
 #define VB_NODES_MAX		16
 #define VB_NAME_MAX		64
@@ -111,6 +113,7 @@ struct vb_device {
 	struct work_struct end_work;
 
 	struct xarray procs;		/* proc id -> struct vb_proc, RCU */
+	struct vb_proc *recent[VB_RECENT];	/* some of them, by id % VB_RECENT */
 	struct xarray tokens;		/* token -> struct file */
 	u32 next_token;
 
@@ -147,6 +150,7 @@ struct vb_proc {
 	const struct cred *cred;
 
 	struct xarray threads;		/* global tid -> struct vb_thread, RCU */
+	struct vb_thread *recent[VB_RECENT];	/* some of them, by tid % VB_RECENT */
 
 	/*
 	 * pages_mutex guards everything down to `gone`. It is held from looking
@@ -242,7 +246,6 @@ int vb_answer(struct vb_device *dev, struct vb_message *msg,
 int vb_exchange(struct vb_device *dev, struct vb_message *msg,
 		struct vb_reply *reply);
 void vb_drain(struct vb_device *dev, bool sync);
-void vb_begin_seq(struct vb_device *dev, struct vb_thread *thread);
 int vb_post_event_buffers(struct vb_device *dev);
 void vb_fail_in_flight(struct vb_device *dev);
 
@@ -293,9 +296,11 @@ int vb_ask_lsm(struct vb_proc *from, u32 hook, struct vb_proc *to);
 /* file.c */
 extern const struct file_operations vb_fops;
 extern const struct file_operations vb_fs_fops;
+struct vb_proc *vb_proc_peek(struct vb_device *dev, u32 id);
 struct vb_proc *vb_proc_find(struct vb_device *dev, u32 id);
 struct vb_proc *vb_proc_next(struct vb_device *dev, unsigned long *id);
 void vb_proc_put(struct vb_proc *proc);
+struct vb_thread *vb_thread_peek(struct vb_proc *proc, u32 tid);
 struct vb_thread *vb_thread_get(struct vb_proc *proc);
 void vb_thread_exit(struct vb_proc *proc, struct vb_thread *thread);
 void vb_wake_everyone(struct vb_device *dev);
@@ -305,7 +310,7 @@ long vb_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
 
 /* gather.c */
 void vb_pins_init(struct vb_pins *pins);
-void vb_pins_free(struct vb_pins *pins);
+void vb_pins_put(struct vb_pins *pins);
 size_t vb_copy_in(void *to, u64 address, size_t length);
 int vb_gather_range(struct vb_message *msg, struct vb_pins *pins, u64 address,
 		    u64 length, u32 room, struct vb_range *range);
@@ -330,13 +335,13 @@ void vb_shrinking_stop(struct vb_device *dev);
 /* files.c */
 int vb_install_reserve(struct vb_call *call);
 void vb_install_commit(struct vb_call *call);
-void vb_install_undo(struct vb_call *call);
+void vb_install_drop(struct vb_call *call);
 int vb_send_files(struct vb_call *call, struct vb_proc *target,
 		  const u8 *fds, u32 count, __le32 *tokens, u32 *done);
 void vb_token_put(struct vb_device *dev, u32 token);
 void vb_tokens_put_all(struct vb_device *dev);
-void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
-		   struct vb_thread *thread);
+void vb_do_each_action(struct vb_device *dev, const struct vb_reply *reply,
+		       struct vb_thread *thread);
 
 /* binderfs.c */
 int vb_fs_start(void);
@@ -358,5 +363,32 @@ void vb_debugfs_stop(void);
 
 /* poll.c */
 __poll_t vb_poll(struct file *file, struct poll_table_struct *wait);
+
+/* What an ordinary call has nothing of. */
+
+/* Lets go of all user pages. */
+static inline void vb_pins_free(struct vb_pins *pins)
+{
+	if (!list_empty(&pins->blocks))
+		vb_pins_put(pins);
+}
+
+/* Gives the reserved descriptor numbers back. */
+static inline void vb_install_undo(struct vb_call *call)
+{
+	if (call->install)
+		vb_install_drop(call);
+}
+
+/*
+ * Does what the answer asks for, in its order. Only in an ioctl or poll of a
+ * thread itself are nice and descriptors the caller's; else `thread` is NULL.
+ */
+static inline void vb_do_actions(struct vb_device *dev, const struct vb_reply *reply,
+				 struct vb_thread *thread)
+{
+	if (reply->answer.action_count)
+		vb_do_each_action(dev, reply, thread);
+}
 
 #endif
