@@ -305,7 +305,10 @@ void vb_gather_chunk(struct vb_message *msg, struct vb_pins *pins,
 	BUILD_BUG_ON(sizeof(struct vb_plan) > sizeof(struct vb_range));
 
 	chunk->position = cpu_to_le64(position);
-	left = position < bwr->write_size ? bwr->write_size - position : 0;
+	/* The rest of it is zero, which says: nothing, and the LAST of it. */
+	if (position >= bwr->write_size)
+		return;
+	left = bwr->write_size - position;
 	want = min_t(u64, left, vb_room(msg));
 	got = vb_copy_in(stream, bwr->write_buffer + position, want);
 
