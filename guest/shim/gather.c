@@ -33,8 +33,16 @@ struct vb_pin_block {
 #define VB_PIN_BLOCK_MAX \
 	((PAGE_SIZE - sizeof(struct vb_pin_block)) / sizeof(struct page *))
 
+/* Where pointers to pages are noted. */
+struct vb_places {
+	struct page **pages;
+	unsigned int *count;		/* of those that are taken */
+	unsigned int size;
+};
+
 void vb_pins_init(struct vb_pins *pins)
 {
+	pins->few_count = 0;
 	INIT_LIST_HEAD(&pins->blocks);
 }
 
@@ -43,6 +51,8 @@ void vb_pins_put(struct vb_pins *pins)
 	struct vb_pin_block *block, *next;
 	unsigned int i;
 
+	while (pins->few_count)
+		put_page(pins->few[--pins->few_count]);
 	list_for_each_entry_safe(block, next, &pins->blocks, link) {
 		for (i = 0; i < block->count; i++)
 			put_page(block->pages[i]);
@@ -51,22 +61,26 @@ void vb_pins_put(struct vb_pins *pins)
 	}
 }
 
-/* A block with at least one free place, or NULL. */
-static struct vb_pin_block *vb_pins_block(struct vb_pins *pins)
+/* Places for some of `want` pages, at least one; false: no memory. */
+static bool vb_pins_places(struct vb_pins *pins, u32 want, struct vb_places *places)
 {
-	struct vb_pin_block *block;
+	struct vb_pin_block *block = NULL;
 
-	if (!list_empty(&pins->blocks)) {
-		block = list_last_entry(&pins->blocks, struct vb_pin_block, link);
-		if (block->count < VB_PIN_BLOCK_MAX)
-			return block;
+	if (want <= VB_FEW_PAGES - pins->few_count) {
+		*places = (struct vb_places){ pins->few, &pins->few_count, VB_FEW_PAGES };
+		return true;
 	}
-	block = (struct vb_pin_block *)__get_free_page(GFP_KERNEL_ACCOUNT);
-	if (!block)
-		return NULL;
-	block->count = 0;
-	list_add_tail(&block->link, &pins->blocks);
-	return block;
+	if (!list_empty(&pins->blocks))
+		block = list_last_entry(&pins->blocks, struct vb_pin_block, link);
+	if (!block || block->count == VB_PIN_BLOCK_MAX) {
+		block = (struct vb_pin_block *)__get_free_page(GFP_KERNEL_ACCOUNT);
+		if (!block)
+			return false;
+		block->count = 0;
+		list_add_tail(&block->link, &pins->blocks);
+	}
+	*places = (struct vb_places){ block->pages, &block->count, VB_PIN_BLOCK_MAX };
+	return true;
 }
 
 /*
@@ -84,15 +98,15 @@ size_t vb_copy_in(void *to, u64 address, size_t length)
 }
 
 /*
- * Up to `want` pages from page-aligned `address` on by GUP, into the block.
+ * Up to `want` pages from page-aligned `address` on by GUP, into the places.
  * Returns how many; stops before a page that is not RAM for the host.
  */
-static u32 vb_pin_user(struct vb_pin_block *block, u64 address, u32 want)
+static u32 vb_pin_user(struct vb_places *places, u64 address, u32 want)
 {
-	struct page **pages = &block->pages[block->count];
+	struct page **pages = &places->pages[*places->count];
 	int got, i, taken;
 
-	want = min_t(u64, want, VB_PIN_BLOCK_MAX - block->count);
+	want = min_t(u64, want, places->size - *places->count);
 	want = min_t(u64, want, (TASK_SIZE_MAX - address) >> PAGE_SHIFT);
 	/*
 	 * Without FOLL_WRITE and FOLL_PIN: reading needs neither, and a pin
@@ -104,12 +118,12 @@ static u32 vb_pin_user(struct vb_pin_block *block, u64 address, u32 want)
 			break;
 	for (i = taken; i < got; i++)
 		put_page(pages[i]);
-	block->count += taken;
+	*places->count += taken;
 	return taken;
 }
 
 /* A copy of part of one user page, at the same offset in a page of our own. */
-static bool vb_bounce(struct vb_pin_block *block, u64 address, size_t length,
+static bool vb_bounce(struct vb_places *places, u64 address, size_t length,
 		      size_t *copied)
 {
 	struct page *page = alloc_page(GFP_KERNEL_ACCOUNT);
@@ -118,7 +132,7 @@ static bool vb_bounce(struct vb_pin_block *block, u64 address, size_t length,
 		return false;
 	*copied = vb_copy_in(page_address(page) + offset_in_page(address),
 			     address, length);
-	block->pages[block->count++] = page;
+	places->pages[(*places->count)++] = page;
 	return true;
 }
 
@@ -138,20 +152,18 @@ static u64 vb_gather_pages(struct vb_pins *pins, u64 address, u64 length,
 		u64 left = min_t(u64, length - carried,
 				 VB_WINDOW_PAGES * PAGE_SIZE);
 		u64 span = offset_in_page(at) + left;
-		struct vb_pin_block *block;
+		u32 pages = min_t(u64, most - n, DIV_ROUND_UP_ULL(span, PAGE_SIZE));
+		struct vb_places places;
 		u32 first, taken, i;
 
 		if (at >= TASK_SIZE_MAX || at < address) {
 			*fault = true;
 			break;
 		}
-		block = vb_pins_block(pins);
-		if (!block)
+		if (!vb_pins_places(pins, pages, &places))
 			break;
-		first = block->count;
-		taken = vb_pin_user(block, at & PAGE_MASK,
-				    min_t(u64, most - n,
-					  DIV_ROUND_UP_ULL(span, PAGE_SIZE)));
+		first = *places.count;
+		taken = vb_pin_user(&places, at & PAGE_MASK, pages);
 		if (taken) {
 			carried += min_t(u64, left, taken * PAGE_SIZE -
 					 offset_in_page(at));
@@ -160,16 +172,41 @@ static u64 vb_gather_pages(struct vb_pins *pins, u64 address, u64 length,
 					    PAGE_SIZE - offset_in_page(at));
 			size_t copied;
 
-			if (!vb_bounce(block, at, want, &copied))
+			if (!vb_bounce(&places, at, want, &copied))
 				break;
 			*fault = copied < want;
 			carried += copied;
 			taken = 1;
 		}
 		for (i = 0; i < taken; i++)
-			pfns[n++] = cpu_to_le64(page_to_pfn(block->pages[first + i]));
+			pfns[n++] = cpu_to_le64(page_to_pfn(places.pages[first + i]));
 	}
 	return carried;
+}
+
+/*
+ * The same for the whole of [address, +length), which touches `pages` pages, as a
+ * copy in the message's own pages. To name a page costs some 600 instructions, to
+ * copy it as the device reads a hundred. False: they are not enough.
+ */
+static bool vb_copy_pages(struct vb_message *msg, u64 address, u64 length,
+			  __le64 *pfns, u32 pages, u64 *readable)
+{
+	void *at;
+	u32 i;
+
+	if (pages > VB_OWN_PAGES - msg->own_used)
+		return false;
+	if (!msg->own)
+		msg->own = (void *)__get_free_pages(GFP_KERNEL | __GFP_NOWARN, VB_OWN_ORDER);
+	if (!msg->own)
+		return false;
+	at = msg->own + msg->own_used * PAGE_SIZE;
+	for (i = 0; i < pages; i++)
+		pfns[i] = cpu_to_le64(page_to_pfn(virt_to_page(at)) + i);
+	*readable = vb_copy_in(at + offset_in_page(address), address, length);
+	msg->own_used += pages;
+	return true;
 }
 
 /* Pages that [address, +length) touches, no more than a window. */
@@ -202,11 +239,14 @@ int vb_gather_range(struct vb_message *msg, struct vb_pins *pins, u64 address,
 		fault = readable < length;
 		form = VB_RANGE_INLINE;
 	} else if (room) {
-		u32 most = min_t(u32, room / sizeof(__le64),
-				 vb_window(address, length));
+		u32 window = vb_window(address, length);
+		u32 most = min_t(u32, room / sizeof(__le64), window);
 
 		at = vb_take(msg, most * sizeof(__le64));
-		readable = vb_gather_pages(pins, address, length, at, most, &fault);
+		if (most == window && vb_copy_pages(msg, address, length, at, most, &readable))
+			fault = readable < length;
+		else
+			readable = vb_gather_pages(pins, address, length, at, most, &fault);
 		form = VB_RANGE_PFNS;
 		if (!readable && !fault)
 			error = -ENOMEM;

@@ -244,6 +244,7 @@ static int vb_more(struct vb_call *call)
 	}
 	/* The core asks again for what it still needs of a command under way. */
 	vb_pins_free(&call->pins);
+	call->msg->own_used = 0;
 	body = vb_begin_call(call, VB_CONTINUE, sizeof(*body));
 	body->reason = cpu_to_le32(VB_CONT_MORE);
 	if (call->cmd == BINDER_WRITE_READ && !call->write_done)

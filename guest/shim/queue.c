@@ -33,6 +33,7 @@ static DEFINE_PER_CPU(struct vb_cache, vb_caches);
 static void vb_message_free(struct vb_message *msg)
 {
 	free_pages((unsigned long)msg->out, 1);
+	free_pages((unsigned long)msg->own, VB_OWN_ORDER);
 	kfree(msg);
 }
 
@@ -74,6 +75,7 @@ void vb_message_put(struct vb_message *msg)
 	if (!msg)
 		return;
 	msg->work = NULL;
+	msg->own_used = 0;
 	cache = get_cpu_ptr(&vb_caches);
 	if (cache->count < VB_CACHE_MAX) {
 		cache->messages[cache->count++] = msg;

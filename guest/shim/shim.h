@@ -41,6 +41,11 @@
 #define VB_MAPPING_MAX		(PAGE_SIZE << VB_SLOT_SHIFT)
 /* Pages of the sender that one range can name. */
 #define VB_WINDOW_PAGES		256
+/* Pages of a message: what takes no more is copied, not named (gather.c). */
+#define VB_OWN_ORDER		1
+#define VB_OWN_PAGES		(1 << VB_OWN_ORDER)
+/* User pages that an ioctl can name without memory to note them in. */
+#define VB_FEW_PAGES		12
 /* Records that are found without a walk through their xarray. */
 #define VB_RECENT		16
 /* Context names in the devices= parameter. */
@@ -51,6 +56,8 @@
 struct vb_message {
 	void *out;			/* the device's to read while posted */
 	void *in;			/* the page behind it: the device's to write while posted */
+	void *own;			/* VB_OWN_PAGES for copies of user pages; NULL: none yet */
+	u32 own_used;			/* of these, by the ioctl under way */
 	__le32 pfn;			/* of out */
 	struct scatterlist sg[2];	/* the two, for the ring */
 	u32 length;			/* bytes of out in use */
@@ -70,7 +77,9 @@ struct vb_reply {
 
 /* User pages, or copies of them, that messages of one ioctl named by PFN. */
 struct vb_pins {
-	struct list_head blocks;
+	unsigned int few_count;		/* of the first ones */
+	struct page *few[VB_FEW_PAGES];
+	struct list_head blocks;	/* of those for which there was no room */
 };
 
 /* Descriptors reserved by INSTALL, waiting for the ioctl's end (files.c). */
@@ -369,7 +378,7 @@ __poll_t vb_poll(struct file *file, struct poll_table_struct *wait);
 /* Lets go of all user pages. */
 static inline void vb_pins_free(struct vb_pins *pins)
 {
-	if (!list_empty(&pins->blocks))
+	if (pins->few_count || !list_empty(&pins->blocks))
 		vb_pins_put(pins);
 }
 
