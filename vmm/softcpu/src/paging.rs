@@ -94,7 +94,7 @@ pub fn walk(
         let at = Walk::offset(address, 0);
         return walk.last(table.physical + at, table.host.read(at), 0, table.rights, table.no_execute);
     }
-    walk.from_the_root(tables)
+    walk.all_levels(tables)
 }
 
 /// A walk under way.
@@ -115,7 +115,7 @@ impl Walk<'_> {
         (address >> (12 + 9 * level) & 0x1ff) * 8
     }
 
-    fn from_the_root(self, tables: &mut TableCache) -> Result<Translation, u16> {
+    fn all_levels(self, tables: &mut TableCache) -> Result<Translation, u16> {
         let mut table = self.rules.root & ADDRESS;
         let mut rights = WRITABLE | USER;
         let mut no_execute = false;
