@@ -131,12 +131,12 @@ pub struct Cpu {
 unsafe impl Send for Cpu {}
 
 impl Cpu {
-    pub fn new(ram: Ram, config: &Config) -> Cpu {
+    pub fn boxed(ram: Ram, config: &Config) -> Box<Cpu> {
         let jit = match config.execution {
             Execution::Interpret => None,
             Execution::Compile { after } => Jit::new(after),
         };
-        Cpu {
+        Box::new(Cpu {
             gpr: [0; 32],
             flags: Flags::default(),
             rip: 0,
@@ -173,7 +173,7 @@ impl Cpu {
             board: Board::new(config.cpus),
             clock: Clock::new(config),
             bus: None,
-        }
+        })
     }
 
     /// The state of the 64-bit boot protocol: paging on, flat segments, interrupts off.

@@ -14,7 +14,7 @@ use crate::tables::TableCache;
 
 /// Entries of one data table. With 1024, two pages that a kernel uses in turn were often in one slot: a binder
 /// call had 40 misses more or not, as its buffers happened to lie.
-pub const ENTRIES: usize = 8192;
+pub const ENTRIES: usize = 4096;
 const FETCH_ENTRIES: usize = 256;
 
 /// The most 1 GiB regions with large pages that are told apart.
@@ -147,13 +147,24 @@ const fn empty(slot: usize) -> Entry {
     Entry { read: unmatchable(slot), write: unmatchable(slot), host: 0, physical: u64::MAX }
 }
 
+/// Both tables without entries. A constant, for they are too large to be made on every thread's stack and moved from there.
+const EMPTY: [Entry; 2 * ENTRIES] = {
+    let mut entries = [empty(0); 2 * ENTRIES];
+    let mut slot = 0;
+    while slot < 2 * ENTRIES {
+        entries[slot] = empty(slot % ENTRIES);
+        slot += 1;
+    }
+    entries
+};
+
 impl Tlb {
     /// Where the data tables are, for compiled code.
     pub const DATA_OFFSET: usize = std::mem::offset_of!(Tlb, data);
 
     pub fn new() -> Tlb {
         Tlb {
-            data: std::array::from_fn(|slot| empty(slot % ENTRIES)),
+            data: EMPTY,
             fetch: FetchTable::default(),
             filled: Default::default(),
             large: Vec::new(),

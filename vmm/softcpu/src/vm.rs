@@ -201,7 +201,7 @@ impl Vm {
             return Err(ConfigError::HostCpu);
         }
         let mut vm = Vm {
-            cpu: Box::new(Cpu::new(Ram::new(ram), &config)),
+            cpu: Cpu::boxed(Ram::new(ram), &config),
             turns: Turns::new(config.cpus as usize, config.seed),
         };
         if config.cpus > 1 {
