@@ -147,8 +147,8 @@ const fn empty(slot: usize) -> Entry {
     Entry { read: unmatchable(slot), write: unmatchable(slot), host: 0, physical: u64::MAX }
 }
 
-/// Both tables without entries. A constant, for they are too large to be made on every thread's stack and moved from there.
-const EMPTY: [Entry; 2 * ENTRIES] = {
+/// Both tables without entries. Static, for they are too large to be made on every thread's stack and moved from there.
+static EMPTY: [Entry; 2 * ENTRIES] = {
     let mut entries = [empty(0); 2 * ENTRIES];
     let mut slot = 0;
     while slot < 2 * ENTRIES {
