@@ -8,8 +8,8 @@ use vm_memory::{Address, Bytes, GuestAddress};
 
 use super::super::DeviceError;
 use super::queues::Active;
+use super::wire;
 use super::world::World;
-use super::{encode, wire};
 use crate::cpu_time;
 
 impl Active {
@@ -17,24 +17,14 @@ impl Active {
     pub fn serve_direct(&mut self, world: &mut World, pfn: u32) -> Result<bool, DeviceError> {
         let timed = world.is_to_be_timed().then(cpu_time::thread);
         let out = GuestAddress(u64::from(pfn) * wire::PAGE as u64);
-        let mut answer = match self.out.read(&self.ram, out, wire::PAGE) {
-            Ok(message) => world.answer(message)?,
-            Err(_) => world.protocol_error(),
-        };
-        let mut events = 0;
-        while encode::has_room_for_event(&answer) {
-            let Some(event) = world.next_event(false)? else { break };
-            encode::append_event(&mut answer, &event);
-            events += 1;
-        }
-        world.count(|counters| counters.events += events);
+        let message = self.out.read(&self.ram, out, wire::PAGE);
+        let (answer, more) = world.answer_with_events(message.ok())?;
         // No page behind it: the guest's own loss.
         let _ = self.ram.write_slice(&answer, out.unchecked_add(wire::PAGE as u64));
-        let left = self.deliver(world, usize::MAX)?;
-        world.domain.lock()?.wake_others(world.guest);
+        let queued = if more { self.deliver(world, usize::MAX)? } else { 0 };
         if let Some(began) = timed {
             world.handled(cpu_time::thread().saturating_sub(began));
         }
-        Ok(left > 0)
+        Ok(queued > 0)
     }
 }

@@ -1,7 +1,7 @@
 //! The way to the core: decoding, the domain's lock, and what the recording gets.
 
 use std::borrow::Cow;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use binder::errno::Errno;
@@ -110,19 +110,49 @@ impl World {
 
     /// Handles the message in `page` and gives the bytes of its answer.
     pub fn answer(&mut self, page: &[u8]) -> Result<Vec<u8>, DeviceError> {
+        let domain = self.domain.clone();
+        let mut shared = domain.lock()?;
+        let answer = self.handle(&mut shared, page);
+        self.leave(shared);
+        Ok(answer)
+    }
+
+    /// The same, with the events that there are behind the answer, and the other guests of the world woken. `None`:
+    /// the message cannot be read. Tells also whether there are more events than the answer has room for.
+    pub fn answer_with_events(&mut self, page: Option<&[u8]>) -> Result<(Vec<u8>, bool), DeviceError> {
+        let domain = self.domain.clone();
+        let mut shared = domain.lock()?;
+        let mut answer = match page {
+            Some(page) => self.handle(&mut shared, page),
+            None => self.protocol_error(),
+        };
+        let mut events = 0;
+        while shared.domain.has_events(self.guest) && encode::has_room_for_event(&answer) {
+            let Some(event) = self.fetch_event(&mut shared, false) else { break };
+            encode::append_event(&mut answer, &event);
+            events += 1;
+        }
+        if events > 0 {
+            self.count(|counters| counters.events += events);
+        }
+        let left = shared.domain.has_events(self.guest);
+        shared.wake_others(self.guest);
+        self.leave(shared);
+        Ok((answer, left))
+    }
+
+    fn handle(&mut self, shared: &mut Shared, page: &[u8]) -> Vec<u8> {
         let epoch = self.config.epoch.get();
-        let Ok(header) = decode::header(page) else { return Ok(self.protocol_error()) };
+        let Ok(header) = decode::header(page) else { return self.protocol_error() };
         if header.epoch.get() != epoch {
             let stale = Answer { errno: Errno::EIO, ..Answer::default() };
-            return Ok(self.encode(&stale));
+            return self.encode(&stale);
         }
         let guest = self.guest;
-        let mut shared = self.domain.lock()?;
-        let Shared { domain, guests } = &mut *shared;
+        let Shared { domain, guests } = shared;
         let expects = |core: &Header| domain.expects(guest, core.proc, core.tid);
         let Ok(message) = decode::message(&header, page, expects, &mut self.spare) else {
-            drop(shared);
-            return Ok(self.protocol_error());
+            return self.protocol_error();
         };
         self.at = self.recorder.now();
         if self.recorder.enabled()
@@ -141,8 +171,6 @@ impl World {
         if let Body::Ioctl(ioctl) = message.body {
             self.spare = ioctl;
         }
-        let signals = domain.take_signals(guest);
-        self.wants_turns = domain.wants_turns();
         self.recorder.commit();
         self.count(|counters| {
             counters.messages += 1;
@@ -150,16 +178,23 @@ impl World {
         });
         let encoded = encode::answer(&answer, epoch);
         domain.reuse(answer.result);
+        encoded.unwrap_or_else(|| self.protocol_error())
+    }
+
+    /// Lets the domain go, and has the signals sent that it was asked for.
+    fn leave(&mut self, mut shared: MutexGuard<'_, Shared>) {
+        let signals = shared.domain.take_signals(self.guest);
+        self.wants_turns = shared.domain.wants_turns();
         drop(shared);
-        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
-        Ok(encoded.unwrap_or_else(|| self.protocol_error()))
+        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(self.guest, pid, signal));
     }
 
     /// Gives the domain the turn that it wants, and has the signals sent that another guest's message caused. Tells
     /// whether there was one.
     pub fn turn(&mut self) -> Result<bool, DeviceError> {
         let guest = self.guest;
-        let mut shared = self.domain.lock()?;
+        let world = self.domain.clone();
+        let mut shared = world.lock()?;
         let Shared { domain, guests } = &mut *shared;
         let wanted = domain.wants_turns();
         if wanted {
@@ -170,12 +205,9 @@ impl World {
             }
             domain.turn(guests, &mut Stamped { at, guest, recorder: self.recorder.as_mut() });
         }
-        let signals = domain.take_signals(guest);
-        self.wants_turns = domain.wants_turns();
         shared.wake_others(guest);
         self.recorder.commit();
-        drop(shared);
-        signals.into_iter().for_each(|(pid, signal)| self.recorder.signal(guest, pid, signal));
+        self.leave(shared);
         Ok(wanted)
     }
 
@@ -201,7 +233,12 @@ impl World {
     }
 
     pub fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
-        let mut shared = self.domain.lock()?;
+        let domain = self.domain.clone();
+        let mut shared = domain.lock()?;
+        Ok(self.fetch_event(&mut shared, last_buffer))
+    }
+
+    fn fetch_event(&mut self, shared: &mut Shared, last_buffer: bool) -> Option<wire::Event> {
         let event = shared.domain.next_event(self.guest);
         if self.replay_begun {
             self.recorder.step(self.at, self.guest, &Step::Event(event.as_ref().map(Cow::Borrowed)));
@@ -210,13 +247,13 @@ impl World {
                 self.recorder.commit();
             }
         }
-        Ok(event.map(|event| {
+        event.map(|event| {
             let encoded = encode::event(&event, self.config.epoch.get(), last_buffer);
             if let EventKind::Done { result, .. } = event.kind {
                 shared.domain.reuse(result);
             }
             encoded
-        }))
+        })
     }
 
     pub fn interrupt(&self, interrupt: &Interrupt) {
@@ -255,7 +292,7 @@ fn handle_recorded(
     sink: &mut Stamped<'_>,
 ) -> Answer {
     let at = sink.at;
-    sink.recorder.step(at, guest, &Step::Message(Cow::Borrowed(&message)));
+    sink.recorder.step(at, guest, &Step::Message(Cow::Borrowed(message)));
     let pages = RecordedPages::new(GuestPages(rams));
     let answer = domain.handle_on(&pages, guest, message, sink);
     let reads = pages.into_reads();
