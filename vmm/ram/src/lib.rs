@@ -76,6 +76,12 @@ pub fn clear_code(ram: &GuestRam, page: GuestAddress) {
     with_region(ram, page, |map, index| map.clear_code(index));
 }
 
+/// Marks `page` as written by the CPU, on the thread that alone calls [`set_code`]: most pages are dirty already, and to
+/// see that takes no locked instruction.
+pub fn mark_written(ram: &GuestRam, page: GuestAddress) {
+    with_region(ram, page, |map, index| map.mark_own_write(index));
+}
+
 /// Calls `drop_page` for every page with decoded code that a device wrote since the last call.
 /// The page's code mark is cleared before the call.
 pub fn drain_stale(ram: &GuestRam, mut drop_page: impl FnMut(GuestAddress)) {
@@ -129,6 +135,13 @@ impl PageMap {
         if before & CODE != 0 && page.fetch_or(STALE, Ordering::SeqCst) & STALE == 0 {
             self.stale_list().push(index);
             self.has_stale.store(true, Ordering::Release);
+        }
+    }
+
+    /// [`mark_page`](Self::mark_page) where no other thread marks code meanwhile.
+    fn mark_own_write(&self, index: usize) {
+        if self.pages.get(index).is_some_and(|page| page.load(Ordering::Relaxed) & (DIRTY | CODE) != DIRTY) {
+            self.mark_page(index);
         }
     }
 
@@ -196,6 +209,18 @@ mod tests {
         let mut pages = Vec::new();
         drain_stale(ram, |page| pages.push(page.0));
         pages
+    }
+
+    #[test]
+    fn the_cpus_own_writes_mark_pages_like_a_devices() {
+        let ram = allocate(&[(GuestAddress(0), 4 * PAGE_SIZE)]).unwrap();
+        let dirty = |page: usize| ram.iter().next().unwrap().get_mmap().bitmap().dirty_at(page * PAGE_SIZE);
+        mark_written(&ram, GuestAddress(0x1000));
+        mark_written(&ram, GuestAddress(0x1fff));
+        assert_eq!([dirty(0), dirty(1), dirty(2)], [false, true, false]);
+        assert!(set_code(&ram, GuestAddress(0x1000)));
+        mark_written(&ram, GuestAddress(0x1000));
+        assert_eq!(stale(&ram), [0x1000]);
     }
 
     #[test]

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use guest_ram::GuestRam;
-use vm_memory::bitmap::Bitmap;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::word::Word;
@@ -190,9 +189,7 @@ impl Ram {
     /// Remembers that the page was written. Not for pages with decoded code: those are dirty
     /// since [`Ram::set_code`].
     pub fn mark_dirty(&self, physical: u64) {
-        if let Some((region, offset)) = self.ram.to_region_addr(GuestAddress(physical)) {
-            region.get_mmap().bitmap().mark_dirty(offset.0 as usize, 1);
-        }
+        guest_ram::mark_written(&self.ram, GuestAddress(physical));
     }
 
     /// Asks to hear of device writes to the page. Marks it dirty too, because the CPU's own
