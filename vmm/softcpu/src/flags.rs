@@ -56,6 +56,24 @@ pub struct Flags {
     pub system: u64,
 }
 
+/// [`Flags::result`] and [`Flags::carries`] for the low byte of RFLAGS, with OF clear: compiled code is left dozens of
+/// times in a system call.
+static FORMS: [(u64, u64); 256] = {
+    let mut forms = [(0, 0); 256];
+    let mut bits = 0;
+    while bits < 256 {
+        let low = bits as u64;
+        let cf = low & CF;
+        // Result 0 has even parity and result 1 odd: PF is inverted where it differs.
+        let invert_parity = (low & PF != 0) != (low & ZF != 0);
+        let af = if low & AF != 0 { 8 } else { 0 };
+        let carries = cf << 63 | cf << 62 | (invert_parity as u64) << 8 | af | (low & SF != 0) as u64;
+        forms[bits] = ((low & ZF == 0) as u64, carries);
+        bits += 1;
+    }
+    forms
+};
+
 impl Default for Flags {
     fn default() -> Self {
         Flags { result: 1, carries: 0, system: 0 }
@@ -86,7 +104,8 @@ impl Flags {
     #[inline(always)]
     pub fn pf(&self) -> bool {
         let byte = (self.result ^ (self.carries >> 8)) as u8;
-        byte.count_ones() & 1 == 0
+        // Bit n says that n has an even number of ones; a host without POPCNT counts for longer.
+        0x9669 >> ((byte ^ byte >> 4) & 15) & 1 != 0
     }
 
     #[inline(always)]
@@ -144,15 +163,9 @@ impl Flags {
 
     /// Replaces the six arithmetic flags.
     pub fn set_arithmetic(&mut self, bits: u64) {
-        let (cf, of) = (bits & CF != 0, bits & OF != 0);
-        self.result = (bits & ZF == 0) as u64;
-        // Result 0 has even parity and result 1 odd: PF is inverted where it differs.
-        let invert_parity = (bits & PF != 0) != (bits & ZF != 0);
-        self.carries = ((cf as u64) << 63)
-            | (((cf ^ of) as u64) << 62)
-            | ((invert_parity as u64) << 8)
-            | if bits & AF != 0 { 8 } else { 0 }
-            | (bits & SF != 0) as u64;
+        let (result, carries) = FORMS[(bits & 0xff) as usize];
+        self.result = result;
+        self.carries = carries ^ (bits & OF) << (62 - OF.trailing_zeros());
     }
 
     /// All of RFLAGS.
