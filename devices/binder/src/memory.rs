@@ -165,6 +165,12 @@ impl<'a> UserMemory<'a> {
         Ok(())
     }
 
+    /// Whether any of it may have to be read from a guest's page.
+    pub(crate) fn is_in_pages(&self, address: u64, length: u64) -> bool {
+        length > 0
+            && !matches!(self.piece(address, length), Ok(Piece::Bytes(bytes)) if bytes.len() as u64 == length)
+    }
+
     /// Copies bytes into the core.
     pub(crate) fn read(&self, pages: &dyn Pages, address: u64, to: &mut [u8]) -> Result<(), Absent> {
         let mut done = 0;

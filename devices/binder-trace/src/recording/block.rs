@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Record;
 use super::encode::Encoder;
-use super::likeness::Likeness;
+use super::likeness::{GROUP, Likeness};
 use crate::Stamped;
 
 /// Length and checksum.
@@ -53,8 +53,8 @@ pub struct Block {
 
 /// A block that is whole.
 pub struct Ended<'a> {
-    /// Room for the head, and the entries.
-    bytes: &'a mut [u8],
+    /// Room for the head, the entries, and a group of zeros.
+    padded: &'a mut [u8],
     /// How many records it has.
     pub records: u64,
     like: Option<u32>,
@@ -62,14 +62,12 @@ pub struct Ended<'a> {
 
 impl Block {
     /// Adds an event.
-    #[inline]
     pub fn event(&mut self, at: Duration, guest: GuestId, event: &TraceEvent) {
         self.stamp(at, guest);
         self.push(&Entry::Event(event));
     }
 
     /// Adds a step. Blocks whose messages are of one thread are taken to be like each other.
-    #[inline]
     pub fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) {
         self.stamp(at, guest);
         if let Step::Message(message) = step {
@@ -98,7 +96,7 @@ impl Block {
         if self.encoder.len() == 0 {
             return;
         }
-        take(Ended { bytes: self.encoder.encoded(), records: self.records, like: self.like });
+        take(Ended { padded: self.encoder.padded(GROUP), records: self.records, like: self.like });
         self.encoder.clear(KEPT);
         (self.stamp, self.records, self.like) = (None, 0, None);
     }
@@ -134,15 +132,18 @@ impl Block {
 impl Ended<'_> {
     /// All of it, with its head: it can be read without any other.
     pub fn whole(&mut self) -> &[u8] {
-        seal(self.bytes);
-        self.bytes
+        let length = self.padded.len() - GROUP;
+        let block = &mut self.padded[..length];
+        seal(block);
+        block
     }
 
     /// Puts it into `to` as a file has it that has told what `likeness` remembers.
     pub(super) fn told(&self, likeness: &mut Likeness, to: &mut Vec<u8>) {
         to.clear();
         to.extend([0; HEAD]);
-        likeness.encode(&self.bytes[ROOM..], self.like, to);
+        let entries = &self.padded[ROOM..];
+        likeness.encode(entries, entries.len() - GROUP, self.like, to);
         seal(to);
     }
 }

@@ -37,10 +37,11 @@ impl Encoder {
         self.length += bytes.len();
     }
 
-    /// What is encoded.
+    /// What is encoded, and so many zeros behind it.
     #[inline]
-    pub(super) fn encoded(&mut self) -> &mut [u8] {
-        &mut self.bytes[..self.length]
+    pub(super) fn padded(&mut self, zeros: usize) -> &mut [u8] {
+        self.room(zeros)[..zeros].fill(0);
+        &mut self.bytes[..self.length + zeros]
     }
 
     /// Bytes of what is encoded.
@@ -401,7 +402,7 @@ mod tests {
         let mut encoder = Encoder::default();
         encoder.raw(&[9]);
         encoder.append(value);
-        assert_eq!(encoder.encoded()[1..], postcard::to_stdvec(value).unwrap());
+        assert_eq!(encoder.padded(0)[1..], postcard::to_stdvec(value).unwrap());
     }
 
     #[test]

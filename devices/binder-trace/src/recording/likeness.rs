@@ -4,13 +4,11 @@
 //! ```text
 //! slot       u8     0: the entries follow as they are; else which block it is like, and whose place it takes
 //! length     u16    of the entries, little endian
-//! mask       one bit for each 8 bytes of the entries, the lowest first: they differ
-//! words      those that differ, 8 bytes each; the last one of the entries has zeros behind its bytes
+//! mask       a byte for each 64 bytes of the entries: one bit for each 8 of them, the lowest first: they differ
+//! words      those that differ, 8 bytes each
 //! ```
 //!
-//! At the start the block in each slot is all zeros, and so is what lies behind the end of each.
-
-use std::array;
+//! At the start the block in each slot is all zeros. Behind the last of its entries a block has zeros up to 64 bytes.
 
 /// Blocks that are remembered.
 const SLOTS: usize = 64;
@@ -20,52 +18,50 @@ const LONGEST: usize = 1024;
 
 const WORD: usize = 8;
 
-const WORDS: usize = LONGEST / WORD;
+/// Bytes that one byte of the mask is about. Most are as they were, which is seen at once.
+pub(super) const GROUP: usize = 8 * WORD;
 
-/// A block as words.
-type Words = [[u8; WORD]; WORDS];
+const GROUPS: usize = LONGEST / GROUP;
 
 /// The blocks that a writer and its readers remember.
 pub(super) struct Likeness {
-    slots: Vec<Words>,
+    slots: Vec<[[u8; GROUP]; GROUPS]>,
 }
 
 impl Default for Likeness {
     fn default() -> Self {
-        Likeness { slots: vec![[[0; WORD]; WORDS]; SLOTS] }
+        Likeness { slots: vec![[[0; GROUP]; GROUPS]; SLOTS] }
     }
 }
 
 impl Likeness {
-    /// Appends `entries` to `to` as a file has them: by the words in which they differ from a block that had this
-    /// `like` and the same length, if there was one.
-    pub(super) fn encode(&mut self, entries: &[u8], like: Option<u32>, to: &mut Vec<u8>) {
-        let Some(like) = like.filter(|_| entries.len() <= LONGEST) else {
+    /// Appends entries to `to` as a file has them: by the words in which they differ from a block that had this
+    /// `like` and the same length, if there was one. They are the first `length` bytes of `padded`, behind which it has
+    /// zeros up to a whole [`GROUP`].
+    pub(super) fn encode(&mut self, padded: &[u8], length: usize, like: Option<u32>, to: &mut Vec<u8>) {
+        let Some(like) = like.filter(|_| length <= LONGEST) else {
             to.push(0);
-            to.extend(entries);
+            to.extend(&padded[..length]);
             return;
         };
-        let slot = slot_of(like, entries.len());
-        let count = entries.len().div_ceil(WORD);
-        let head = 3 + count.div_ceil(8);
-        let start = to.len();
-        to.resize(start + head + count * WORD, 0);
-        let (fixed, words) = to[start..].split_at_mut(head);
-        fixed[0] = slot as u8;
-        fixed[1..3].copy_from_slice(&(entries.len() as u16).to_le_bytes());
-        let (whole, rest) = entries.as_chunks::<WORD>();
-        let last = array::from_fn(|at| rest.get(at).copied().unwrap_or(0));
-        let mut differing = 0;
-        let now = whole.iter().chain((!rest.is_empty()).then_some(&last));
-        for (index, (word, before)) in now.zip(&mut self.slots[slot]).enumerate() {
-            let differs = word != before;
-            fixed[3 + index / 8] |= u8::from(differs) << (index % 8);
-            // Written in any case: the next one takes its place, unless it differs.
-            words[differing * WORD..][..WORD].copy_from_slice(word);
-            differing += usize::from(differs);
-            *before = *word;
+        let slot = slot_of(like, length);
+        let [low, high] = (length as u16).to_le_bytes();
+        to.extend([slot as u8, low, high]);
+        let mask_at = to.len();
+        let count = length.div_ceil(GROUP);
+        to.resize(mask_at + count, 0);
+        let (groups, _) = padded.as_chunks::<GROUP>();
+        for (index, (now, before)) in groups[..count].iter().zip(&mut self.slots[slot]).enumerate() {
+            if now == before {
+                continue;
+            }
+            let words = now.as_chunks::<WORD>().0.iter().zip(before.as_chunks::<WORD>().0);
+            for (bit, (now, _)) in words.enumerate().filter(|(_, (now, before))| now != before) {
+                to[mask_at + index] |= 1 << bit;
+                to.extend(now);
+            }
+            *before = *now;
         }
-        to.truncate(start + head + differing * WORD);
     }
 
     /// The entries of what [`encode`](Self::encode) made, put into `to`; `None`: they are `stored` from its second byte on.
@@ -81,12 +77,13 @@ impl Likeness {
         if length > LONGEST {
             return Err("a block is longer than what it is like");
         }
-        let count = length.div_ceil(WORD);
-        let (mask, mut words) = rest.split_at_checked(count.div_ceil(8)).ok_or(WRONG)?;
-        for (index, before) in before[..count].iter_mut().enumerate() {
-            if mask[index / 8] >> (index % 8) & 1 == 1 {
-                (*before, words) =
-                    words.split_first_chunk().map(|(word, rest)| (*word, rest)).ok_or(WRONG)?;
+        let (mask, mut words) = rest.split_at_checked(length.div_ceil(GROUP)).ok_or(WRONG)?;
+        for (group, mask) in before.iter_mut().zip(mask) {
+            for (bit, word) in group.as_chunks_mut::<WORD>().0.iter_mut().enumerate() {
+                if mask >> bit & 1 == 1 {
+                    (*word, words) =
+                        words.split_first_chunk().map(|(word, rest)| (*word, rest)).ok_or(WRONG)?;
+                }
             }
         }
         if !words.is_empty() {
@@ -109,6 +106,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn encode(likeness: &mut Likeness, entries: &[u8], like: Option<u32>) -> Vec<u8> {
+        let mut padded = entries.to_vec();
+        padded.resize(entries.len().next_multiple_of(GROUP), 0);
+        let mut stored = Vec::new();
+        likeness.encode(&padded, entries.len(), like, &mut stored);
+        stored
+    }
+
     fn decoded(likeness: &mut Likeness, stored: &[u8]) -> Vec<u8> {
         let mut to = vec![7; 3];
         match likeness.decode(stored, &mut to).unwrap() {
@@ -124,8 +129,7 @@ mod tests {
         let mut lengths = Vec::new();
         for changed in [0, 0, 80, 202] {
             entries[changed] ^= 0x80;
-            let mut stored = Vec::new();
-            writer.encode(&entries, Some(17), &mut stored);
+            let stored = encode(&mut writer, &entries, Some(17));
             assert_eq!(decoded(&mut reader, &stored), entries);
             lengths.push(stored.len());
         }
@@ -144,9 +148,8 @@ mod tests {
                 let body = &mut bodies[which];
                 let at = usize::from(at) % body.len();
                 body[at] = value;
-                let mut stored = vec![9];
-                writer.encode(body, like, &mut stored);
-                prop_assert_eq!(&decoded(&mut reader, &stored[1..]), body);
+                let stored = encode(&mut writer, body, like);
+                prop_assert_eq!(&decoded(&mut reader, &stored), body);
             }
         }
 
