@@ -52,6 +52,7 @@ pub mod logs;
 mod memory;
 pub mod message;
 mod node;
+mod packed;
 mod poll;
 mod proc;
 mod proc_table;

@@ -27,7 +27,7 @@ pub const MAX_INSTALL_FILES: u32 = 980 - 2 * MAX_ACTIONS as u32;
 pub const EVENT_BYTES: usize = 192;
 
 /// Fields of every message (`struct vb_header`). The epoch is checked by the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The id that OPEN was answered with; 0 in OPEN.
     pub proc: u32,
@@ -353,7 +353,7 @@ pub enum LsmQuestion {
 }
 
 /// The answer to a message (`struct vb_answer`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// What the shim does next.
     pub status: Status,
@@ -372,7 +372,6 @@ pub struct Answer {
     /// Offset in the read buffer of `result`.
     pub result_position: u64,
     /// Bytes for the read buffer or the ioctl's argument.
-    #[serde(serialize_with = "as_bytes")]
     pub result: Vec<u8>,
     /// To be written over the first word of the read buffer after `result`.
     pub first_word: Option<u32>,

@@ -158,7 +158,8 @@ impl ser::Serializer for &mut Encoder {
 
     #[inline]
     fn serialize_bool(self, value: bool) -> Done {
-        self.serialize_u8(value.into())
+        self.number(value.into());
+        Ok(())
     }
 
     #[inline]
@@ -232,7 +233,8 @@ impl ser::Serializer for &mut Encoder {
 
     #[inline]
     fn serialize_none(self) -> Done {
-        self.serialize_u8(0)
+        self.number(0);
+        Ok(())
     }
 
     #[inline]

@@ -26,11 +26,13 @@ const GROUPS: usize = LONGEST / GROUP;
 /// The blocks that a writer and its readers remember.
 pub(super) struct Likeness {
     slots: Vec<[[u8; GROUP]; GROUPS]>,
+    /// Room for those that differ.
+    words: [[u8; WORD]; LONGEST / WORD],
 }
 
 impl Default for Likeness {
     fn default() -> Self {
-        Likeness { slots: vec![[[0; GROUP]; GROUPS]; SLOTS] }
+        Likeness { slots: vec![[[0; GROUP]; GROUPS]; SLOTS], words: [[0; WORD]; LONGEST / WORD] }
     }
 }
 
@@ -47,21 +49,27 @@ impl Likeness {
         let slot = slot_of(like, length);
         let [low, high] = (length as u16).to_le_bytes();
         to.extend([slot as u8, low, high]);
-        let mask_at = to.len();
-        let count = length.div_ceil(GROUP);
-        to.resize(mask_at + count, 0);
+        let mut mask = [0; GROUPS];
+        let mut differing = 0;
         let (groups, _) = padded.as_chunks::<GROUP>();
-        for (index, (now, before)) in groups[..count].iter().zip(&mut self.slots[slot]).enumerate() {
+        let count = length.div_ceil(GROUP);
+        for ((now, before), mask) in groups[..count].iter().zip(&mut self.slots[slot]).zip(&mut mask) {
             if now == before {
                 continue;
             }
-            let words = now.as_chunks::<WORD>().0.iter().zip(before.as_chunks::<WORD>().0);
-            for (bit, (now, _)) in words.enumerate().filter(|(_, (now, before))| now != before) {
-                to[mask_at + index] |= 1 << bit;
-                to.extend(now);
+            let (words, _) = now.as_chunks::<WORD>();
+            let pairs = words.iter().zip(before.as_chunks::<WORD>().0).enumerate();
+            *mask = pairs.fold(0, |mask, (bit, (now, before))| mask | u8::from(now != before) << bit);
+            let mut left = *mask;
+            while left != 0 {
+                self.words[differing] = words[left.trailing_zeros() as usize];
+                differing += 1;
+                left &= left - 1;
             }
             *before = *now;
         }
+        to.extend(&mask[..count]);
+        to.extend(self.words[..differing].as_flattened());
     }
 
     /// The entries of what [`encode`](Self::encode) made, put into `to`; `None`: they are `stored` from its second byte on.

@@ -449,7 +449,9 @@ impl Domain {
         if cx.traces() {
             let record = self.sent_record(cx, call, s, result, self.limits.trace_payload);
             cx.sink.event(&TraceEvent::Transaction(record));
-        } else if cx.pages.keeps_reads() && s.memory(call).is_in_pages(s.data.data, s.data.data_size) {
+        } else if cx.pages.keeps_reads()
+            && s.memory(cx.chunk, call).is_in_pages(s.data.data, s.data.data_size)
+        {
             self.sent_payload(cx, call, s, self.limits.trace_payload);
         }
     }
