@@ -359,7 +359,7 @@ impl Pages for ReplayedPages<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use binder::trace::TraceSink;
     use binder::{Body, Header, Open, Pid, Profile, Tid};
@@ -368,7 +368,7 @@ mod tests {
     const GUEST: GuestId = GuestId(0);
 
     /// Records what a domain does with a few messages: two opens, a close, a reset.
-    fn recording() -> Vec<Record> {
+    pub(crate) fn recording() -> Vec<Record> {
         let mut domain = Domain::new(Limits::default(), Profile::default());
         domain.attach(GUEST);
         let mut records =

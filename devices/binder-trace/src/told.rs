@@ -88,3 +88,110 @@ impl<R: Read> Iterator for Told<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recording::{VERSION, Writer, encode_header, encode_record};
+    use crate::replay::tests::recording;
+    use binder::replay::Step;
+    use proptest::prelude::*;
+
+    fn header() -> Header {
+        Header { version: VERSION, core: CORE.to_owned(), has_end: true, ..Header::default() }
+    }
+
+    /// As a run writes them: without the events.
+    fn file(records: &[Record]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes, &header()).unwrap();
+        let steps = records.iter().filter(|record| !matches!(record, Record::Event(_)));
+        steps.for_each(|record| writer.record(record));
+        writer.finish().unwrap();
+        drop(writer);
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> (Vec<Vec<u8>>, Option<RecordingError>) {
+        let mut told = Vec::new();
+        for record in Told::new(Reader::new(bytes).unwrap()) {
+            match record {
+                Ok(record) => told.push(encode_record(&record)),
+                Err(error) => return (told, Some(error)),
+            }
+        }
+        (told, None)
+    }
+
+    fn events(records: &[Record]) -> Vec<Vec<u8>> {
+        records.iter().filter(|record| matches!(record, Record::Event(_))).map(encode_record).collect()
+    }
+
+    #[test]
+    fn the_events_of_recorded_steps_are_told() {
+        let records = recording();
+        let (told, error) = read(&file(&records));
+        assert!(error.is_none(), "{error:?}");
+        assert_eq!(told, events(&records));
+        // Of a file that is cut all that is whole.
+        let bytes = file(&records);
+        let (first, error) = read(&bytes[..bytes.len() / 2]);
+        assert!(matches!(error, Some(RecordingError::CutOff { .. })), "{error:?}");
+        assert!(!told.is_empty() && told.starts_with(&first));
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_recorded_is_told_at_the_end() {
+        let mut records = recording();
+        let answer = records.iter_mut().find_map(|record| match record {
+            Record::Step { step: Step::Answer { answer, .. }, .. } => Some(answer),
+            _ => None,
+        });
+        answer.unwrap().to_mut().idle_pages += 1;
+        let (told, error) = read(&file(&records));
+        assert_eq!(told, events(&records));
+        let message = error.unwrap().to_string();
+        assert!(message.contains("may not be what happened: the replay differs"), "{message}");
+        let other = Header { core: "another".to_owned(), ..header() };
+        let bytes =
+            [encode_header(&other), file(&records)[encode_header(&header()).len()..].to_vec()].concat();
+        let message = read(&bytes).1.unwrap().to_string();
+        assert!(message.contains("another version of bindervm recorded it"), "{message}");
+    }
+
+    #[test]
+    fn steps_that_make_no_sense_are_refused() {
+        let records = recording();
+        let (told, error) = read(&file(&records[1..]));
+        assert!(told.is_empty() && matches!(error, Some(RecordingError::Steps(_))), "{error:?}");
+    }
+
+    proptest! {
+        /// Whatever stands in a block whose checksum is right: no panic, and an end.
+        #[test]
+        fn no_recording_brings_it_down(
+            which in any::<prop::sample::Index>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let records = recording();
+            let steps: Vec<&Record> =
+                records.iter().filter(|record| !matches!(record, Record::Event(_))).collect();
+            let changed = which.index(steps.len());
+            let mut bytes = encode_header(&header());
+            for (index, record) in steps.iter().enumerate() {
+                let mut block = encode_record(record);
+                if index == changed {
+                    for (at, value) in &changes {
+                        let at = 8 + at.index(block.len() - 8);
+                        block[at] = *value;
+                    }
+                    let checksum = crc32fast::hash(&block[8..]);
+                    block[4..8].copy_from_slice(&checksum.to_le_bytes());
+                }
+                bytes.extend(block);
+            }
+            bytes.extend(encode_record(&Record::End));
+            prop_assert!(read(&bytes).0.len() <= 1000);
+        }
+    }
+}
