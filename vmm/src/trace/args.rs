@@ -34,11 +34,11 @@ pub struct TraceArgs {
     /// Write a report as one HTML page: timeline, call graph, latencies, failures.
     #[arg(long, value_name = "OUT", group = "form")]
     pub html: Option<PathBuf>,
-    /// Give what was recorded with --trace FILE,replay to a fresh core and compare all that it does.
+    /// Give what was recorded to a fresh core and compare all that it does (with --trace FILE,replay every event, too).
     #[arg(long, group = "form", conflicts_with_all = ["filter", "calls"])]
     pub check: bool,
     /// Print the driver's state (nodes, refs, threads, stacks, buffers) at this event, counted from 1
-    /// as the lines of `bindervm trace FILE`; needs a recording with `replay`.
+    /// as the lines of `bindervm trace FILE`.
     #[arg(long, value_name = "EVENT", group = "form", conflicts_with_all = ["filter", "calls"])]
     pub at: Option<u64>,
     /// Go on with what is recorded from now on, until interrupted. A FILE may be a guest that runs (its
