@@ -80,6 +80,7 @@ impl<I, T> Default for Arena<I, T> {
 }
 
 impl<I: ArenaId, T> Arena<I, T> {
+    #[inline(always)]
     pub(crate) fn insert(&mut self, value: T) -> I {
         match self.free.pop() {
             Some(index) => {

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{BufferId, NodeId, RefId, TransactionId};
+use crate::buffer_table::BufferTable;
 use crate::check::{Inconsistent, holds};
 use crate::errno::Errno;
 use crate::ids::{DebugId, GuestId, Pfn, Pid, ProcId};
@@ -91,7 +92,7 @@ pub(crate) struct Mapping {
     pub unmapped: bool,
     slots: Vec<Slot>,
     /// Buffers by offset.
-    pub buffers: BTreeMap<u64, BufferId>,
+    pub buffers: BufferTable,
     /// Where the last hole starts, which reaches to the end of the mapping. It is in neither table: a mapping
     /// that is not fragmented has no other one.
     tail: u64,
@@ -136,7 +137,7 @@ impl Mapping {
             length,
             unmapped: false,
             slots: vec![Slot::default(); (length / PAGE) as usize],
-            buffers: BTreeMap::new(),
+            buffers: BufferTable::default(),
             tail: 0,
             holes: BTreeMap::new(),
             holes_by_size: BTreeSet::new(),
@@ -244,7 +245,7 @@ impl Mapping {
 
     /// Gives a place back. Returns how many pages became idle.
     pub(crate) fn vacate(&mut self, buffer: &Buffer) -> u32 {
-        self.buffers.remove(&buffer.offset);
+        self.buffers.remove(buffer.offset);
         if buffer.is_async {
             self.async_free += buffer.size;
             if let Some(usage) = self.async_use.get_mut(&buffer.sender) {
@@ -332,13 +333,13 @@ impl Mapping {
         let mut users = vec![0; self.slots.len()];
         let mut async_bytes = 0;
         let mut async_use: BTreeMap<Pid, AsyncUse> = BTreeMap::new();
-        for (offset, id) in &self.buffers {
-            let buffer = find(*id).ok_or(Inconsistent("a mapping has a buffer that is not there"))?;
-            holds(buffer.offset == *offset, "a buffer is not where its mapping has it")?;
+        for (offset, id) in self.buffers.iter() {
+            let buffer = find(id).ok_or(Inconsistent("a mapping has a buffer that is not there"))?;
+            holds(buffer.offset == offset, "a buffer is not where its mapping has it")?;
             let end = buffer.offset.checked_add(buffer.size);
             let inside = buffer.size > 0 && end.is_some_and(|end| end <= self.length);
             holds(inside, "a buffer reaches out of its mapping")?;
-            holds(pieces.insert(*offset, buffer.size).is_none(), "a buffer is in a hole")?;
+            holds(pieces.insert(offset, buffer.size).is_none(), "a buffer is in a hole")?;
             for slot in self.slots_of(buffer.offset, buffer.size) {
                 users[slot as usize] += 1;
             }

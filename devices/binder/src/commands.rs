@@ -51,19 +51,18 @@ impl Domain {
                 return WriteFlow::Finished;
             }
             let chunk = call.write.chunk(cx.chunk);
-            let (decoded, end) = (Command::decode(call.write.rest(chunk)), chunk.end);
-            match &decoded {
-                Ok((command, _)) => self.count_command(call, command.code()),
-                // One that is cut comes again, whole.
-                Err(NotACommand::Short { .. }) if end == ChunkEnd::Cut => {}
-                Err(NotACommand::Short { word } | NotACommand::Unknown { word }) => {
-                    self.count_command(call, *word);
-                }
-                Err(NotACommand::End) => {}
+            let (rest, end) = (call.write.rest(chunk), chunk.end);
+            let decoded = Command::decode(rest);
+            // One that is cut comes again, whole.
+            if !matches!(decoded, Err(NotACommand::Short { .. }) if end == ChunkEnd::Cut)
+                && let Some(word) = rest.first_chunk::<4>()
+            {
+                self.count_command(call, u32::from_le_bytes(*word));
             }
-            let (command, length) = match decoded {
-                Ok(found) => found,
+            let (command, length) = match &decoded {
+                Ok((command, length)) => (command, *length),
                 Err(NotACommand::Unknown { word }) => {
+                    let word = *word;
                     self.trace_thread(cx, call.thread, |thread| TraceEvent::UnknownCommand { thread, word });
                     return WriteFlow::Error(Errno::EINVAL);
                 }
@@ -71,7 +70,7 @@ impl Domain {
                 Err(_) if end == ChunkEnd::Cut => return WriteFlow::More,
                 Err(_) => return WriteFlow::Error(Errno::EFAULT),
             };
-            self.trace_thread(cx, call.thread, |thread| TraceEvent::Command { thread, command });
+            self.trace_thread(cx, call.thread, |thread| TraceEvent::Command { thread, command: *command });
             call.write.current = length;
             match self.execute(cx, call, command) {
                 Step::Next => call.write.cursor += length,
@@ -81,13 +80,13 @@ impl Domain {
         }
     }
 
-    fn execute(&mut self, cx: &mut Cx<'_>, call: &mut Call, command: Command) -> Step {
+    fn execute(&mut self, cx: &mut Cx<'_>, call: &mut Call, command: &Command) -> Step {
         let thread = call.thread;
-        match command {
-            Command::Transaction(data) => return self.begin_send(cx, call, data, 0, false),
-            Command::Reply(data) => return self.begin_send(cx, call, data, 0, true),
-            Command::TransactionSg(data, size) => return self.begin_send(cx, call, data, size, false),
-            Command::ReplySg(data, size) => return self.begin_send(cx, call, data, size, true),
+        match *command {
+            Command::Transaction(ref data) => return self.begin_send(cx, call, data, 0, false),
+            Command::Reply(ref data) => return self.begin_send(cx, call, data, 0, true),
+            Command::TransactionSg(ref data, size) => return self.begin_send(cx, call, data, size, false),
+            Command::ReplySg(ref data, size) => return self.begin_send(cx, call, data, size, true),
             Command::FreeBuffer { data } => self.free_by_user(cx, call, data),
             Command::Increfs { handle } => return step(self.inc_handle(cx, thread, handle, false)),
             Command::Acquire { handle } => return step(self.inc_handle(cx, thread, handle, true)),
@@ -129,15 +128,17 @@ impl Domain {
 
     /// BC_FREE_BUFFER (B110, B220, B221).
     fn free_by_user(&mut self, cx: &mut Cx<'_>, call: &mut Call, address: u64) {
-        let Some(buffer) = self.find_freeable(call.thread, address) else {
+        let Some(buffer) = self.find_freeable(call.proc(), address) else {
             return self.user_error(cx, call.thread, UserError::BadBuffer(address));
         };
-        let closes = self.buffers.get(buffer).is_some_and(|buffer| !buffer.close.is_empty());
-        if closes && let Some(thread) = self.threads.get_mut(call.thread) {
-            thread.need_return = true;
-        }
+        let before = call.actions.len();
         // The caller's numbers, also where it is not of the owner's process (B223).
         self.free_buffer(cx, buffer, Some(&mut call.actions));
+        if call.actions.len() > before
+            && let Some(thread) = self.threads.get_mut(call.thread)
+        {
+            thread.need_return = true;
+        }
     }
 
     /// B095, B096.

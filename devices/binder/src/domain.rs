@@ -95,7 +95,7 @@ pub(crate) struct Guest {
     pub contexts: u32,
     /// Its driver takes part in attempt-acquire.
     pub attempt_acquire: bool,
-    /// Commands and returns of its processes, the ended ones included.
+    /// Commands and returns of its processes that ended.
     pub counters: Counters,
     /// Objects ever made.
     pub totals: Totals,
@@ -301,11 +301,13 @@ impl Domain {
         answer: &mut Answer,
     ) {
         let proc = ProcId(header.proc);
-        let owned = self.procs.get(&proc).is_some_and(|proc| proc.guest == guest);
+        let found = self.procs.get(&proc).filter(|proc| proc.guest == guest);
+        let owned = found.is_some();
         match body {
             // By far the most of them.
             Body::Ioctl(ioctl) if owned && header.tid != Tid(0) => {
-                match self.get_thread(cx, proc, header.tid) {
+                let known = found.and_then(|proc| proc.threads.get(&header.tid)).copied();
+                match known.map_or_else(|| self.get_thread(cx, proc, header.tid), Ok) {
                     Ok(thread) => self.ioctl(cx, header, thread, ioctl, answer),
                     Err(errno) => answer.errno = errno,
                 }
@@ -371,6 +373,10 @@ impl Domain {
     fn add_leftovers(&mut self, guest: GuestId, header: &Header, kind: MessageKind, answer: &mut Answer) {
         let shared = self.is_shared();
         let Some(state) = self.guests.get_mut(&guest) else { return };
+        answer.idle_pages = if shared { 0 } else { state.idle_pages };
+        if state.fputs.is_empty() {
+            return;
+        }
         if !matches!(
             kind,
             MessageKind::Open
@@ -385,7 +391,6 @@ impl Domain {
             let room = MAX_ACTIONS.saturating_sub(answer.actions.len()).min(state.fputs.len());
             answer.actions.extend(state.fputs.drain(..room).map(Action::Fput));
         }
-        answer.idle_pages = if shared { 0 } else { state.idle_pages };
         let releasing =
             kind == MessageKind::Release || (kind == MessageKind::Continue && header.tid == Tid(0));
         if releasing && answer.errno.is_ok() && !state.fputs.is_empty() {
@@ -457,18 +462,26 @@ impl Domain {
                     && answer.result.len() <= EVENT_BYTES
                     && answer.actions.len() == usize::from(nice.is_some());
                 if small {
-                    let done = EventKind::Done {
-                        errno: answer.errno,
-                        read_consumed: answer.read_consumed,
-                        result: std::mem::take(&mut answer.result),
-                        first_word: answer.first_word,
-                        creds: answer.creds,
-                        nice,
+                    let Activity::Completed { mut answer, .. } = std::mem::take(&mut object.activity) else {
+                        return None;
                     };
-                    if let Activity::Completed { answer, .. } = std::mem::take(&mut object.activity) {
-                        self.spare.keep_answer(answer);
-                    }
-                    done
+                    let event = Event {
+                        proc,
+                        tid,
+                        seq,
+                        fetch,
+                        kind: EventKind::Done {
+                            errno: answer.errno,
+                            read_consumed: answer.read_consumed,
+                            result: std::mem::take(&mut answer.result),
+                            first_word: answer.first_word,
+                            creds: answer.creds,
+                            nice,
+                        },
+                        idle_pages,
+                    };
+                    self.spare.keep_answer(answer);
+                    return Some(event);
                 } else {
                     (fetch, *waits) = (true, true);
                     EventKind::Done {

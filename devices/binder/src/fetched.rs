@@ -33,6 +33,9 @@ impl Fetched {
 
     /// The range that may have the byte at `address`.
     pub(crate) fn at(&self, address: u64) -> Option<&Range> {
+        if self.0.is_empty() {
+            return None;
+        }
         self.0.range(..=address).next_back().map(|(_, range)| range)
     }
 

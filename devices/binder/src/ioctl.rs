@@ -3,9 +3,9 @@
 use crate::arena::{NodeId, ThreadId};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
-use crate::ids::ProcId;
+use crate::ids::{GuestId, ProcId};
 use crate::message::{Answer, Header, Ioctl, Park, Status};
-use crate::protocol::{PROTOCOL_VERSION, Reader, ioctl};
+use crate::protocol::{PROTOCOL_VERSION, Reader, ioctl, words};
 use crate::thread::{Activity, Call, FreezeWait};
 use crate::trace::{Party, TraceEvent};
 
@@ -29,7 +29,7 @@ impl Domain {
         }
         object.seq = header.seq;
         object.last_delivery = None;
-        let proc = object.proc;
+        let (proc, guest) = (object.proc, object.guest);
         let cmd = body.cmd;
         self.trace_thread(cx, thread, |thread| TraceEvent::Ioctl { thread, cmd, arg: body.arg.clone() });
         // The thread may end with it.
@@ -40,7 +40,7 @@ impl Domain {
             return;
         }
         let result = match cmd {
-            ioctl::WRITE_READ => match self.begin_write_read(header, thread, body) {
+            ioctl::WRITE_READ => match self.begin_write_read(header, thread, guest, body) {
                 Ok(call) => return self.fill_and_proceed(cx, call, answer),
                 Err(errno) => Err(errno),
             },
@@ -222,13 +222,11 @@ impl Domain {
         &mut self,
         header: &Header,
         thread: ThreadId,
+        guest: GuestId,
         body: &Ioctl,
     ) -> Result<Box<Call>, Errno> {
-        let mut arg = Argument::new(body);
-        arg.readable(Errno::EFAULT)?;
-        let [write_size, write_consumed, _, read_size, read_consumed, _] =
-            [arg.u64(), arg.u64(), arg.u64(), arg.u64(), arg.u64(), arg.u64()];
-        let guest = self.thread_guest(thread);
+        Argument::new(body).readable(Errno::EFAULT)?;
+        let [write_size, write_consumed, _, read_size, read_consumed, _] = words(&body.arg);
         let mut call = self.spare.call(thread, guest, header);
         call.write.size = write_size;
         call.write.position = write_consumed;

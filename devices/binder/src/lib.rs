@@ -35,6 +35,7 @@ mod ahead;
 mod arena;
 mod attempt;
 mod buffer;
+mod buffer_table;
 mod check;
 mod commands;
 mod death;

@@ -303,7 +303,8 @@ impl Domain {
             }
         }
         self.release_mapping(cx, id);
-        if let (Some(proc), true) = (self.procs.remove(&id), self.faults.is_some()) {
+        let removed = self.procs.remove(&id);
+        if let (Some(proc), true) = (&removed, self.faults.is_some()) {
             self.forget_doomed(proc.guest, proc.pid);
         }
         for other in self.procs.values_mut() {
@@ -311,6 +312,7 @@ impl Domain {
         }
         if let Some(guest) = self.guests.get_mut(&guest) {
             guest.procs = guest.procs.saturating_sub(1);
+            removed.iter().for_each(|proc| guest.counters.add(&proc.counters));
         }
         cx.trace(|| TraceEvent::ProcReleased { proc: id });
     }
@@ -320,7 +322,7 @@ impl Domain {
         let Some(object) = self.procs.get_mut(&proc) else { return };
         let Some(mapping) = object.mapping.take() else { return };
         let idle = mapping.idle();
-        let buffers: Vec<BufferId> = mapping.buffers.values().copied().collect();
+        let buffers: Vec<BufferId> = mapping.buffers.values().collect();
         for id in &buffers {
             let Some(buffer) = self.buffers.remove(*id) else { continue };
             if buffer.clear_on_free {

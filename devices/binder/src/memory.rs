@@ -144,13 +144,19 @@ impl<'a> UserMemory<'a> {
     /// The longest piece that starts at `address`, at most `length` bytes long.
     pub(crate) fn piece(&self, address: u64, length: u64) -> Result<Piece<'a>, Absent> {
         let mut fault = false;
-        for range in self.fetched.at(address).into_iter().chain(self.chunk) {
-            let Some(skip) = address.checked_sub(range.address) else { continue };
-            if let Some(piece) = piece_of(range, skip, length) {
-                return Ok(piece);
-            }
+        let mut look = |range: &'a Range| {
+            let skip = address.checked_sub(range.address)?;
             // A later byte of a range that faults earlier is only reached through the fault.
-            fault |= range.fault && skip >= range.readable && skip < range.length.max(range.readable + 1);
+            fault |= range.fault
+                && skip >= range.readable
+                && skip < range.length.max(range.readable.saturating_add(1));
+            piece_of(range, skip, length)
+        };
+        if let Some(piece) = self.fetched.at(address).and_then(&mut look) {
+            return Ok(piece);
+        }
+        if let Some(piece) = self.chunk.iter().find_map(look) {
+            return Ok(piece);
         }
         Err(if fault { Absent::Fault } else { Absent::Missing(address) })
     }

@@ -138,7 +138,7 @@ impl Domain {
         side: Side,
         sender: Option<ThreadId>,
     ) -> Result<(), Errno> {
-        let is_manager = self.is_manager(id);
+        let is_manager = strong && side == Side::Internal && self.is_manager(id);
         let node = self.nodes.get_mut(id).ok_or(Errno::EINVAL)?;
         if strong {
             match side {

@@ -142,17 +142,19 @@ pub const SENDER_PID_OFFSET: usize = 24;
 
 impl TransactionData {
     fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let bytes: [u8; TRANSACTION_DATA_SIZE] = reader.array()?;
+        let [target, cookie, code, sender, data_size, offsets_size, data, offsets] = words(&bytes);
         Some(TransactionData {
-            target: reader.u64()?,
-            cookie: reader.u64()?,
-            code: reader.u32()?,
-            flags: reader.u32()?,
-            sender_pid: Pid(reader.u32()?),
-            sender_euid: Kuid(reader.u32()?),
-            data_size: reader.u64()?,
-            offsets_size: reader.u64()?,
-            data: reader.u64()?,
-            offsets: reader.u64()?,
+            target,
+            cookie,
+            code: code as u32,
+            flags: (code >> 32) as u32,
+            sender_pid: Pid(sender as u32),
+            sender_euid: Kuid((sender >> 32) as u32),
+            data_size,
+            offsets_size,
+            data,
+            offsets,
         })
     }
 
@@ -263,11 +265,21 @@ impl Command {
     pub fn decode(bytes: &[u8]) -> Result<(Command, usize), NotACommand> {
         let mut reader = Reader(bytes);
         let word = reader.u32().ok_or(NotACommand::End)?;
-        let command = Self::payload(word, &mut reader)?.ok_or(NotACommand::Short { word })?;
-        Ok((command, bytes.len() - reader.0.len()))
+        match Self::payload(word, &mut reader) {
+            Some(command) => Ok((command, bytes.len() - reader.0.len())),
+            None if Self::is_known(word) => Err(NotACommand::Short { word }),
+            None => Err(NotACommand::Unknown { word }),
+        }
     }
 
-    fn payload(word: u32, r: &mut Reader<'_>) -> Result<Option<Command>, NotACommand> {
+    /// A command is known if there is one for bytes enough.
+    #[cold]
+    fn is_known(word: u32) -> bool {
+        Self::payload(word, &mut Reader(&[0; 2 * TRANSACTION_DATA_SIZE])).is_some()
+    }
+
+    #[inline(always)]
+    fn payload(word: u32, r: &mut Reader<'_>) -> Option<Command> {
         fn handle_cookie(r: &mut Reader<'_>) -> Option<(u32, u64)> {
             Some((r.u32()?, r.u64()?))
         }
@@ -277,7 +289,7 @@ impl Command {
         fn with_size(r: &mut Reader<'_>) -> Option<(TransactionData, u64)> {
             Some((TransactionData::read(r)?, r.u64()?))
         }
-        Ok(match word {
+        match word {
             bc::TRANSACTION => TransactionData::read(r).map(Command::Transaction),
             bc::REPLY => TransactionData::read(r).map(Command::Reply),
             bc::TRANSACTION_SG => with_size(r).map(|(data, size)| Command::TransactionSg(data, size)),
@@ -311,8 +323,8 @@ impl Command {
                 handle_cookie(r).map(|(handle, cookie)| Command::ClearFreezeNotification { handle, cookie })
             }
             bc::FREEZE_NOTIFICATION_DONE => r.u64().map(|cookie| Command::FreezeNotificationDone { cookie }),
-            word => return Err(NotACommand::Unknown { word }),
-        })
+            _ => None,
+        }
     }
 
     /// Its command word.
@@ -473,8 +485,9 @@ impl Return {
     }
 
     /// Appends its bytes.
+    #[inline(always)]
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend(self.code().to_le_bytes());
+        out.extend_from_slice(&self.code().to_le_bytes());
         match *self {
             Return::Transaction(data) | Return::Reply(data) => data.write(out),
             Return::TransactionSecCtx(data, secctx) => {
@@ -547,6 +560,15 @@ impl Return {
         };
         Some((value, bytes.len() - reader.0.len()))
     }
+}
+
+/// The little-endian numbers of a byte string; what is missing reads as zeros.
+pub(crate) fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
+    let mut words = [0; N];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    words
 }
 
 /// Takes little-endian numbers off the front of a byte string.

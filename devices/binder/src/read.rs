@@ -8,7 +8,7 @@ use crate::message::{Creds, MAX_RESULT};
 use crate::protocol::{Return, SENDER_PID_OFFSET, TransactionData, br};
 use crate::thread::{Call, Delivery, Read, ReadPhase};
 use crate::trace::{TraceEvent, UserError};
-use crate::transaction::{Kind, Transaction};
+use crate::transaction::Kind;
 use crate::work::{Completion, Queue, Work};
 
 /// Room that must be free before an item is taken: the longest one and a word (B072).
@@ -37,7 +37,7 @@ pub(crate) enum Taken {
 }
 
 impl Read {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, item: Return) {
         let before = self.bytes.len();
         item.encode(&mut self.bytes);
@@ -76,12 +76,15 @@ impl Domain {
             }
             call.read.phase = ReadPhase::Enter;
         }
+        let mut phase = call.read.phase;
         loop {
-            if call.read.phase == ReadPhase::Enter {
+            if phase == ReadPhase::Enter {
                 self.enter_read(cx, call);
+                phase = ReadPhase::Wait;
             }
-            if call.read.phase == ReadPhase::Wait {
+            if phase == ReadPhase::Wait {
                 if !self.has_work(call.thread, call.read.wait_for_proc) {
+                    call.read.phase = ReadPhase::Wait;
                     return match call.header.nonblock {
                         true => ReadFlow::Done(Errno::EAGAIN),
                         false if self.is_interrupted(call.thread) => ReadFlow::Done(Errno::EINTR),
@@ -93,7 +96,7 @@ impl Domain {
             if let Some(flow) = self.take_work(cx, call) {
                 return flow;
             }
-            call.read.phase = ReadPhase::Enter;
+            phase = ReadPhase::Enter;
         }
     }
 
@@ -107,7 +110,6 @@ impl Domain {
             }
             self.schedule_waiter(call, proc);
         }
-        call.read.phase = ReadPhase::Wait;
     }
 
     /// Takes items until the read ends; `None`: nothing was produced, wait again.
@@ -116,10 +118,10 @@ impl Domain {
             let Some(thread) = self.threads.get(call.thread) else {
                 return Some(ReadFlow::Done(Errno::EINTR));
             };
-            let proc_work = self.procs.get(&thread.proc).is_some_and(|proc| !proc.todo.is_empty());
+            let proc_work = || self.procs.get(&thread.proc).is_some_and(|proc| !proc.todo.is_empty());
             let queue = if !thread.todo.is_empty() {
                 Queue::Thread(call.thread)
-            } else if proc_work && call.read.wait_for_proc {
+            } else if call.read.wait_for_proc && proc_work() {
                 Queue::Proc(thread.proc)
             } else if call.read.is_empty() && !thread.need_return {
                 return None;
@@ -169,10 +171,11 @@ impl Domain {
                 call.read.push(error_return(code));
             }
             Work::Complete(completion) => {
-                let proc = self.procs.get(&call.proc());
-                let detects = proc.is_some_and(|proc| proc.spam_detection);
+                let proc = || self.procs.get(&call.proc());
                 call.read.push(match completion {
-                    Completion::SpamSuspect if detects => Return::OnewaySpamSuspect,
+                    Completion::SpamSuspect if proc().is_some_and(|proc| proc.spam_detection) => {
+                        Return::OnewaySpamSuspect
+                    }
                     Completion::PendingFrozen => Return::TransactionPendingFrozen,
                     Completion::Acquire(granted) => Return::AcquireResult(granted.into()),
                     Completion::Sent | Completion::SpamSuspect => Return::TransactionComplete,
@@ -221,15 +224,15 @@ impl Domain {
     }
 
     fn take_transaction(&mut self, cx: &mut Cx<'_>, call: &mut Call, id: TransactionId) -> Taken {
-        if let Some(&Transaction { kind: Kind::Attempt { reference }, .. }) = self.transactions.get(id) {
+        let Some(transaction) = self.transactions.get(id) else { return Taken::Next };
+        if let Kind::Attempt { reference } = transaction.kind {
             return self.take_attempt(cx, call, id, reference);
         }
-        self.schedule_callee(call, id);
-        let Some(transaction) = self.transactions.get(id) else { return Taken::Next };
-        if !transaction.files.is_empty() {
-            return Taken::Install(id);
+        let files = !transaction.files.is_empty();
+        if !transaction.is_reply() {
+            self.schedule_callee(call, id);
         }
-        self.deliver(cx, call, id)
+        if files { Taken::Install(id) } else { self.deliver(cx, call, id) }
     }
 
     /// Hands a transaction to its reader. Its descriptors are in place.

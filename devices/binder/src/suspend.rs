@@ -71,6 +71,7 @@ impl Domain {
         }
     }
 
+    #[inline(always)]
     fn after_read(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, flow: ReadFlow, answer: &mut Answer) {
         match flow {
             ReadFlow::Done(errno) => self.finish(cx, call, errno, Half::Read, answer),
@@ -507,6 +508,7 @@ enum Half {
 }
 
 /// Fills in what every answer to a `BINDER_WRITE_READ` has.
+#[inline(always)]
 fn fill(answer: &mut Answer, call: &mut Call, status: Status) {
     answer.status = status;
     answer.write_consumed = call.write.consumed();

@@ -188,12 +188,15 @@ impl Call {
         self.header = *header;
         self.sched = header.scheduling();
         self.effort = 0;
+        (self.write.cursor, self.write.current) = (0, 0);
+        self.read.phase = ReadPhase::Start;
+        (self.read.wait_for_proc, self.read.spawn) = (false, false);
     }
 
-    /// It is over: what it kept goes.
+    /// It is over: what it kept goes. Plain numbers stay until it begins anew.
     pub(crate) fn let_go(&mut self) {
-        self.write = Write::default();
-        self.read = Read::default();
+        self.write.kept = None;
+        (self.read.bytes, self.read.handed, self.read.creds) = (Vec::new(), Vec::new(), None);
         self.actions = Vec::new();
     }
 

@@ -66,6 +66,7 @@ impl<T: Copy> Tickets<T> {
         self.items.binary_search_by_key(&ticket, |(ticket, _)| *ticket).ok()
     }
 
+    #[inline(always)]
     fn close_gaps(&mut self) {
         if self.gaps > 0 {
             self.trim_gaps();

@@ -56,6 +56,7 @@ impl Domain {
     }
 
     /// Takes the first item of a queue.
+    #[inline(always)]
     pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<Work> {
         let Queue::Thread(id) = queue else {
             let work = self.queue_mut(queue)?.pop_first()?;
@@ -97,6 +98,7 @@ impl Domain {
         }
     }
 
+    #[inline(always)]
     fn set_place(&mut self, work: Work, place: Option<Place>) {
         match work {
             Work::Transaction(id) => {
@@ -155,6 +157,9 @@ impl Domain {
             Some(ticket) => waiting.remove(ticket)?,
             None => waiting.pop_last()?,
         };
+        if let Some(object) = self.threads.get_mut(thread) {
+            object.waiting = None;
+        }
         self.wake_thread(cx, thread);
         Some(thread)
     }

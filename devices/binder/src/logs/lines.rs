@@ -141,7 +141,7 @@ impl Printer<'_> {
 
     fn buffers(&mut self, proc: &Proc) -> fmt::Result {
         let Some(mapping) = &proc.mapping else { return Ok(()) };
-        mapping.buffers.values().filter_map(|id| self.domain.buffers.get(*id)).try_for_each(|buffer| {
+        mapping.buffers.values().filter_map(|id| self.domain.buffers.get(id)).try_for_each(|buffer| {
             write!(self.out, "  buffer {}: ", buffer.debug_id)?;
             if self.domain.profile.tells_offsets() {
                 write!(self.out, "{:x}", buffer.offset)?;

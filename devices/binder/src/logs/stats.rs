@@ -6,11 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{Domain, Guest};
 use crate::ids::GuestId;
-use crate::limits::Profile;
 use crate::logs::{Scope, name};
 use crate::proc::Proc;
 use crate::protocol::{Return, br};
-use crate::thread::{Call, Read};
+use crate::thread::Call;
 use crate::work::Work;
 
 /// Names of the commands by number (`_IOC_NR`).
@@ -76,13 +75,12 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Counts a command word by its number, whatever else it says: so does the kernel (B429).
-    fn count_command(&mut self, word: u32, profile: Profile) {
-        let known = if profile.freeze_notifications() { COMMANDS.len() } else { COMMANDS_6_1 };
-        let number = (word & 0xff) as usize;
-        if number < known {
-            self.commands[number] = self.commands[number].wrapping_add(1);
-        }
+    /// Adds those of a process.
+    pub(crate) fn add(&mut self, other: &Counters) {
+        let commands = self.commands.iter_mut().zip(&other.commands);
+        commands
+            .chain(self.returns.iter_mut().zip(&other.returns))
+            .for_each(|(sum, count)| *sum = sum.wrapping_add(*count));
     }
 
     /// Counts the returns that `bytes` say.
@@ -127,29 +125,42 @@ pub(crate) struct Totals {
 }
 
 impl Domain {
-    /// Counts a command for its process and its guest.
+    /// Counts a command word by its number, whatever else it says: so does the kernel (B429).
     pub(crate) fn count_command(&mut self, call: &Call, word: u32) {
-        let profile = self.profile;
-        self.counters(call).for_each(|counters| counters.count_command(word, profile));
+        let known = if self.profile.freeze_notifications() { COMMANDS.len() } else { COMMANDS_6_1 };
+        let number = (word & 0xff) as usize;
+        if number < known
+            && let Some(counters) = self.counters(call)
+        {
+            counters.commands[number] = counters.commands[number].wrapping_add(1);
+        }
     }
 
     /// Counts what a read hands out, of which `last` are the last bytes. BR_NOOP is not counted (B429).
     pub(crate) fn count_returns(&mut self, call: &Call, last: &[u8]) {
-        let Read { handed, spawn, .. } = &call.read;
-        self.counters(call).for_each(|counters| {
-            counters.count_returns(handed);
-            counters.count_returns(last);
-            if *spawn {
-                counters.count_return(br::SPAWN_LOOPER);
-            }
-        });
+        let Some(counters) = self.counters(call) else { return };
+        counters.count_returns(&call.read.handed);
+        counters.count_returns(last);
+        if call.read.spawn {
+            counters.count_return(br::SPAWN_LOOPER);
+        }
     }
 
-    /// The guest's and the process's.
-    fn counters(&mut self, call: &Call) -> impl Iterator<Item = &mut Counters> {
-        let guest = self.guests.get_mut(&call.guest).map(|guest| &mut guest.counters);
-        let proc = self.procs.get_mut(&call.proc()).map(|proc| &mut proc.counters);
-        guest.into_iter().chain(proc)
+    /// Those of the process, or of the guest where it is gone.
+    fn counters(&mut self, call: &Call) -> Option<&mut Counters> {
+        match self.procs.get_mut(&call.proc()) {
+            Some(proc) => Some(&mut proc.counters),
+            None => self.guests.get_mut(&call.guest).map(|guest| &mut guest.counters),
+        }
+    }
+
+    /// Commands and returns of all processes that a guest ever had.
+    fn sum_counters(&self, id: GuestId, guest: &Guest) -> Counters {
+        let procs = self.procs.values().filter(|proc| proc.guest == id);
+        procs.fold(guest.counters.clone(), |mut sum, proc| {
+            sum.add(&proc.counters);
+            sum
+        })
     }
 }
 
@@ -157,7 +168,7 @@ impl Domain {
 pub fn stats(domain: &Domain, scope: Scope, out: &mut dyn Write) -> fmt::Result {
     out.write_str("binder stats:\n")?;
     for (id, guest) in domain.guests.iter().filter(|(id, _)| scope.covers(**id)) {
-        guest.counters.write("", out)?;
+        domain.sum_counters(*id, guest).write("", out)?;
         objects(domain, *id, guest, out)?;
     }
     domain.listed(scope).try_for_each(|object| proc(domain, object, out))

@@ -14,24 +14,28 @@ use crate::work::{Queue, Work};
 impl Domain {
     /// Forgets a transaction; its buffer stays, but is free of it.
     pub(crate) fn free_transaction(&mut self, cx: &mut Cx<'_>, id: TransactionId) {
-        let Some(transaction) = self.transactions.remove(id) else { return };
-        if let Some(guest) = self.guests.get_mut(&transaction.guest) {
+        let Some(transaction) = self.transactions.get_mut(id) else { return };
+        let (guest, to_proc, buffer) = (transaction.guest, transaction.to_proc, transaction.buffer);
+        let (attempt, node) = (transaction.is_attempt(), transaction.node);
+        let files = std::mem::take(&mut transaction.files);
+        self.transactions.remove(id);
+        if let Some(guest) = self.guests.get_mut(&guest) {
             guest.transactions = guest.transactions.saturating_sub(1);
         }
-        if let Some(proc) = transaction.to_proc {
+        if let Some(proc) = to_proc {
             self.end_outstanding(cx, proc);
         }
-        if let Some(buffer) = transaction.buffer.and_then(|id| self.buffers.get_mut(id)) {
+        if let Some(buffer) = buffer.and_then(|id| self.buffers.get_mut(id)) {
             buffer.transaction = None;
         }
-        if let (true, Some(node)) = (transaction.is_attempt(), transaction.node) {
+        if let (true, Some(node)) = (attempt, node) {
             // The owner's pointer need not stay good any longer. A dead owner's node has no local counts.
             if self.nodes.get(node).is_some_and(|node| node.owner.is_some()) {
                 self.dec_node(cx, node, false, Side::Local);
             }
         }
-        for file in transaction.files {
-            self.put_file(transaction.guest, file.token);
+        for file in files {
+            self.put_file(guest, file.token);
         }
     }
 
@@ -146,10 +150,9 @@ impl Domain {
     }
 
     /// BC_FREE_BUFFER's lookup: a delivered buffer that starts at this address (B110).
-    pub(crate) fn find_freeable(&self, thread: ThreadId, address: u64) -> Option<BufferId> {
-        let proc = self.procs.get(&self.thread_proc(thread)?)?;
-        let mapping = proc.mapping.as_ref()?;
-        let id = *mapping.buffers.get(&address.checked_sub(mapping.address)?)?;
+    pub(crate) fn find_freeable(&self, proc: ProcId, address: u64) -> Option<BufferId> {
+        let mapping = self.procs.get(&proc)?.mapping.as_ref()?;
+        let id = mapping.buffers.get(address.checked_sub(mapping.address)?)?;
         self.buffers.get(id)?.user_free.then_some(id)
     }
 
@@ -199,10 +202,8 @@ impl Domain {
             actions.extend(buffer.close.iter().map(|fd| Action::CloseFd(*fd)));
         }
         let mut address = 0;
-        let mut idle = 0;
-        let mut guest = None;
         if let Some(proc) = self.procs.get_mut(&buffer.proc) {
-            guest = Some(proc.guest);
+            let mut idle = 0;
             if let Some(mapping) = proc.mapping.as_mut() {
                 address = mapping.address.wrapping_add(buffer.offset);
                 if buffer.clear_on_free {
@@ -211,10 +212,10 @@ impl Domain {
                 }
                 idle = mapping.vacate(&buffer);
             }
-        }
-        if let Some(guest) = guest.and_then(|guest| self.guests.get_mut(&guest)) {
-            guest.buffers = guest.buffers.saturating_sub(1);
-            guest.idle_pages += idle;
+            if let Some(guest) = self.guests.get_mut(&proc.guest) {
+                guest.buffers = guest.buffers.saturating_sub(1);
+                guest.idle_pages += idle;
+            }
         }
         cx.trace(|| TraceEvent::BufferFreed {
             proc: buffer.proc,
@@ -226,7 +227,11 @@ impl Domain {
 
     /// Drops a local count of a buffer; a dead owner's node has none left.
     pub(crate) fn drop_local(&mut self, cx: &mut Cx<'_>, node: NodeId, strong: bool, owner: ProcId) {
-        if self.nodes.get(node).is_some_and(|node| node.owner == Some(owner)) {
+        let Some(object) = self.nodes.get_mut(node).filter(|node| node.owner == Some(owner)) else { return };
+        if strong && object.local_strong > 1 {
+            // Nothing comes of it.
+            object.local_strong -= 1;
+        } else {
             self.dec_node(cx, node, strong, Side::Local);
         }
     }

@@ -40,9 +40,14 @@ impl Domain {
         }
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let mut needs = if pages_there { Vec::new() } else { self.missing_pages(s, target)? };
-        if s.data.offsets_size == 0 && s.buffers_size == 0 {
-            s.offsets = Some(Vec::new());
-        } else if s.offsets.is_none() {
+        // Without objects there is nothing to judge, and nothing to be remembered if all is there.
+        if s.data.offsets_size == 0
+            && s.buffers_size == 0
+            && s.memory(cx.chunk, call).covers(s.data.data, s.data.data_size).is_ok()
+        {
+            return Ok(needs);
+        }
+        if s.offsets.is_none() {
             let (from, size) = (s.data.offsets, s.data.offsets_size);
             match s.memory(cx.chunk, call).covers(from, size) {
                 Err(Absent::Fault) => return Err(SendError::failed(Errno::EFAULT)),

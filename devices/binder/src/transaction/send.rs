@@ -39,7 +39,7 @@ impl Domain {
         &mut self,
         cx: &mut Cx<'_>,
         call: &mut Call,
-        data: TransactionData,
+        data: &TransactionData,
         buffers_size: u64,
         reply: bool,
     ) -> Step {
@@ -56,7 +56,7 @@ impl Domain {
             guest: call.guest,
             sender: Party { proc: call.proc(), pid, tid: header.tid },
             reply,
-            data,
+            data: *data,
             buffers_size,
             euid,
             sched: call.sched,
@@ -141,15 +141,17 @@ impl Domain {
     fn aim_call(&mut self, s: &mut Sending) -> Result<(), SendError> {
         let proc_id = s.proc;
         let handle = s.data.target as u32;
+        let own = self.procs.get(&proc_id);
         let node_id = if handle == 0 {
-            self.manager_of(proc_id).ok_or(SendError::dead(Errno::EINVAL))?
+            let context = own.and_then(|own| self.contexts.get(&own.context));
+            context.and_then(|context| context.manager).ok_or(SendError::dead(Errno::EINVAL))?
         } else {
             let id = self.find_ref(proc_id, handle, true).ok_or(SendError::failed(Errno::EINVAL))?;
             self.refs.get(id).map(|entry| entry.node).ok_or(SendError::failed(Errno::EINVAL))?
         };
         let owner = self.nodes.get(node_id).and_then(|node| node.owner);
         let target = owner.ok_or(SendError::dead(Errno::EINVAL))?;
-        let (own, other) = (self.procs.get(&proc_id), self.procs.get(&target));
+        let other = self.procs.get(&target);
         let same_process = own.zip(other).is_some_and(|(a, b)| a.guest == b.guest && a.pid == b.pid);
         if target == proc_id || (handle == 0 && same_process) {
             return Err(SendError::failed(Errno::EINVAL));
@@ -269,11 +271,10 @@ impl Domain {
     /// Security context and space in the target. Tells whether the pages of the space are there.
     fn reserve(&mut self, s: &mut Sending) -> Result<bool, SendError> {
         self.log_target(s);
-        let sender = self.procs.get(&s.proc).ok_or(SendError::failed(Errno::EINVAL))?;
-        let (sender_pid, sender_guest) = (sender.pid, sender.guest);
         let wants_secctx =
             s.target_node.and_then(|node| self.nodes.get(node)).is_some_and(|n| n.wants_secctx);
         if wants_secctx {
+            let sender = self.procs.get(&s.proc).ok_or(SendError::failed(Errno::EINVAL))?;
             let fallback = self.limits.default_secctx.as_deref().unwrap_or_default();
             let label = if sender.secctx.is_empty() { fallback } else { &sender.secctx };
             if label.is_empty() {
@@ -284,7 +285,7 @@ impl Domain {
         }
         let over =
             |used: u32, max: u32| if used >= max { Err(SendError::failed(Errno::ENOMEM)) } else { Ok(()) };
-        if self.over_transactions(sender_guest) {
+        if self.over_transactions(s.guest) {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         if self.faults.is_some() {
@@ -298,7 +299,7 @@ impl Domain {
         let mapping = proc.mapping.as_mut().ok_or(SendError::dead(Errno::ESRCH))?;
         let sizes = Sizes { data: s.data.data_size, offsets: s.data.offsets_size, extra };
         let is_async = s.is_oneway();
-        let placed = match mapping.place(sizes, is_async.then_some(sender_pid)) {
+        let placed = match mapping.place(sizes, is_async.then_some(s.sender.pid)) {
             Ok(placed) => placed,
             Err(Errno::ESRCH) => return Err(SendError::dead(Errno::ESRCH)),
             Err(errno) => {
@@ -315,7 +316,7 @@ impl Domain {
             offsets_size: s.data.offsets_size,
             extra_size: extra,
             is_async,
-            sender: sender_pid,
+            sender: s.sender.pid,
             spam_suspect: placed.spam_suspect,
             clear_on_free: s.data.flags & tf::CLEAR_BUF != 0,
             user_free: false,
@@ -341,8 +342,8 @@ impl Domain {
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let gone = SendError::dead(Errno::OK);
         let buffer_id = s.buffer.ok_or(gone)?;
-        let empty = Plan::default();
-        let plan = s.plan.as_ref().unwrap_or(&empty);
+        static NO_OBJECTS: Plan = Plan { objects: Vec::new(), failure: None, covered: 0, extra_used: 0 };
+        let plan = s.plan.as_ref().unwrap_or(&NO_OBJECTS);
         let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
         let buffer = self.buffers.get(buffer_id).ok_or(gone)?;
         let (start, address) = (buffer.offset, mapping.address.wrapping_add(buffer.offset));
@@ -362,10 +363,10 @@ impl Domain {
             self.note_registration(cx, call, s);
         }
         let label = align8(s.data.data_size) + align8(s.data.offsets_size) + s.buffers_size;
-        self.copy_payload(cx, call, s, start, &translated)
+        self.copy_payload(cx, call, s, start, plan, &translated)
             .map_err(|NotRam| SendError::failed(Errno::EFAULT))?;
         call.effort += s.data.data_size + s.buffers_size + plan.objects.len() as u64 * OBJECT_EFFORT;
-        let files = fixups(plan, &s.tokens);
+        let files = if s.tokens.is_empty() { Vec::new() } else { fixups(plan, &s.tokens) };
         let secctx = s.secctx.as_ref().map(|_| address.wrapping_add(label));
         self.enqueue_transaction(cx, call, s, target, files, secctx)
     }
@@ -377,6 +378,7 @@ impl Domain {
         call: &Call,
         s: &Sending,
         start: u64,
+        plan: &Plan,
         translated: &[Vec<u8>],
     ) -> Result<(), NotRam> {
         let target = s.target_proc.and_then(|target| self.procs.get(&target));
@@ -390,10 +392,8 @@ impl Domain {
             data: s.data.data,
             data_size: s.data.data_size,
         };
-        let (none, empty) = (Vec::new(), Plan::default());
-        let (offsets, plan) = (s.offsets.as_ref().unwrap_or(&none), s.plan.as_ref().unwrap_or(&empty));
         copier.data(plan, translated)?;
-        copier.offsets(offsets)?;
+        copier.offsets(s.offsets.as_deref().unwrap_or_default())?;
         let extra = align8(s.data.data_size) + align8(s.data.offsets_size);
         let label = extra + s.buffers_size;
         copier.pointers(plan, extra, label)?;
@@ -439,6 +439,7 @@ impl Domain {
         }
     }
 
+    #[inline]
     pub(super) fn trace_sent(
         &self,
         cx: &mut Cx<'_>,
