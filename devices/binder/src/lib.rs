@@ -17,6 +17,7 @@
 //!   plain data, other messages run, and on resume everything that may have died is looked at again.
 //!
 //! Objects live in arenas and are named by generation-checked ids, so a stale id finds nothing.
+//! Memory of what is over is kept for what begins (`spare`); a round trip of a call allocates nothing.
 //! All state is plain data and can be saved with serde between any two messages; one that was loaded
 //! is judged by [`Domain::check`] before it is used.
 //!
