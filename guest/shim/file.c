@@ -88,6 +88,16 @@ static void vb_thread_free(struct vb_thread *thread)
 	kfree_rcu(thread, rcu);
 }
 
+/* Wakes the owner of a record, if it is in an ioctl. Under RCU, as vb_lend(). */
+static int vb_wake_owner(wait_queue_entry_t *entry, unsigned int mode, int flags,
+			 void *key)
+{
+	struct vb_thread *thread = container_of(entry, struct vb_thread, sleeper);
+	wait_queue_entry_t owner = { .private = READ_ONCE(thread->owner) };
+
+	return owner.private ? default_wake_function(&owner, mode, flags, key) : 0;
+}
+
 /* current's record in this proc, made on first use; NULL without memory. */
 struct vb_thread *vb_thread_get(struct vb_proc *proc)
 {
@@ -105,6 +115,8 @@ struct vb_thread *vb_thread_get(struct vb_proc *proc)
 	thread->tid = tid;
 	spin_lock_init(&thread->sched_lock);
 	init_waitqueue_head(&thread->wait);
+	init_waitqueue_func_entry(&thread->sleeper, vb_wake_owner);
+	__add_wait_queue(&thread->wait, &thread->sleeper);
 	init_waitqueue_head(&thread->poll_wait);
 	if (xa_err(xa_store(&proc->threads, tid, thread, GFP_KERNEL_ACCOUNT))) {
 		kfree(thread);

@@ -268,6 +268,24 @@ static bool vb_may_go_on(struct vb_call *call)
 	       vb_device_dead(call->dev);
 }
 
+/*
+ * Sleeps until vb_may_go_on(), a signal that ends such a sleep, or the timeout.
+ * As wait_event() but for a place in the queue, which the thread always has. What
+ * is left of the timeout.
+ */
+static long vb_sleep(struct vb_call *call, unsigned int state, long timeout)
+{
+	for (;;) {
+		set_current_state(state);
+		if (vb_may_go_on(call) || signal_pending_state(state, current) ||
+		    !timeout)
+			break;
+		timeout = schedule_timeout(timeout);
+	}
+	__set_current_state(TASK_RUNNING);
+	return timeout;
+}
+
 /* A message without a body that belongs to the ioctl under way. */
 static int vb_ask(struct vb_call *call, u16 kind)
 {
@@ -323,10 +341,9 @@ static int vb_take_event(struct vb_call *call)
 static int vb_park(struct vb_call *call)
 {
 	const struct vb_answer *answer = &call->reply.answer;
-	wait_queue_head_t *wait = &call->thread->wait;
 	bool freeze = le16_to_cpu(answer->park) == VB_PARK_FREEZE;
 	u32 timeout = le32_to_cpu(answer->timeout_ms);
-	u16 kind = VB_CANCEL;
+	long left;
 	int error;
 
 	vb_note_write(call);
@@ -341,25 +358,17 @@ static int vb_park(struct vb_call *call)
 	 * The event may be here already; spurious wakes send nothing, so that
 	 * the thread keeps its place among the waiting.
 	 */
-	if (!freeze) {
-		error = wait_event_freezable(*wait, vb_may_go_on(call));
-	} else {
-		long left = wait_event_freezable_timeout(*wait, vb_may_go_on(call),
-							 msecs_to_jiffies(timeout));
-
-		error = left < 0 ? left : 0;
-		if (!left)
-			kind = VB_TIMEOUT;
-	}
+	left = vb_sleep(call, TASK_INTERRUPTIBLE | TASK_FREEZABLE,
+			freeze ? msecs_to_jiffies(timeout) : MAX_SCHEDULE_TIMEOUT);
 	if (!vb_may_go_on(call)) {
-		error = vb_ask(call, kind);
+		error = vb_ask(call, left ? VB_CANCEL : VB_TIMEOUT);
 		if (error)
 			return error;
 		if (le16_to_cpu(call->reply.answer.status) != VB_TOO_LATE)
 			return 0;
 		/* The event is certain, and holds work that must not be lost. */
 		vb_do_actions(call->dev, &call->reply, call->thread);
-		wait_event(*wait, vb_may_go_on(call));
+		vb_sleep(call, TASK_UNINTERRUPTIBLE, MAX_SCHEDULE_TIMEOUT);
 	}
 	if (!smp_load_acquire(&call->thread->event_ready))
 		return -EIO;

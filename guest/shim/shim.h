@@ -204,6 +204,7 @@ struct vb_thread {
 	u32 tid;
 	u64 seq;			/* of the ioctl under way, or the last one */
 	wait_queue_head_t wait;		/* the owner, asleep in an ioctl */
+	wait_queue_entry_t sleeper;	/* it stands in `wait` for life */
 	wait_queue_head_t poll_wait;	/* who polls: epoll may outlive THREAD_EXIT */
 	bool event_ready;		/* drain: false -> true; owner: back */
 	struct vb_event event;		/* the owner's while event_ready */
