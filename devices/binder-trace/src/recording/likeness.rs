@@ -5,7 +5,8 @@
 //! slot       u8     0: the entries follow as they are; else which block it is like, and whose place it takes
 //! length     u16    of the entries, little endian
 //! mask       a byte for each 64 bytes of the entries: one bit for each 8 of them, the lowest first: they differ
-//! words      those that differ, 8 bytes each
+//! words      of each that differs: u8, in its lower half how many of its first bytes do not, in its upper half how many bytes
+//!            follow; then these, exclusive-or what was there
 //! ```
 //!
 //! At the start the block in each slot is all zeros. Behind the last of its entries a block has zeros up to 64 bytes.
@@ -26,13 +27,16 @@ const GROUPS: usize = LONGEST / GROUP;
 /// The blocks that a writer and its readers remember.
 pub(super) struct Likeness {
     slots: Vec<[[u8; GROUP]; GROUPS]>,
-    /// Room for those that differ.
-    words: [[u8; WORD]; LONGEST / WORD],
+    /// Room for those that differ, and for what is written behind the last.
+    words: [u8; (1 + WORD) * (LONGEST / WORD) + WORD],
 }
 
 impl Default for Likeness {
     fn default() -> Self {
-        Likeness { slots: vec![[[0; GROUP]; GROUPS]; SLOTS], words: [[0; WORD]; LONGEST / WORD] }
+        Likeness {
+            slots: vec![[[0; GROUP]; GROUPS]; SLOTS],
+            words: [0; (1 + WORD) * (LONGEST / WORD) + WORD],
+        }
     }
 }
 
@@ -50,26 +54,25 @@ impl Likeness {
         let [low, high] = (length as u16).to_le_bytes();
         to.extend([slot as u8, low, high]);
         let mut mask = [0; GROUPS];
-        let mut differing = 0;
+        let mut told = 0;
         let (groups, _) = padded.as_chunks::<GROUP>();
         let count = length.div_ceil(GROUP);
         for ((now, before), mask) in groups[..count].iter().zip(&mut self.slots[slot]).zip(&mut mask) {
             if now == before {
                 continue;
             }
-            let (words, _) = now.as_chunks::<WORD>();
-            let pairs = words.iter().zip(before.as_chunks::<WORD>().0).enumerate();
-            *mask = pairs.fold(0, |mask, (bit, (now, before))| mask | u8::from(now != before) << bit);
+            let ((words, _), (old, _)) = (now.as_chunks::<WORD>(), before.as_chunks::<WORD>());
+            *mask = (0..8).fold(0, |mask, bit| mask | u8::from(words[bit] != old[bit]) << bit);
             let mut left = *mask;
             while left != 0 {
-                self.words[differing] = words[left.trailing_zeros() as usize];
-                differing += 1;
+                let at = left.trailing_zeros() as usize;
+                told += tell(words[at], old[at], &mut self.words[told..]);
                 left &= left - 1;
             }
             *before = *now;
         }
         to.extend(&mask[..count]);
-        to.extend(self.words[..differing].as_flattened());
+        to.extend(&self.words[..told]);
     }
 
     /// The entries of what [`encode`](Self::encode) made, put into `to`; `None`: they are `stored` from its second byte on.
@@ -89,8 +92,7 @@ impl Likeness {
         for (group, mask) in before.iter_mut().zip(mask) {
             for (bit, word) in group.as_chunks_mut::<WORD>().0.iter_mut().enumerate() {
                 if mask >> bit & 1 == 1 {
-                    (*word, words) =
-                        words.split_first_chunk().map(|(word, rest)| (*word, rest)).ok_or(WRONG)?;
+                    words = hear(word, words).ok_or(WRONG)?;
                 }
             }
         }
@@ -101,6 +103,28 @@ impl Likeness {
         to.extend(&before.as_flattened()[..length]);
         Ok(Some(()))
     }
+}
+
+/// Writes how a word differs from what it was, and gives the number of bytes of that.
+#[inline]
+fn tell(now: [u8; WORD], before: [u8; WORD], to: &mut [u8]) -> usize {
+    let differs = u64::from_le_bytes(now) ^ u64::from_le_bytes(before);
+    let same = differs.trailing_zeros() / 8;
+    let differing = (differs >> (8 * same)).to_le_bytes();
+    let count = WORD - (differs.leading_zeros() / 8 + same) as usize;
+    to[0] = (count << 4) as u8 | same as u8;
+    // All of them: the next word takes the place of those that say nothing.
+    to[1..1 + WORD].copy_from_slice(&differing);
+    1 + count
+}
+
+/// Makes of a word what was [told](tell) first in `from`, and gives the rest.
+fn hear<'a>(word: &mut [u8; WORD], from: &'a [u8]) -> Option<&'a [u8]> {
+    let (head, rest) = from.split_first()?;
+    let (differing, rest) = rest.split_at_checked(usize::from(head >> 4))?;
+    let place = word.get_mut(usize::from(head & 0xf)..)?.get_mut(..differing.len())?;
+    place.iter_mut().zip(differing).for_each(|(byte, differs)| *byte ^= differs);
+    Some(rest)
 }
 
 /// Where a block like this is looked for.
@@ -135,14 +159,14 @@ mod tests {
         let (mut writer, mut reader) = (Likeness::default(), Likeness::default());
         let mut entries: Vec<u8> = (1..=203).collect();
         let mut lengths = Vec::new();
-        for changed in [0, 0, 80, 202] {
-            entries[changed] ^= 0x80;
+        for changed in [&[0][..], &[0], &[80], &[81, 87], &[202]] {
+            changed.iter().for_each(|at| entries[*at] ^= 0x80);
             let stored = encode(&mut writer, &entries, Some(17));
             assert_eq!(decoded(&mut reader, &stored), entries);
             lengths.push(stored.len());
         }
-        // Slot, length, a mask of 26 bits; then 26 words, and one each time.
-        assert_eq!(lengths, [7 + 26 * 8, 7 + 8, 7 + 8, 7 + 8]);
+        // Slot, length, a mask of 26 bits; then 26 words, and one each time: as many bytes as lie between those that differ.
+        assert_eq!(lengths, [7 + 26 + 203, 7 + 2, 7 + 2, 7 + 8, 7 + 2]);
     }
 
     proptest! {
