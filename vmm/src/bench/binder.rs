@@ -2,7 +2,8 @@
 //!
 //! A run boots the image and makes calls between two processes of the guest (`conformance bench`). What a call costs is
 //! the CPU time of the whole `bindervm` process for a run with calls less that of one without, by the number of calls.
-//! The two drivers take turns, and the median of all pairs counts. Doorbells, interrupts and instructions are counted
+//! The two drivers take turns, and the median of all pairs counts; of ratios, that of each pair's own, for a machine's
+//! speed changes from minute to minute. Doorbells, interrupts and instructions are counted
 //! and not measured: they are the same on every machine.
 //!
 //! What recording costs is measured the same way: calls of 4 bytes through our driver, with and without `--trace`.
@@ -54,7 +55,7 @@ struct Row {
     bytes: usize,
     host: Call,
     kernel: Call,
-    /// CPU time of ours by the kernel's.
+    /// CPU time of ours by the kernel's, the median of all pairs.
     ratio: f64,
 }
 
@@ -81,8 +82,8 @@ pub fn run(args: &BenchArgs) -> Result<(), Failure> {
                 calls.push(Call::between(&without, &with, CALLS));
             }
         }
+        let ratio = ratio(&calls);
         let [host, kernel] = calls.map(median);
-        let ratio = host.cpu_us / kernel.cpu_us;
         rows.push(Row { bytes, host, kernel, ratio });
     }
     let report = Report { image: args.image.clone(), calls: CALLS, pairs: args.runs.get(), load, rows };
@@ -110,8 +111,8 @@ pub fn run_trace(args: &BenchArgs) -> Result<(), Failure> {
             calls.push(Call::between(&without, &with, TRACED_CALLS));
         }
     }
+    let cost = 1.0 / ratio(&calls) - 1.0;
     let [plain, traced] = calls.map(median);
-    let cost = traced.cpu_us / plain.cpu_us - 1.0;
     let pairs = args.runs.get();
     let report = TraceReport {
         image: args.image.clone(),
@@ -135,7 +136,7 @@ struct TraceReport {
     load: f64,
     plain: Call,
     traced: Call,
-    /// CPU time that a call takes more, by what it takes without a trace.
+    /// CPU time that a call takes more, by what it takes without a trace: the median of all pairs.
     cost: f64,
     /// What a call adds to the file.
     bytes_a_call: f64,
@@ -172,13 +173,24 @@ impl Call {
     }
 }
 
-/// The call of median CPU time; the mean of the two in the middle of an even number.
+/// The first call of a pair by the second, in CPU time; the median of all pairs.
+fn ratio([first, second]: &[Vec<Call>; 2]) -> f64 {
+    let mut ratios: Vec<f64> = first.iter().zip(second).map(|(a, b)| a.cpu_us / b.cpu_us).collect();
+    middle(&mut ratios, |ratio| *ratio)
+}
+
+/// The call of median CPU time.
 fn median(mut calls: Vec<Call>) -> Call {
-    calls.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
-    let (low, high) = (calls.len().saturating_sub(1) / 2, calls.len() / 2);
-    let mut call = calls.get(high).cloned().unwrap_or_default();
-    call.cpu_us = calls.get(low).map_or(0.0, |low| (low.cpu_us + call.cpu_us) / 2.0);
-    call
+    let cpu_us = middle(&mut calls, |call| call.cpu_us);
+    Call { cpu_us, ..calls.get(calls.len() / 2).cloned().unwrap_or_default() }
+}
+
+/// Sorts `items` by a number and gives the median; the mean of the two in the middle of an even number of items.
+fn middle<T>(items: &mut [T], number: impl Fn(&T) -> f64) -> f64 {
+    items.sort_by(|a, b| number(a).total_cmp(&number(b)));
+    let (low, high) = (items.len().saturating_sub(1) / 2, items.len() / 2);
+    let at = |index: usize| items.get(index).map_or(0.0, &number);
+    (at(low) + at(high)) / 2.0
 }
 
 /// One run of this very program, recorded if there is a file for it.
@@ -270,6 +282,13 @@ mod tests {
         assert_eq!(median(vec![call(9.0), call(1.0), call(2.0)]).cpu_us, 2.0);
         assert_eq!(median(vec![call(9.0), call(1.0), call(2.0), call(4.0)]).cpu_us, 3.0);
         assert_eq!(median(vec![]).cpu_us, 0.0);
+    }
+
+    #[test]
+    fn a_pair_is_compared_in_itself() {
+        // The machine became slower meanwhile.
+        let pairs = [vec![call(7.0), call(21.0), call(8.0)], vec![call(10.0), call(30.0), call(12.0)]];
+        assert_eq!(ratio(&pairs), 0.7);
     }
 
     #[test]
