@@ -465,23 +465,16 @@ impl Domain {
                     let Activity::Completed { mut answer, .. } = std::mem::take(&mut object.activity) else {
                         return None;
                     };
-                    let event = Event {
-                        proc,
-                        tid,
-                        seq,
-                        fetch,
-                        kind: EventKind::Done {
-                            errno: answer.errno,
-                            read_consumed: answer.read_consumed,
-                            result: std::mem::take(&mut answer.result),
-                            first_word: answer.first_word,
-                            creds: answer.creds,
-                            nice,
-                        },
-                        idle_pages,
+                    let kind = EventKind::Done {
+                        errno: answer.errno,
+                        read_consumed: answer.read_consumed,
+                        result: std::mem::take(&mut answer.result),
+                        first_word: answer.first_word,
+                        creds: answer.creds,
+                        nice,
                     };
                     self.spare.keep_answer(answer);
-                    return Some(event);
+                    kind
                 } else {
                     (fetch, *waits) = (true, true);
                     EventKind::Done {

@@ -74,7 +74,7 @@ mod save;
 mod segment;
 pub mod simd;
 mod state;
-mod tables;
+mod table_cache;
 mod tlb;
 mod turns;
 mod uop;

@@ -1,7 +1,7 @@
 //! The page-table walk of 4-level paging. (SDM volume 3, chapter 4.)
 
 use crate::memory::{PAGE, Ram};
-use crate::tables::{PageTable, TableCache};
+use crate::table_cache::{PageTable, TableCache};
 
 /// Physical address bits.
 pub const PHYSICAL_BITS: u32 = 40;

@@ -10,7 +10,7 @@
 
 use crate::memory::{HostPage, PAGE};
 use crate::paging::Translation;
-use crate::tables::TableCache;
+use crate::table_cache::TableCache;
 
 /// Entries of one data table. With 1024, two pages that a kernel uses in turn were often in one slot: a binder
 /// call had 40 misses more or not, as its buffers happened to lie.

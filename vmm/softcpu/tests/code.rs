@@ -155,3 +155,43 @@ fn a_changed_mapping_changes_what_is_executed() {
     let gpr = board.vm.registers().gpr;
     assert_eq!((gpr[3], gpr[0]), (1, 2));
 }
+
+/// What was found to lie in two pages is asked for by its address, and has to be found changed.
+#[test]
+fn an_instruction_in_two_pages_may_become_a_short_one_and_back() {
+    let mut board = Board::new();
+    let function = CODE + 0x2ffe;
+    let long = |a: &mut CodeAssembler| {
+        a.mov(eax, 7).unwrap();
+        a.ret().unwrap();
+    };
+    board.assemble(function, long);
+    let exit = board.run(|a| {
+        for _ in 0..3 {
+            a.call(function).unwrap();
+            a.lea(ebx, ptr(rbx + rax)).unwrap();
+        }
+        // mov al, 5, which ends its page; what is left of the immediate is add byte [rax], al twice: not reached.
+        a.mov(word_ptr(function), 0x05b0).unwrap();
+        a.mov(byte_ptr(function + 2), 0xc3).unwrap();
+        for _ in 0..3 {
+            a.call(function).unwrap();
+            a.lea(ebx, ptr(rbx + rax)).unwrap();
+        }
+        a.mov(word_ptr(function), 0x09b8).unwrap();
+        a.mov(byte_ptr(function + 2), 0).unwrap();
+        a.call(function).unwrap();
+        a.hlt().unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    let gpr = board.vm.registers().gpr;
+    assert_eq!((gpr[3], gpr[0]), (3 * 7 + 3 * 5, 9));
+}
+
+/// Guests of one process have threads of 2 MiB of stack each.
+#[test]
+fn a_machine_can_be_made_on_a_small_stack() {
+    let thread = std::thread::Builder::new().stack_size(3 << 19);
+    let made = thread.spawn(|| Board::new().run(|a| a.hlt().unwrap())).unwrap().join();
+    assert_eq!(made.unwrap(), Exit::DeadHalt);
+}

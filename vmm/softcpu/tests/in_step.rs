@@ -29,9 +29,8 @@ const ROUNDS: u32 = 3000;
 fn busy(execution: Execution, seed: u64) -> Side {
     let mut board = Board::exactly(Config { execution, seed, ..Config::default() });
     board.gate(TIMER, ON_TIMER, 0, 0);
-    board.gate(14, ON_FAULT, 0, 0);
     board.assemble(ON_TIMER, |a| on_timer(a).unwrap());
-    board.assemble(ON_FAULT, |a| on_fault(a).unwrap());
+    board.map_on_fault(ON_FAULT, FLEETING, FAULTS);
     for i in 0..4u32 {
         let function = FUNCTIONS + 0x40 * i as u64;
         board.put(TABLE + 8 * i as u64, function);
@@ -56,13 +55,6 @@ fn on_timer(a: &mut CodeAssembler) -> Result<(), IcedError> {
     a.mov(eax, (APIC + 0xb0) as u32)?;
     a.mov(dword_ptr(rax), 0)?;
     a.pop(rax)?;
-    a.iretq()
-}
-
-fn on_fault(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.inc(qword_ptr(FAULTS))?;
-    a.or(qword_ptr(Board::entry(FLEETING)), 1)?;
-    a.lea(rsp, qword_ptr(rsp + 8))?;
     a.iretq()
 }
 

@@ -19,17 +19,9 @@ const ROUNDS: u32 = 4000;
 /// A machine that copies and fills within [`FIELD`], at places and for lengths that follow from each other.
 fn moving(execution: Execution) -> Side {
     let mut board = Board::exactly(Config { execution, ..Config::default() });
-    board.gate(14, ON_FAULT, 0, 0);
-    board.assemble(ON_FAULT, |a| on_fault(a).unwrap());
+    board.map_on_fault(ON_FAULT, FLEETING, FAULTS);
     board.prepare(|a| program(a).unwrap());
     Side { ram: board.ram, vm: board.vm, bus: Box::new(board.bus) }
-}
-
-fn on_fault(a: &mut CodeAssembler) -> Result<(), IcedError> {
-    a.inc(qword_ptr(FAULTS))?;
-    a.or(qword_ptr(Board::entry(FLEETING)), 1)?;
-    a.lea(rsp, qword_ptr(rsp + 8))?;
-    a.iretq()
 }
 
 fn program(a: &mut CodeAssembler) -> Result<(), IcedError> {

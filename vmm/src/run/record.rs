@@ -18,6 +18,7 @@ use engine::GuestClock;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::args::TraceTarget;
+use crate::serve::follow::Followers;
 
 /// How long events stay in our buffer at most, while the guest has no more of them: who follows the
 /// file sees them then.
@@ -25,8 +26,6 @@ const FLUSH: Duration = Duration::from_millis(200);
 
 /// Threads whose names are kept at most; of more, all are forgotten and learnt anew.
 const MAX_NAMES: usize = 16384;
-
-use crate::serve::follow::Followers;
 
 /// What is recorded of a run. Clones share it: the device fills it through a [`Tap`], the end of the run reads it.
 #[derive(Clone)]

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use guest_ram::GuestRam;
-use iced_x86::code_asm::CodeAssembler;
+use iced_x86::code_asm::{self, CodeAssembler, qword_ptr};
 use softcpu::{Bus, Config, EntryState, Execution, Exit, Registers, Vm};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -190,6 +190,17 @@ impl Board {
     /// The page-table entry of a page below 2 MiB.
     pub fn entry(at: u64) -> u64 {
         PAGE_TABLE + (at >> 12) * 8
+    }
+
+    /// Has page faults handled by a program at `handler`, which counts them at `count` and makes `page` present.
+    pub fn map_on_fault(&mut self, handler: u64, page: u64, count: u64) {
+        self.gate(14, handler, 0, 0);
+        self.assemble(handler, |a| {
+            a.inc(qword_ptr(count)).unwrap();
+            a.or(qword_ptr(Board::entry(page)), PRESENT as i32).unwrap();
+            a.add(code_asm::rsp, 8).unwrap();
+            a.iretq().unwrap();
+        });
     }
 
     /// Assembles a program at `at`.
