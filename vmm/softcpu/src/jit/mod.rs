@@ -1,7 +1,7 @@
 //! Compiling hot blocks to host code.
 //!
 //! A block that the interpreter has executed a number of times is compiled: each guest instruction
-//! becomes the same host instruction with its operands renamed (`guest` decodes, `compile` holds the
+//! becomes the same host instruction with its operands renamed (`recognise` decodes, `compile` holds the
 //! templates, `emit` writes the bytes, `frame` says where everything lives meanwhile). Compiled
 //! blocks jump to each other until the instructions run out that are left before the next event,
 //! or something comes up that only the interpreter can do: an instruction without a template, a
@@ -23,8 +23,9 @@
 mod compile;
 mod emit;
 pub mod frame;
-mod guest;
+mod insn;
 mod memory;
+mod recognise;
 mod registers;
 mod stubs;
 

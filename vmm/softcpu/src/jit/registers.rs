@@ -1,6 +1,6 @@
 //! Which guest registers an instruction touches.
 
-use super::guest::{Base, Count, Form, Insn, Kind, Memory, Operand};
+use super::insn::{Base, Count, Form, Insn, Kind, Memory, Operand};
 
 const RAX: u16 = 1 << 0;
 const RCX: u16 = 1 << 1;

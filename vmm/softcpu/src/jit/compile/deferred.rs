@@ -7,7 +7,7 @@
 
 use super::super::emit::*;
 use super::super::frame::{self, CPU, SCRATCH2};
-use super::super::guest::{Count, Form, Insn, Kind, Operand, Writes};
+use super::super::insn::{Count, Form, Insn, Kind, Operand, Writes};
 use super::super::registers::{Set, one};
 use super::Compiler;
 

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use super::super::emit::*;
 use super::super::frame::{self, CPU, Context};
-use super::super::guest::{Insn, Writes};
+use super::super::insn::{Insn, Writes};
 use super::Compiler;
 use super::deferred::Deferred;
 

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use super::super::emit::*;
 use super::super::frame::{self, CPU, Context, REMAINING, SCRATCH2, TARGETS, Target};
-use super::super::guest::{Insn, Operand};
+use super::super::insn::{Insn, Operand};
 use super::Compiler;
 use crate::uop::PAGE_BASE;
 

@@ -9,7 +9,7 @@ use std::cmp::Reverse;
 
 use super::super::emit::Reg;
 use super::super::frame::{self, CPU, REMAINING};
-use super::super::guest::Insn;
+use super::super::insn::Insn;
 use super::Compiler;
 
 /// How often a block must name a register for its move to be worth it: two loads and two stores.

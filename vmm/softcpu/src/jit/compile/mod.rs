@@ -32,7 +32,7 @@ use std::mem::offset_of;
 
 use super::emit::*;
 use super::frame::{self, CPU, Context, REMAINING, SCRATCH2, home};
-use super::guest::{Count, Insn, Kind, Operand};
+use super::insn::{Count, Insn, Kind, Operand};
 use crate::tlb::Mode;
 use deferred::Deferred;
 use flags::live_flags;

@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use super::super::emit::*;
 use super::super::frame::{self, CPU, SCRATCH2};
-use super::super::guest::{Base, Insn, Memory, Operand};
+use super::super::insn::{Base, Insn, Memory, Operand};
 use super::{Compiler, Interpret};
 use crate::tlb::Entry;
 use crate::uop::PAGE_BASE;

@@ -6,7 +6,7 @@ use std::mem::offset_of;
 
 use super::super::emit::*;
 use super::super::frame::{self, CPU, Context, REMAINING, SCRATCH2};
-use super::super::guest::Insn;
+use super::super::insn::Insn;
 use super::Compiler;
 use crate::flags;
 use crate::interp::string::BYTES_PER_TICK;

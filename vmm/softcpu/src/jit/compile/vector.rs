@@ -2,7 +2,7 @@
 
 use super::super::emit::*;
 use super::super::frame::{self, CPU};
-use super::super::guest::{Insn, Operand};
+use super::super::insn::{Insn, Operand};
 use super::Compiler;
 use crate::cpu::{CR0_EM, CR0_TS};
 
