@@ -34,6 +34,7 @@ mod restore;
 mod session;
 pub mod share;
 mod signal;
+mod sink;
 mod source;
 pub mod standing;
 mod verdict;

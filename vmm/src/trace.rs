@@ -171,7 +171,10 @@ fn perfetto(
 
 fn html(mut sources: Sources, filter: Option<&Filter>, table: &Table, path: &Path) -> io::Result<Problems> {
     let mut report = Report::new(sources.headers());
-    while let Some((_, _, ended)) = sources.next() {
+    while let Some((_, record, ended)) = sources.next() {
+        if let Record::Lost(lost) = &record {
+            report.lost(lost);
+        }
         if let Some(call) = ended.filter(|call| picks(filter, call)) {
             report.call(&call, table);
         }
@@ -202,8 +205,8 @@ fn print(
             Record::Event(event) => {
                 printer.event(&Event::new(sources.model(index), event, ended.as_ref()))?;
             }
-            Record::Lost { events } if args.jsonl => printer.json(&jsonl::lost(*events))?,
-            Record::Lost { events } => writeln!(printer.out, "... {events} events lost ...")?,
+            Record::Lost(lost) if args.jsonl => printer.json(&jsonl::lost(sources.model(index), lost))?,
+            Record::Lost(lost) => writeln!(printer.out, "{}", text::lost(sources.model(index), lost))?,
             _ => {}
         }
         if let Some(call) = ended.filter(|_| calls) {

@@ -13,9 +13,9 @@ use crate::aidl::Table;
 use crate::constants::flags;
 use crate::event::Value;
 use crate::item::Event;
-use crate::model::{Call, Outcome, Peer};
+use crate::model::{Call, Model, Outcome, Peer};
 use crate::parcel::decode::{Data, Decoded};
-use crate::recording::Header;
+use crate::recording::{Header, Lost};
 
 /// The version of the lines' form.
 pub const SCHEMA: u32 = 1;
@@ -38,9 +38,14 @@ pub fn header(header: &Header) -> Json {
     }))
 }
 
-/// Where a live follower missed events.
-pub fn lost(events: u64) -> Json {
-    json!({ "kind": "lost", "events": events })
+/// Where something is missing.
+pub fn lost(model: &Model, lost: &Lost) -> Json {
+    known(json!({
+        "kind": "lost",
+        "guest": lost.guest.map(|guest| model.guest(guest).to_string()),
+        "messages": lost.messages,
+        "events": lost.events,
+    }))
 }
 
 /// The line of an event.

@@ -4,8 +4,8 @@
 //! [`Stamped`] event is that pair. From there:
 //!
 //! - [`recording`]: the file. A header that can be read without the rest, then records: what went into the core and
-//!   came out, names of threads, host times. A recording never drops: the vCPU waits for the disk, which guest
-//!   time does not see.
+//!   came out, names of threads, host times. A recording of the soft engine never drops: the vCPU waits for the disk, which guest
+//!   time does not see; that of KVM says what the disk was too slow for, and goes on behind it.
 //! - [`model`]: the events of a transaction put together into a call, with the names that the traffic
 //!   tells on the way.
 //! - [`aidl`], [`parcel`]: method names and arguments, where the AIDL is known.

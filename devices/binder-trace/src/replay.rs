@@ -17,7 +17,7 @@ use binder::{Answer, Domain, GuestId, Limits, Message, NotRam, PageByte, Pages, 
 
 use crate::Stamped;
 use crate::event::describe;
-use crate::recording::{Header, Record};
+use crate::recording::{Header, Lost, Record};
 
 /// What a replay needs is not there, or the domain did something else.
 #[derive(Debug, thiserror::Error)]
@@ -70,12 +70,16 @@ pub struct Compared {
     pub events: u64,
     /// Events for sleeping threads that were the same.
     pub completions: u64,
+    /// What the recording does not have, so that nobody knows.
+    pub lost: Lost,
 }
 
 /// A replay under way.
 #[derive(Default)]
 pub struct Replay {
     domain: Option<Domain>,
+    /// It had one, until something is missing.
+    has_begun: bool,
     ram: BTreeMap<GuestId, Vec<(Pfn, u64)>>,
     /// A message whose answer was not read yet.
     message: Option<Message>,
@@ -133,11 +137,25 @@ impl Replay {
                 }
                 Ok(())
             }
-            Record::HostTime { .. } | Record::Lost { .. } | Record::Known(_) | Record::End => Ok(()),
+            Record::Lost(lost) => {
+                self.lose(lost);
+                Ok(())
+            }
+            Record::HostTime { .. } | Record::Known(_) | Record::End => Ok(()),
         }
     }
 
-    /// The domain as it is now: after the last message that was answered.
+    /// What is known ends here: it begins anew where the recording goes on.
+    fn lose(&mut self, lost: &Lost) {
+        self.compared.lost.add(lost);
+        (self.domain, self.message) = (None, None);
+        self.ram.clear();
+        self.recorded.clear();
+        self.expected.clear();
+        self.made.clear();
+    }
+
+    /// The domain as it is now: after the last message that was answered. `None` also where something is missing.
     pub fn domain(&self) -> Option<&Domain> {
         self.domain.as_ref()
     }
@@ -154,10 +172,7 @@ impl Replay {
 
     /// The recording is over.
     pub fn finish(self) -> Result<Compared, ReplayError> {
-        match self.domain {
-            Some(_) => Ok(self.compared),
-            None => Err(ReplayError::NoSteps),
-        }
+        if self.has_begun { Ok(self.compared) } else { Err(ReplayError::NoSteps) }
     }
 
     fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) -> Result<(), ReplayError> {
@@ -168,6 +183,7 @@ impl Replay {
             Step::Start(domain) => {
                 domain.check(&Limits::default()).map_err(|error| invalid(error.to_string()))?;
                 self.domain = Some((**domain).clone());
+                self.has_begun = true;
             }
             Step::Ram(pieces) => {
                 self.ram.insert(guest, pieces.clone());

@@ -17,7 +17,8 @@ use crate::aidl::Table;
 use crate::constants::flags;
 use crate::event::{Value, objects};
 use crate::item::Event;
-use crate::model::{Call, Outcome, Peer};
+use crate::model::{Call, Model, Outcome, Peer};
+use crate::recording::Lost;
 
 /// What lines show.
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,6 +67,12 @@ pub fn event(event: &Event, style: Style) -> String {
         put(&mut line, format_args!(" service={service}"));
     }
     line
+}
+
+/// The line that stands where something is missing, without a line end.
+pub fn lost(model: &Model, lost: &Lost) -> String {
+    let of = lost.guest.map_or_else(String::new, |guest| format!(" of {}", model.guest(guest)));
+    format!("... {lost}{of} lost ...")
 }
 
 /// The line of a call, without a line end.
@@ -128,7 +135,7 @@ fn result(line: &mut String, call: &Call, table: &Table) {
         },
         Outcome::Failed(_, errno) => put(line, format_args!("{} (errno {errno})", call.result())),
         Outcome::Exception(exception) => put(line, format_args!("{exception}")),
-        Outcome::Open | Outcome::Status(_) => line.push_str(&call.result()),
+        Outcome::Open | Outcome::Unknown | Outcome::Status(_) => line.push_str(&call.result()),
     }
 }
 

@@ -88,7 +88,8 @@ pub struct RunArgs {
     #[arg(long, hide = true, requires = "serve")]
     pub detached: bool,
     /// Record every binder command to this file. `payload=N` keeps up to N bytes of each payload
-    /// (256 otherwise), `host-times` adds the host's clock, `replay` adds the events, for `trace --check` to compare.
+    /// (256 otherwise), `host-times` adds the host's clock, `replay` adds the events, for `trace --check` to
+    /// compare. On KVM what the disk is too slow for is left out, and the trace says where.
     #[arg(long, value_parser = parse_trace_target, value_name = "FILE[,payload=N][,host-times][,replay]")]
     pub trace: Option<TraceTarget>,
     /// Write what happens to this file, or to descriptor N with `fd:N`: a JSON object a line. `metrics=TIME`

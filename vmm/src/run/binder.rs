@@ -11,6 +11,7 @@ use devices::virtio::binder::{BinderDevice, Counters, Handling, Recorder, Shared
 use machine::Machine;
 
 use super::record::{Recording, host_clock};
+use super::sink::Sink;
 use super::source::Source;
 use super::verdict::{machine_failure, trace_failure};
 use super::world::{Membership, Recorders};
@@ -162,16 +163,17 @@ pub fn add_binder(
     let payload = args.trace.as_ref().map_or(DEFAULT_PAYLOAD, |target| target.payload);
     let plain = TraceTarget { path: PathBuf::new(), payload, host_times: false, replay: false };
     let follower = header(args, &plain, source, machine.engine().to_string(), world);
-    let writer = match &args.trace {
+    let sink = match &args.trace {
         None => None,
         Some(target) => {
             let header = header(args, target, source, machine.engine().to_string(), world);
-            Some(Writer::create(&target.path, &header).map_err(trace_failure)?)
+            let sink = Writer::create(&target.path, &header);
+            Some(sink.and_then(|writer| Sink::new(writer, machine.engine())).map_err(trace_failure)?)
         }
     };
     let guest = world.map_or(GUEST, |member| member.guest);
     let is_shared = world.is_some();
-    let recording = Recording::new(machine.clock(), writer, args.trace.as_ref(), args.summary, is_shared);
+    let recording = Recording::new(machine.clock(), sink, args.trace.as_ref(), args.summary, is_shared);
     if source.binder(args) == BinderArg::Kernel {
         return Ok(Binder {
             header: follower,
@@ -210,7 +212,9 @@ pub fn add_binder(
             domain.set_faults(faults);
             (SharedDomain::new(domain), None)
         }
-        Some(member) => member.world.domain(&limits, profile, follower.clone(), args.seed)?,
+        Some(member) => {
+            member.world.domain(&limits, profile, follower.clone(), machine.engine(), args.seed)?
+        }
     };
     if is_shared {
         let handle = machine.handle();

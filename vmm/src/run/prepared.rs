@@ -68,6 +68,9 @@ impl Prepared {
             tell_replay(&outcome, voice);
         }
         let tally = binder.recording.finish().map_err(trace_failure)?;
+        if let Some(lost) = binder.recording.lost() {
+            voice.say(lost);
+        }
         report.fill(&outcome, binder.counters(), tally, self.session.ready());
         report.faults = binder.faults();
         report.handling = binder.handling();

@@ -1,28 +1,31 @@
 //! Where the binder device's trace events go: a file, a tally for the summary, both, or nowhere.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, TryLockError, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use binder::faults::Signal;
 use binder::replay::Step;
 use binder::trace::TraceEvent;
 use binder::{Domain, GuestId, Pid, Tid};
-use binder_trace::recording::{Block, HostClock, Known, Record, RecordingError, ThreadName, Writer};
+use binder_trace::recording::{Block, Ended, HostClock, Known, Lost, Record, RecordingError, ThreadName};
 use binder_trace::tally::Tally;
-use devices::virtio::binder::Recorder;
+use devices::virtio::binder::{Ram, Recorder};
 use engine::GuestClock;
 use rustix::time::{ClockId, clock_gettime};
 
+use super::sink::Sink;
 use crate::args::TraceTarget;
 use crate::serve::follow::Followers;
 
 /// How long events stay in our buffer at most, while the guest has no more of them: who follows the
 /// file sees them then.
 const FLUSH: Duration = Duration::from_millis(200);
+
+/// How long the end of a run that failed waits for a slow disk.
+const SAVE: Duration = Duration::from_secs(1);
 
 /// Threads whose names are kept at most; of more, all are forgotten and learnt anew.
 const MAX_NAMES: usize = 16384;
@@ -41,9 +44,10 @@ pub struct Recording {
 }
 
 struct Shared {
-    writer: Option<Writer<File>>,
+    sink: Option<Sink>,
     tally: Option<Tally>,
-    unflushed: bool,
+    /// What the file does not have.
+    lost: Lost,
     /// What threads are called, for those who begin to follow later.
     names: BTreeMap<(GuestId, Tid), ThreadName>,
 }
@@ -81,18 +85,21 @@ pub struct Tap {
     live: Block,
     /// Guest time of the last host time, to give what has one time one host time.
     last: Option<Duration>,
+    /// The last block found no room.
+    has_gap: bool,
 }
 
 impl Recording {
-    /// Records to `writer` what `target` asks for, and counts if `count`. A `part`: what one guest of a domain does.
+    /// Records to `sink` what `target` asks for, and counts if `count`. A `part`: what one guest of a domain does.
     pub fn new(
         clock: GuestClock,
-        writer: Option<Writer<File>>,
+        sink: Option<Sink>,
         target: Option<&TraceTarget>,
         count: bool,
         part: bool,
     ) -> Recording {
-        let writes = writer.is_some();
+        let writes = sink.is_some();
+        let is_to_be_flushed = sink.as_ref().is_some_and(|sink| !sink.drops());
         let file = match target {
             _ if !writes => FileHas::Nothing,
             _ if part => FileHas::Events,
@@ -100,8 +107,9 @@ impl Recording {
             _ => FileHas::Steps,
         };
         let tally = count.then(Tally::default);
-        let shared = Arc::new(Mutex::new(Shared { writer, tally, unflushed: false, names: BTreeMap::new() }));
-        if writes {
+        let shared = Shared { sink, tally, lost: Lost::default(), names: BTreeMap::new() };
+        let shared = Arc::new(Mutex::new(shared));
+        if is_to_be_flushed {
             let watched = Arc::downgrade(&shared);
             // Without the thread the file is as complete, only later.
             let _ = thread::Builder::new().name("trace-flush".into()).spawn(move || flush(&watched));
@@ -131,23 +139,31 @@ impl Recording {
     /// Writes what is buffered, and gives the counts.
     pub fn finish(&self) -> Result<Option<Tally>, RecordingError> {
         let mut shared = lock(&self.shared);
-        if let Some(writer) = &mut shared.writer {
-            writer.finish()?;
-        }
+        shared.sink.as_mut().map_or(Ok(()), Sink::finish)?;
         Ok(shared.tally.clone())
     }
 
-    /// Writes what is buffered, for a run that did not end. Does not wait for it: one that sits in a
-    /// write of the recording holds it.
+    /// Tells what the file does not have, if it lacks anything.
+    pub fn lost(&self) -> Option<String> {
+        let lost = lock(&self.shared).lost;
+        let tell = || format!("{lost} are not in the trace: writing it was too slow for them");
+        (lost != Lost::default()).then(tell)
+    }
+
+    /// Writes what is buffered, for a run that did not end. Does not wait long: it may sit in a write of the recording.
     pub fn save(&self) {
-        let mut shared = match self.shared.try_lock() {
-            Ok(shared) => shared,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
+        let until = Instant::now() + SAVE;
+        let mut shared = loop {
+            match self.shared.try_lock() {
+                Ok(shared) => break shared,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) if Instant::now() > until => return,
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(1)),
+            }
         };
-        if let Some(writer) = &mut shared.writer {
-            // The run failed already, and says so. Its recording has no end.
-            writer.flush();
+        // The run failed already, and says so. Its recording has no end.
+        if let Some(sink) = &mut shared.sink {
+            sink.save(SAVE);
         }
     }
 
@@ -159,31 +175,28 @@ impl Recording {
 
     /// A way in, for one device.
     pub fn tap(&self) -> Tap {
-        Tap { recording: self.clone(), block: Block::default(), live: Block::default(), last: None }
+        let recording = self.clone();
+        Tap { recording, block: Block::default(), live: Block::default(), last: None, has_gap: false }
     }
 }
 
 impl Shared {
-    fn write(&mut self, write: impl FnOnce(&mut Writer<File>)) {
-        if let Some(writer) = &mut self.writer {
-            write(writer);
-            self.unflushed = true;
+    /// Writes a block. False: it is left out.
+    fn write(&mut self, block: &Ended<'_>) -> bool {
+        let taken = self.sink.as_mut().is_none_or(|sink| sink.block(block));
+        if !taken {
+            self.lost.add(&block.holds);
         }
+        taken
     }
 }
 
 impl Tap {
-    /// Writes what only the file has, behind what it belongs behind.
-    fn write(&mut self, record: &Record) {
-        self.commit();
-        lock(&self.recording.shared).write(|writer| writer.record(record));
-    }
-
     /// What follows in the file happens now by the host's clock.
     fn stamp_host_time(&mut self, at: Duration) {
         if self.recording.host_times && self.last != Some(at) {
             self.last = Some(at);
-            self.write(&Record::HostTime { boottime: host_clock().boottime });
+            self.block.record(&Record::HostTime { boottime: host_clock().boottime });
         }
     }
 }
@@ -218,11 +231,8 @@ fn flush(shared: &Weak<Mutex<Shared>>) {
     loop {
         thread::sleep(FLUSH);
         let Some(shared) = shared.upgrade() else { return };
-        let mut shared = lock(&shared);
-        if std::mem::take(&mut shared.unflushed)
-            && let Some(writer) = &mut shared.writer
-        {
-            writer.flush();
+        if let Some(sink) = &mut lock(&shared).sink {
+            sink.flush();
         }
     }
 }
@@ -269,7 +279,8 @@ impl Recorder for Tap {
 
     fn commit(&mut self) {
         let Recording { shared, followers, .. } = &self.recording;
-        self.block.end(|block| lock(shared).write(|writer| writer.block(&block)));
+        let has_gap = &mut self.has_gap;
+        self.block.end(|block| *has_gap |= !lock(shared).write(&block));
         self.live.end(|mut block| followers.records(block.records, block.whole()));
     }
 
@@ -292,7 +303,9 @@ impl Recorder for Tap {
     }
 
     fn goes_on(&mut self, guest: GuestId, domain: &Domain) {
-        facts(guest, domain).for_each(|record| self.write(&record));
+        if self.recording.file != FileHas::Nothing {
+            facts(guest, domain).for_each(|record| self.block.record(&record));
+        }
     }
 
     fn signal(&mut self, _guest: GuestId, pid: Pid, signal: Signal) {
@@ -315,4 +328,33 @@ impl Recorder for Tap {
             self.commit();
         }
     }
+
+    fn has_gap(&self) -> bool {
+        self.has_gap && lock(&self.recording.shared).sink.as_ref().is_some_and(Sink::can_mend)
+    }
+
+    fn mend(&mut self, at: Duration, guest: GuestId, domain: &Domain, rams: &[(GuestId, Ram)]) {
+        // What was told last belongs to what is missing.
+        self.commit();
+        self.has_gap = false;
+        // Held, so that nobody else's block comes first.
+        let shared = &mut *lock(&self.recording.shared);
+        let Some(lost) = shared.sink.as_ref().and_then(Sink::mend) else { return };
+        // One block: all of it is taken, or nothing.
+        let block = &mut self.block;
+        lost.into_iter().for_each(|lost| block.record(&Record::Lost(lost)));
+        shared.names.values().for_each(|name| block.record(&Record::Name(name.clone())));
+        if self.recording.file.steps() {
+            let guests = domain.guests();
+            guests.flat_map(|guest| facts(guest, domain)).for_each(|record| block.record(&record));
+            block.step(at, guest, &Step::Start(Box::new(domain.clone())));
+            rams.iter().for_each(|(guest, ram)| block.step(at, *guest, &Step::Ram(ram.clone())));
+        } else {
+            facts(guest, domain).for_each(|record| block.record(&record));
+        }
+        block.end(|block| _ = shared.write(&block));
+    }
 }
+
+#[cfg(test)]
+mod tests;

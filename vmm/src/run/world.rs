@@ -10,11 +10,12 @@ use binder::replay::Step;
 use binder::trace::TraceEvent;
 use binder::{Domain, GuestId, Limits, Pid, Profile, Tid};
 use binder_trace::recording::{GuestName, Header, Writer};
-use devices::virtio::binder::{Recorder, SharedDomain};
-use engine::GuestClock;
+use devices::virtio::binder::{Ram, Recorder, SharedDomain};
+use engine::{GuestClock, Kind};
 
 use super::binder::load_faults;
 use super::record::{Recording, Tap};
+use super::sink::Sink;
 use super::verdict::trace_failure;
 use crate::args::TraceTarget;
 use crate::exit::{Code, Failure};
@@ -71,13 +72,14 @@ impl World {
         &self.0.guests
     }
 
-    /// The domain, which the first guest that asks makes; its seed is that of the faults. The others must ask
-    /// for the same; `header` is how a recording begins.
+    /// The domain, which the first guest that asks makes; its seed is that of the faults, and its `engine` decides
+    /// whether the recording may drop. The others must ask for the same; `header` is how a recording begins.
     pub fn domain(
         &self,
         limits: &Limits,
         profile: Profile,
         header: Header,
+        engine: Kind,
         seed: u64,
     ) -> Result<(SharedDomain, Option<Recording>), Failure> {
         let mut made = self.lock();
@@ -104,9 +106,10 @@ impl World {
                     ..header
                 };
                 let writer = Writer::create(&target.path, &header).map_err(trace_failure)?;
+                let sink = Sink::new(writer, engine).map_err(trace_failure)?;
                 // The guests' clocks have nothing to do with each other.
                 let clock = GuestClock::host(self.0.began);
-                Some(Recording::new(clock, Some(writer), Some(target), false, false))
+                Some(Recording::new(clock, Some(sink), Some(target), false, false))
             }
         };
         let mut domain = Domain::new(limits.clone(), profile);
@@ -118,10 +121,16 @@ impl World {
         Ok((domain, recording))
     }
 
-    /// Writes the rest of the recording.
+    /// Writes the rest of the recording, and says what it lacks.
     pub fn finish(&self) -> Result<(), Failure> {
-        let recording = self.lock().as_ref().and_then(|made| made.recording.clone());
-        recording.map_or(Ok(()), |recording| recording.finish().map(|_| ()).map_err(trace_failure))
+        let Some(recording) = self.lock().as_ref().and_then(|made| made.recording.clone()) else {
+            return Ok(());
+        };
+        recording.finish().map_err(trace_failure)?;
+        if let Some(lost) = recording.lost() {
+            eprintln!("bindervm: domain {}: {lost}", self.0.name);
+        }
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Made>> {
@@ -189,6 +198,19 @@ impl Recorder for Recorders {
     fn step(&mut self, _at: Duration, guest: GuestId, step: &Step<'_>) {
         if let Some(world) = &mut self.world {
             world.step(self.at.get(), guest, step);
+        }
+    }
+
+    fn has_gap(&self) -> bool {
+        self.own.has_gap() || self.world.as_ref().is_some_and(Recorder::has_gap)
+    }
+
+    fn mend(&mut self, at: Duration, guest: GuestId, domain: &Domain, rams: &[(GuestId, Ram)]) {
+        if self.own.has_gap() {
+            self.own.mend(at, guest, domain, rams);
+        }
+        if let Some(world) = self.world.as_mut().filter(|world| world.has_gap()) {
+            world.mend(self.at.get(), guest, domain, rams);
         }
     }
 }

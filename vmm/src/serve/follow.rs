@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agent_protocol::window::{SendWindow, WindowError};
-use binder_trace::recording::{Record, encode_record};
+use binder_trace::recording::{Lost, Record, encode_record};
 use control::wire::{Reply, Stream};
 
 use super::peer::Peer;
@@ -111,7 +111,7 @@ impl Follower {
 
     fn tell_dropped(&mut self) {
         let lost = match self.stream {
-            Stream::Trace => encode_record(&Record::Lost { events: self.dropped }),
+            Stream::Trace => encode_record(&Record::Lost(Lost { events: self.dropped, ..Lost::default() })),
             _ => Vec::new(),
         };
         if self.dropped > 0 && lost.len() <= self.window.room() {
@@ -162,7 +162,8 @@ mod tests {
         }
         writer.join().unwrap();
         // The header leaves room for three records of a MiB and a bit.
-        let end = [encode_record(&Record::Lost { events: 3 }), b"last".to_vec()].concat();
+        let end =
+            [encode_record(&Record::Lost(Lost { events: 3, ..Lost::default() })), b"last".to_vec()].concat();
         assert_eq!((bytes.len(), dropped, done), (6 + (3 << 20) + end.len(), 3, true));
         assert!(bytes.ends_with(&end));
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use binder::logs::{self, Scope};
-use binder_trace::recording::{Reader, RecordingError};
+use binder_trace::recording::{Lost, Reader, RecordingError};
 use binder_trace::replay::{Replay, ReplayError};
 
 use crate::exit::{Code, Failure};
@@ -18,9 +18,13 @@ pub fn check(path: &Path, out: &mut impl Write) -> Result<(), Failure> {
         0 => format!("which make {made} events"),
         events => format!("{events} events"),
     };
+    let lost = match compared.lost {
+        Lost { messages: 0, events: 0, .. } => String::new(),
+        lost => format!("; {lost} were lost and cannot be compared"),
+    };
     let _ = writeln!(
         out,
-        "{}: the same: {} messages and their answers, {} completions of sleeping threads, {events}",
+        "{}: the same: {} messages and their answers, {} completions of sleeping threads, {events}{lost}",
         path.display(),
         compared.messages,
         compared.completions,

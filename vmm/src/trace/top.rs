@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use binder_trace::filter::Filter;
 use binder_trace::model::Call;
+use binder_trace::recording::{Lost, Record};
 use binder_trace::summary::Summary;
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use crossterm::style::{Attribute, Print, SetAttribute};
@@ -25,8 +26,8 @@ const BACKLOG: usize = 4096;
 /// What the reader tells.
 enum News {
     Call(Box<Call>),
-    /// Guest time so far, and events that were lost on the way.
-    Time(Duration, u64),
+    /// Guest time so far, and what was lost on the way.
+    Time(Duration, Lost),
     End(Problems),
 }
 
@@ -39,6 +40,9 @@ pub fn show(sources: Sources, filter: Option<Filter>) -> io::Result<Problems> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         while let Ok(item) = news.recv() {
             top.take(item);
+        }
+        if top.lost != Lost::default() {
+            writeln!(io::stdout(), "... {} lost ...", top.lost)?;
         }
         let lines = top.summary.table();
         lines.iter().try_for_each(|line| writeln!(io::stdout(), "{line}"))?;
@@ -57,13 +61,16 @@ fn read(mut sources: Sources, filter: Option<Filter>, tell: &mpsc::SyncSender<Ne
         {
             return;
         }
-        if let binder_trace::recording::Record::Event(event) = &record
-            && event.at > told
-        {
-            told = event.at;
-            if tell.send(News::Time(told, sources.model(index).lost())).is_err() {
-                return;
+        let is_news = match &record {
+            Record::Event(event) if event.at > told => {
+                told = event.at;
+                true
             }
+            Record::Lost(_) => true,
+            _ => false,
+        };
+        if is_news && tell.send(News::Time(told, sources.model(index).lost())).is_err() {
+            return;
         }
     }
     let (open, problems) = sources.finish();
@@ -78,7 +85,7 @@ fn read(mut sources: Sources, filter: Option<Filter>, tell: &mpsc::SyncSender<Ne
 struct Top {
     summary: Summary,
     time: Duration,
-    lost: u64,
+    lost: Lost,
     paused: bool,
     ended: bool,
     problems: Problems,
@@ -165,7 +172,7 @@ impl Top {
             "live"
         };
         let calls: u64 = self.summary.lines().iter().map(|(_, line)| line.calls).sum();
-        let lost = if self.lost > 0 { format!(", {} events lost", self.lost) } else { String::new() };
+        let lost = if self.lost == Lost::default() { String::new() } else { format!(", {} lost", self.lost) };
         let head = format!(
             "bindervm trace --top: {state}, guest time {:.3} s, {calls} calls{lost}",
             self.time.as_secs_f64()

@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::aidl::Table;
 use crate::model::{Call, Peer};
 use crate::parcel::plain;
-use crate::recording::Header;
+use crate::recording::{Header, Lost};
 
 /// Calls of a page at most: what a browser still draws smoothly.
 pub const MAX_CALLS: usize = 500_000;
@@ -27,6 +27,7 @@ pub struct Report {
     threads: Interned<(usize, u32, usize, u32, usize)>,
     calls: Vec<Json>,
     left_out: u64,
+    lost: Lost,
 }
 
 /// Things that are named by number.
@@ -66,7 +67,13 @@ impl Report {
             threads: Interned::new(),
             calls: Vec::new(),
             left_out: 0,
+            lost: Lost::default(),
         }
+    }
+
+    /// Something is missing.
+    pub fn lost(&mut self, lost: &Lost) {
+        self.lost.add(lost);
     }
 
     /// Adds a call.
@@ -129,6 +136,9 @@ impl Report {
         write!(out, "{{\"recordings\":{}", harmless(&json!(self.recordings)))?;
         write!(out, ",\"strings\":{}", harmless(&json!(self.strings.all)))?;
         write!(out, ",\"threads\":{},\"left_out\":{}", harmless(&json!(threads)), self.left_out)?;
+        if self.lost != Lost::default() {
+            write!(out, ",\"lost\":{}", json!(self.lost.to_string()))?;
+        }
         write!(out, ",\"calls\":[")?;
         for (index, call) in self.calls.iter().enumerate() {
             write!(out, "{}{}", if index > 0 { ",\n" } else { "" }, harmless(call))?;

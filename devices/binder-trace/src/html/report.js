@@ -43,6 +43,7 @@ function element(name, text, className) {
     ['processes', new Set(threads.map(processName)).size],
   ];
   if (data.left_out) numbers.push(['calls left out', data.left_out]);
+  if (data.lost) numbers.push(['lost', data.lost]);
   for (const [name, value] of numbers) {
     const box = element('div');
     box.append(element('dt', name), element('dd', String(value)));

@@ -1,7 +1,8 @@
 use super::*;
 use crate::model::Model;
 use crate::model::tests::{header, world};
-use crate::recording::Record;
+use crate::recording::{Lost, Record};
+use binder::GuestId;
 use std::sync::Arc;
 
 fn validator() -> jsonschema::Validator {
@@ -12,7 +13,9 @@ fn validator() -> jsonschema::Validator {
 fn lines() -> Vec<Json> {
     let table = Arc::new(Table::default());
     let mut model = Model::new(&header(Some(14)), 1, table.clone());
-    let mut lines = vec![super::header(&header(Some(14))), lost(3)];
+    let mut lines = vec![super::header(&header(Some(14)))];
+    let missing = Lost { guest: Some(GuestId(0)), messages: 2, events: 3 };
+    lines.extend([missing, Lost { guest: None, ..missing }].map(|missing| lost(&model, &missing)));
     for record in world() {
         let ended = model.record(&record);
         if let Record::Event(stamped) = &record {

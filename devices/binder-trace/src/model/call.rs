@@ -55,6 +55,8 @@ pub struct Reply {
 pub enum Outcome {
     /// Not answered, or (oneway) not delivered, when the recording ended.
     Open,
+    /// The same, but something is missing in the recording after it was sent.
+    Unknown,
     /// Answered; oneway: delivered.
     Ok,
     /// The driver failed it: a `BR_*` word and the errno beside it.
@@ -140,10 +142,11 @@ impl Call {
         self.reply.as_ref().map(|reply| reply.record.data_size.saturating_add(reply.record.offsets_size))
     }
 
-    /// The outcome in a word: `ok`, `open`, `BR_DEAD_REPLY`, `status=-74`, `EX_SECURITY`.
+    /// The outcome in a word: `ok`, `open`, `unknown`, `BR_DEAD_REPLY`, `status=-74`, `EX_SECURITY`.
     pub fn result(&self) -> String {
         match &self.outcome {
             Outcome::Open => "open".to_owned(),
+            Outcome::Unknown => "unknown".to_owned(),
             Outcome::Ok => "ok".to_owned(),
             Outcome::Failed(code, _) => return_name(*code),
             Outcome::Status(status) => format!("status={status}"),

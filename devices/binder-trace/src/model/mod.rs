@@ -24,7 +24,7 @@ use crate::aidl::Table;
 use crate::parcel::cursor::Cursor;
 use crate::parcel::decode::Data;
 use crate::parcel::{plain, token};
-use crate::recording::{Header, Known, Record};
+use crate::recording::{Header, Known, Lost, Record};
 
 /// `INTERFACE_TRANSACTION`: asks a binder for the name of its interface.
 const INTERFACE_TRANSACTION: u32 = u32::from_be_bytes(*b"_NTF");
@@ -48,7 +48,7 @@ pub struct Model {
     replies: BTreeMap<DebugId, DebugId>,
     /// What each thread serves, the innermost last.
     serving: BTreeMap<(GuestId, Tid), Vec<DebugId>>,
-    lost: u64,
+    lost: Lost,
 }
 
 impl Model {
@@ -66,7 +66,7 @@ impl Model {
             open: BTreeMap::new(),
             replies: BTreeMap::new(),
             serving: BTreeMap::new(),
-            lost: 0,
+            lost: Lost::default(),
         }
     }
 
@@ -76,7 +76,7 @@ impl Model {
             Record::Event(event) => return self.event(event),
             Record::Name(name) => self.names.thread_named(name),
             Record::HostTime { boottime } => self.host = Some(*boottime),
-            Record::Lost { events } => self.lost += events,
+            Record::Lost(lost) => self.lose(lost),
             Record::Known(Known::Registered { guest, record }) => self.registered(*guest, record),
             Record::Known(known) => self.names.known(known),
             Record::Step { .. } | Record::End => {}
@@ -99,9 +99,14 @@ impl Model {
         self.host
     }
 
-    /// Events that a live follower missed.
-    pub fn lost(&self) -> u64 {
+    /// What is missing so far.
+    pub fn lost(&self) -> Lost {
         self.lost
+    }
+
+    /// The numbers of its guests.
+    pub fn machines(&self) -> impl Iterator<Item = u32> {
+        self.guests.values().map(|(_, machine)| *machine)
     }
 
     /// A guest's name.
@@ -119,6 +124,11 @@ impl Model {
         self.open.get(self.replies.get(&id).unwrap_or(&id))
     }
 
+    /// All calls that are not over, oldest first.
+    pub fn open_calls(&self) -> impl Iterator<Item = &Call> {
+        self.open.values()
+    }
+
     /// The guest of the process that an event is about: `proc` is its file. What a message of one guest caused in
     /// another of its domain is recorded with the message.
     pub fn home(&self, event: &Stamped, proc: Option<ProcId>) -> GuestId {
@@ -128,6 +138,15 @@ impl Model {
     /// The calls that have not ended, oldest first.
     pub fn finish(self) -> Vec<Call> {
         self.open.into_values().map(delivered_is_ok).collect()
+    }
+
+    /// What calls that are open came to is told only if it is seen, and nobody knows what threads serve now.
+    fn lose(&mut self, lost: &Lost) {
+        self.lost.add(lost);
+        self.serving.clear();
+        for call in self.open.values_mut().filter(|call| call.outcome == Outcome::Open) {
+            call.outcome = Outcome::Unknown;
+        }
     }
 
     fn event(&mut self, event: &Stamped) -> Option<Call> {
@@ -289,12 +308,17 @@ impl Model {
     /// Learns the name of a service from the call that registered it, before the recording.
     fn registered(&mut self, guest: GuestId, record: &TransactionRecord) {
         let event = Stamped { at: Duration::ZERO, guest, event: TraceEvent::Transaction(record.clone()) };
+        let seen = self.open.remove(&record.id);
         self.sent(&event, record);
         if let Some(call) = self.close(record.id)
             && call.interface.as_deref() == Some("android.os.IServiceManager")
             && record.node.is_some_and(|node| self.names.is_manager(node))
         {
             self.learn_service(&call);
+        }
+        // Where it is told again after something was lost, the call may be known, and not over.
+        if let Some(seen) = seen {
+            self.open.insert(record.id, seen);
         }
     }
 
@@ -323,7 +347,10 @@ impl Model {
 
 /// A oneway call that was delivered went as well as one can.
 fn delivered_is_ok(mut call: Call) -> Call {
-    if call.record.oneway && call.delivered.is_some() && call.outcome == Outcome::Open {
+    if call.record.oneway
+        && call.delivered.is_some()
+        && matches!(call.outcome, Outcome::Open | Outcome::Unknown)
+    {
         call.outcome = Outcome::Ok;
     }
     call

@@ -155,6 +155,31 @@ fn calls_are_put_together_with_their_names() {
     assert_eq!(lines, expected);
 }
 
+/// Messages of the guest are missing.
+pub(crate) fn lost(messages: u64) -> Record {
+    Record::Lost(Lost { guest: Some(GuestId(0)), messages, events: 0 })
+}
+
+#[test]
+fn calls_across_a_gap_are_unknown_unless_their_end_is_seen() {
+    // The call is delivered, the nested one sent; what is seen then is the reply to the first, or nothing.
+    let told = |seen: &[Record]| {
+        let mut records = world();
+        records.truncate(14);
+        records.push(lost(5));
+        records.extend(seen.iter().cloned());
+        let calls = calls(&records, Some(14));
+        calls.iter().map(|call| (call.record.id.0, call.result(), call.depth)).collect::<Vec<_>>()
+    };
+    let unknown = |id, depth| (id, "unknown".to_owned(), depth);
+    let ok = |id, depth| (id, "ok".to_owned(), depth);
+    assert_eq!(told(&[]), [ok(2, 0), unknown(10, 0), unknown(11, 1)]);
+    assert_eq!(told(&world()[17..19]), [ok(2, 0), ok(10, 0), unknown(11, 1)]);
+    // Nobody knows whether who calls now is still in the call that it served.
+    let calls = [at(400, TraceEvent::Transaction(send(50, 2, 3)))];
+    assert_eq!(told(&calls), [ok(2, 0), unknown(10, 0), unknown(11, 1), (50, "open".to_owned(), 0)]);
+}
+
 #[test]
 fn a_registration_from_before_the_recording_names_the_service_and_is_no_call() {
     let (before, after) = {

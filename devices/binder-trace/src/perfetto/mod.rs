@@ -32,7 +32,7 @@ use self::proto::{
 use crate::Stamped;
 use crate::constants::is_failure;
 use crate::model::{Call, Model};
-use crate::recording::{HostClock, Record};
+use crate::recording::{HostClock, Lost, Record};
 
 /// Events of a bundle: large enough to be compact, small enough to be read in pieces.
 const BUNDLE: usize = 512;
@@ -66,6 +66,8 @@ struct Guest {
 struct Slice {
     call: DebugId,
     oneway: bool,
+    /// Whose thread it is on.
+    party: Party,
 }
 
 impl<W: Write> Exporter<W> {
@@ -100,8 +102,41 @@ impl<W: Write> Exporter<W> {
         ended: Option<&Call>,
         picked: impl Fn(&Call) -> bool,
     ) -> io::Result<()> {
-        let Record::Event(event) = record else { return Ok(()) };
+        let event = match record {
+            Record::Event(event) => event,
+            Record::Lost(lost) => return self.lost(model, lost),
+            _ => return Ok(()),
+        };
         let id = model.home(event, proc_of(&event.event));
+        let (out, guest) = self.guest(model, id)?;
+        guest.event(out, model, id, event, ended, picked)
+    }
+
+    /// Something is missing from here on: what is open has no end that is known, and ends with what was seen last.
+    fn lost(&mut self, model: &Model, lost: &Lost) -> io::Result<()> {
+        // Behind their AIDL slices, and in any order: all slices of a thread end.
+        for call in model.open_calls().filter(|call| !call.record.oneway) {
+            let waits = call.reply.as_ref().is_none_or(|reply| reply.received.is_none());
+            let serves = call.delivered.is_some() && call.reply.is_none();
+            let server = call.server.as_ref().filter(|_| serves);
+            for peer in server.into_iter().chain(waits.then_some(&call.client)) {
+                if let Some(guest) = self.guests.get_mut(&model.machine(peer.guest)) {
+                    guest.end(&mut self.out, model, peer.guest, guest.last, &peer.party)?;
+                }
+            }
+        }
+        for machine in model.machines() {
+            if let Some(guest) = self.guests.get_mut(&machine) {
+                guest.end_all(&mut self.out, model)?;
+            }
+        }
+        let Some(id) = lost.guest else { return Ok(()) };
+        let (out, guest) = self.guest(model, id)?;
+        guest.lost(out, lost)
+    }
+
+    /// A guest, which is told of when it is first heard of.
+    fn guest(&mut self, model: &Model, id: GuestId) -> io::Result<(&mut W, &mut Guest)> {
         let machine = model.machine(id);
         if let Entry::Vacant(entry) = self.guests.entry(machine) {
             entry.insert(Guest::new(machine));
@@ -118,8 +153,7 @@ impl<W: Write> Exporter<W> {
                 .message(packet::TRACK_DESCRIPTOR, failures);
             write(&mut self.out, descriptor)?;
         }
-        let guest = self.guests.get_mut(&machine).expect("it was put there");
-        guest.event(&mut self.out, model, id, event, ended, picked)
+        Ok((&mut self.out, self.guests.get_mut(&machine).expect("it was put there")))
     }
 
     /// Writes what is pending.
@@ -309,7 +343,7 @@ impl Guest {
                 ftrace::PRINT,
                 Message::default().text(print::BUF, &text),
             )?;
-            let slice = Slice { call: id, oneway: call.record.oneway };
+            let slice = Slice { call: id, oneway: call.record.oneway, party: *to };
             self.slices.entry(to.tid).or_default().push(slice);
         }
         Ok(())
@@ -363,6 +397,30 @@ impl Guest {
     ) -> io::Result<()> {
         let text = format!("E|{}", party.pid);
         self.ftrace(out, model, guest, at, party, ftrace::PRINT, Message::default().text(print::BUF, &text))
+    }
+
+    /// Ends all slices, with the last event that was seen.
+    fn end_all(&mut self, out: &mut impl Write, model: &Model) -> io::Result<()> {
+        for open in std::mem::take(&mut self.slices).into_values() {
+            for slice in open.iter().rev() {
+                let guest = model.names().home(slice.party.proc).unwrap_or_default();
+                self.end(out, model, guest, self.last, &slice.party)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An instant on the guest's track of failures: something is missing behind it.
+    fn lost(&mut self, out: &mut impl Write, lost: &Lost) -> io::Result<()> {
+        let event = Message::default()
+            .number(track_event::TYPE, event_type::INSTANT.into())
+            .number(track_event::TRACK, failure_track(self.machine))
+            .text(track_event::NAME, &format!("{lost} lost"));
+        let at = self.next_time(self.last);
+        write(
+            out,
+            guest_packet(self.machine).number(packet::TIMESTAMP, at).message(packet::TRACK_EVENT, event),
+        )
     }
 
     /// An instant on the guest's track of failures.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::aidl::Table;
-use crate::model::tests::{at, header, send, world};
+use crate::model::tests::{at, header, lost, send, world};
 
 /// Reads one field: its number, and its bytes or its value.
 fn fields(mut bytes: &[u8]) -> Vec<(u32, u64, &[u8])> {
@@ -167,4 +167,44 @@ fn a_refused_call_is_an_instant_and_no_slice() {
         .map(|event| String::from_utf8_lossy(inner(event, track_event::NAME).unwrap()).into_owned())
         .collect();
     assert_eq!(names, ["BR_DEAD_REPLY #9"]);
+}
+
+#[test]
+fn what_is_open_ends_where_something_is_missing() {
+    // The nested call was sent, and the one that it is nested in was not answered.
+    let mut records = world();
+    records.truncate(14);
+    records.push(lost(5));
+    records.extend(world().into_iter().skip(18).take(3));
+    let bytes = export(&[records]);
+    let mut open: BTreeMap<u64, i32> = BTreeMap::new();
+    let mut most = 0;
+    for (.., packet_bytes) in fields(&bytes) {
+        let events = inner(packet_bytes, packet::FTRACE).map(fields).unwrap_or_default();
+        for (.., event) in events.into_iter().filter(|(field, ..)| *field == bundle::EVENT) {
+            let stack = open.entry(number(event, ftrace::PID).unwrap()).or_default();
+            if let Some(fields) = inner(event, ftrace::TRANSACTION) {
+                let oneway = number(fields, transaction::FLAGS).unwrap() & 1 != 0;
+                *stack += match number(fields, transaction::REPLY) {
+                    Some(1) => -1,
+                    _ => i32::from(!oneway),
+                };
+            } else if let Some(fields) = inner(event, ftrace::RECEIVED) {
+                // Replies close the call, calls open the service; the oneway comes last.
+                *stack += match number(fields, received::ID).unwrap() {
+                    3 | 12 | 13 => -1,
+                    20 => 0,
+                    _ => 1,
+                };
+            } else if let Some(fields) = inner(event, ftrace::PRINT) {
+                *stack += if inner(fields, print::BUF).unwrap().starts_with(b"B|") { 1 } else { -1 };
+            }
+            most = most.max(*stack);
+        }
+    }
+    assert_eq!(most, 3, "served, by its name, and calling");
+    assert!(open.values().all(|open| *open == 0), "{open:?}");
+    let names = fields(&bytes).into_iter().filter_map(|(.., bytes)| inner(bytes, packet::TRACK_EVENT));
+    let names: Vec<_> = names.map(|event| inner(event, track_event::NAME).unwrap()).collect();
+    assert_eq!(names, [b"5 messages lost"]);
 }

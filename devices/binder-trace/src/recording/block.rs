@@ -7,9 +7,9 @@ use binder::replay::Step;
 use binder::trace::TraceEvent;
 use serde::{Deserialize, Serialize};
 
-use super::Record;
 use super::encode::Encoder;
 use super::likeness::{GROUP, Likeness};
+use super::{Lost, Record};
 use crate::Stamped;
 
 /// Length and checksum.
@@ -48,6 +48,7 @@ pub struct Block {
     encoder: Encoder,
     stamp: Option<(Duration, GuestId)>,
     records: u64,
+    holds: Lost,
     like: Option<u32>,
 }
 
@@ -57,6 +58,8 @@ pub struct Ended<'a> {
     padded: &'a mut [u8],
     /// How many records it has.
     pub records: u64,
+    /// What is missing where it is left out.
+    pub holds: Lost,
     like: Option<u32>,
 }
 
@@ -64,14 +67,17 @@ impl Block {
     /// Adds an event.
     pub fn event(&mut self, at: Duration, guest: GuestId, event: &TraceEvent) {
         self.stamp(at, guest);
+        self.holds.events += 1;
         self.push(&Entry::Event(event));
     }
 
     /// Adds a step. Blocks whose messages are of one thread are taken to be like each other.
     pub fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) {
         self.stamp(at, guest);
-        if let Step::Message(message) = step {
-            self.like = Some(message.header.tid.0);
+        match step {
+            Step::Message(message) => self.like = Some(message.header.tid.0),
+            Step::Answer { .. } | Step::Turn | Step::Reset => self.holds.messages += 1,
+            _ => {}
         }
         self.push(&Entry::Step(step));
     }
@@ -96,9 +102,11 @@ impl Block {
         if self.encoder.len() == 0 {
             return;
         }
-        take(Ended { padded: self.encoder.padded(GROUP), records: self.records, like: self.like });
+        let holds = Lost { guest: self.stamp.map(|(_, guest)| guest), ..self.holds };
+        take(Ended { padded: self.encoder.padded(GROUP), records: self.records, holds, like: self.like });
         self.encoder.clear(KEPT);
         (self.stamp, self.records, self.like) = (None, 0, None);
+        self.holds = Lost::default();
     }
 
     #[cfg(test)]
@@ -138,12 +146,27 @@ impl Ended<'_> {
         block
     }
 
-    /// Puts it into `to` as a file has it that has told what `likeness` remembers.
-    pub(super) fn told(&self, likeness: &mut Likeness, to: &mut Vec<u8>) {
+    /// As a file gets it.
+    pub(super) fn plain(&self) -> Plain<'_> {
+        Plain { padded: &self.padded[ROOM..], like: self.like }
+    }
+}
+
+/// The entries of a block, before they are told as a file has them.
+#[derive(Clone, Copy)]
+pub(super) struct Plain<'a> {
+    /// The entries, and a group of zeros.
+    pub padded: &'a [u8],
+    /// Other blocks that have this may be like it.
+    pub like: Option<u32>,
+}
+
+impl Plain<'_> {
+    /// Puts the block into `to` as a file has it that has told what `likeness` remembers.
+    pub fn told(&self, likeness: &mut Likeness, to: &mut Vec<u8>) {
         to.clear();
         to.extend([0; HEAD]);
-        let entries = &self.padded[ROOM..];
-        likeness.encode(entries, entries.len() - GROUP, self.like, to);
+        likeness.encode(self.padded, self.padded.len() - GROUP, self.like, to);
         seal(to);
     }
 }

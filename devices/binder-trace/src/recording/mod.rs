@@ -20,7 +20,11 @@
 //! A block usually has one message of a guest, its answer, and the events that were fetched since the last: one stamp
 //! is told once. The last block of a file has one record, which says that nothing follows. A run that was killed leaves a file without it, which may end inside a block;
 //! reading tells that apart from damage, after all whole blocks.
+//!
+//! Where the guest's time goes on while its file is written, blocks may be missing in the middle ([`Spill`]): [`Lost`] says
+//! how much, and what follows it begins anew.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,16 +41,18 @@ mod block;
 mod encode;
 mod likeness;
 mod reader;
+mod spill;
 mod writer;
 
 pub use block::{Block, Ended};
 pub use reader::Reader;
+pub use spill::{ROOM, Spill};
 pub use writer::{Writer, encode_header, encode_record};
 
 const MAGIC: &[u8; 8] = b"BVTRACE\n";
 
 /// Version of the header and of the records. Records of another version are refused, not guessed.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 /// No header is longer; a length beyond it is damage.
 const MAX_HEADER: u32 = 1 << 20;
@@ -134,11 +140,8 @@ pub enum Record {
         /// `CLOCK_BOOTTIME` of the host.
         boottime: Duration,
     },
-    /// Here a follower of a running guest missed this many events.
-    Lost {
-        /// How many.
-        events: u64,
-    },
+    /// Something is missing here.
+    Lost(Lost),
     /// What went into the domain or came out of it.
     Step {
         /// When, by the guest's time.
@@ -152,6 +155,36 @@ pub enum Record {
     Known(Known),
     /// Nothing follows: the run ended, and all of it is here.
     End,
+}
+
+/// What is missing: the follower of a running guest was too slow, or the file of one that does not wait for it. In a file
+/// there is one for each guest of which something is missing, and then what is to be known to read on: as at its beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// Of which guest, if that is known.
+    pub guest: Option<GuestId>,
+    /// Messages, resets and turns: where steps are recorded.
+    pub messages: u64,
+    /// Trace events: where these are.
+    pub events: u64,
+}
+
+impl Lost {
+    /// Adds what is missing, too, of whichever guest.
+    pub fn add(&mut self, more: &Lost) {
+        self.messages += more.messages;
+        self.events += more.events;
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.messages, self.events) {
+            (0, events) => write!(f, "{events} events"),
+            (messages, 0) => write!(f, "{messages} messages"),
+            (messages, events) => write!(f, "{messages} messages and {events} events"),
+        }
+    }
 }
 
 /// A fact from before the recording.

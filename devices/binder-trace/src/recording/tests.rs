@@ -23,7 +23,12 @@ fn records() -> Vec<Record> {
         event: TraceEvent::ProcReleased { proc: ProcId(n as u32) },
     };
     let name = ThreadName { guest: GuestId(0), pid: Pid(1), tid: Tid(1), name: b"init".to_vec() };
-    vec![Record::Name(name), Record::Event(event(1)), Record::Event(event(2)), Record::Lost { events: 3 }]
+    vec![
+        Record::Name(name),
+        Record::Event(event(1)),
+        Record::Event(event(2)),
+        Record::Lost(Lost { events: 3, ..Lost::default() }),
+    ]
 }
 
 fn file() -> Vec<u8> {

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::block::Ended;
+use super::block::{Ended, Plain};
 use super::likeness::Likeness;
 use super::{Block, Header, MAGIC, Record, RecordingError};
 
@@ -57,6 +57,10 @@ impl<W: Write> Writer<W> {
     /// Appends a whole block, as [`Block::end`] gives it. An error is kept for [`finish`](Self::finish): the guest
     /// does not learn of it.
     pub fn block(&mut self, block: &Ended<'_>) {
+        self.plain(block.plain());
+    }
+
+    pub(super) fn plain(&mut self, block: Plain<'_>) {
         if self.failed.is_none() {
             block.told(&mut self.likeness, &mut self.block);
             self.failed = self.out.write_all(&self.block).err();

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use binder::faults::Signal;
-use binder::ids::{GuestId, Pid, Tid};
+use binder::ids::{GuestId, Pfn, Pid, Tid};
 use binder::limits::{Limits, LsmMode, Profile};
 use binder::message::MAX_INSTALL_FILES;
 use binder::replay::Step;
@@ -70,7 +70,17 @@ pub trait Recorder: Send {
     /// Takes one step, which was done for `guest`. One that is not the [first of a message](Step::Message), a turn or a
     /// reset has the time of the one before.
     fn step(&mut self, _at: Duration, _guest: GuestId, _step: &Step<'_>) {}
+    /// Whether some of what it was told is missing in the recording, which could go on if it were [told](Self::mend) the
+    /// domain. Asked before each message.
+    fn has_gap(&self) -> bool {
+        false
+    }
+    /// Goes on behind what is missing: with the domain as it is now, and the RAM of its guests as [`Step::Ram`] has it.
+    fn mend(&mut self, _at: Duration, _guest: GuestId, _domain: &Domain, _rams: &[(GuestId, Ram)]) {}
 }
+
+/// RAM of a guest: first page and number of pages of each piece.
+pub type Ram = Vec<(Pfn, u64)>;
 
 /// Asks for a call of [`VirtioDevice::service`] soon.
 pub type Waker = Box<dyn Fn() + Send>;

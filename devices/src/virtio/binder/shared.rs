@@ -8,13 +8,14 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use binder::ids::GuestId;
+use binder::ids::{GuestId, Pfn};
 use binder::replay::Step;
 use binder::{Census, Domain, GuestRams};
 use guest_ram::GuestRam;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::world::Stamped;
-use super::{Recorder, Waker};
+use super::{Ram, Recorder, Waker, wire};
 use crate::virtio::DeviceError;
 
 /// A binder world that devices of one or more guests share. Clones are the same world.
@@ -41,6 +42,17 @@ impl Guests {
     pub(super) fn has_waker(&self, guest: GuestId) -> bool {
         self.wakers.contains_key(&guest)
     }
+
+    /// The RAM of all guests, as a recording has it.
+    pub(super) fn all_ram(&self) -> Vec<(GuestId, Ram)> {
+        self.rams.iter().map(|(guest, ram)| (*guest, pieces(ram))).collect()
+    }
+}
+
+/// The pieces of a guest's RAM, as a recording has them.
+pub(super) fn pieces(ram: &GuestRam) -> Ram {
+    let page = wire::PAGE as u64;
+    ram.iter().map(|piece| (Pfn(piece.start_addr().0 / page), piece.len() / page)).collect()
 }
 
 impl GuestRams for Guests {

@@ -4,12 +4,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use binder::ids::GuestId;
+use binder::replay::Step;
 use binder::trace::TraceEvent;
 use binder::{Domain, Limits, Profile};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use super::{BinderDevice, Counters, Recorder, SharedDomain, Timing, Trouble, wire};
+use super::{BinderDevice, Counters, Ram, Recorder, SharedDomain, Timing, Trouble, wire};
 use crate::testing::{Driver, WRITE};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::status::DEVICE_NEEDS_RESET;
@@ -45,9 +46,56 @@ struct Guest {
     wakes: Arc<Mutex<u32>>,
 }
 
+/// Records the steps in a word each; the second message finds that something is missing.
+#[derive(Clone, Default)]
+struct Gappy(Arc<Mutex<Vec<String>>>);
+
+impl Gappy {
+    fn note(&self, step: String) {
+        self.0.lock().unwrap().push(step);
+    }
+}
+
+impl Recorder for Gappy {
+    fn now(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn enabled(&self) -> bool {
+        false
+    }
+
+    fn record(&mut self, _at: Duration, _guest: GuestId, _event: &TraceEvent) {}
+
+    fn replays(&self) -> bool {
+        true
+    }
+
+    fn step(&mut self, _at: Duration, _guest: GuestId, step: &Step<'_>) {
+        let step = format!("{step:?}");
+        self.note(step.split(|c: char| !c.is_alphanumeric()).next().unwrap().to_owned());
+    }
+
+    fn has_gap(&self) -> bool {
+        let steps = self.0.lock().unwrap();
+        steps.iter().any(|step| step == "Answer") && !steps.iter().any(|step| step.starts_with("mended"))
+    }
+
+    fn mend(&mut self, _at: Duration, _guest: GuestId, domain: &Domain, rams: &[(GuestId, Ram)]) {
+        let pages: u64 = rams.iter().flat_map(|(_, ram)| ram).map(|(_, pages)| pages).sum();
+        let guests: Vec<GuestId> = rams.iter().map(|(guest, _)| *guest).collect();
+        assert_eq!(guests, domain.guests().collect::<Vec<_>>());
+        self.note(format!("mended with {} files, {}", domain.open_files(guests[0]).count(), pages > 0));
+    }
+}
+
 fn device(timing: Timing, limits: &Limits) -> BinderDevice {
+    recorded(timing, limits, Box::new(Deaf))
+}
+
+fn recorded(timing: Timing, limits: &Limits, recorder: Box<dyn Recorder>) -> BinderDevice {
     let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
-    BinderDevice::new(domain, GuestId(0), limits, timing, Box::new(Deaf))
+    BinderDevice::new(domain, GuestId(0), limits, timing, recorder)
 }
 
 impl Guest {
@@ -70,6 +118,10 @@ impl Guest {
     fn start(timing: impl FnOnce(Arc<Mutex<u32>>) -> Timing, features: u64) -> Guest {
         let wakes = Arc::default();
         let device = device(timing(Arc::clone(&wakes)), &Limits::default());
+        Guest::of(device, features, wakes)
+    }
+
+    fn of(device: BinderDevice, features: u64, wakes: Arc<Mutex<u32>>) -> Guest {
         let counters = device.counters();
         Guest { driver: Driver::start(Box::new(device), features), counters, wakes }
     }
@@ -181,6 +233,21 @@ fn open_is_answered_inside_the_doorbell_without_an_interrupt() {
     assert_eq!((answer.status.get(), answer.error.get()), (wire::status::DONE, 0));
     assert_ne!(answer.proc.get(), 0);
     assert_eq!(guest.driver.pulses(), 0);
+}
+
+#[test]
+fn a_recording_that_lacks_something_is_told_the_domain_before_the_next_message() {
+    let recorder = Gappy::default();
+    let device = recorded(Timing::Inline, &Limits::default(), Box::new(recorder.clone()));
+    let mut guest = Guest::of(device, 1 << wire::F_INLINE | 1 << wire::F_DIRECT, Arc::default());
+    for _ in 0..3 {
+        let page = open_page(guest.header(0));
+        assert_eq!(guest.send_direct(&page).error.get(), 0);
+    }
+    let told = recorder.0.lock().unwrap().clone();
+    let first = ["Start", "Features", "Ram", "Message", "Answer"];
+    assert_eq!(told[..5], first);
+    assert_eq!(told[5..], ["mended with 1 files, true", "Message", "Answer", "Message", "Answer"]);
 }
 
 #[test]

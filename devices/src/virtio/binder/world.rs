@@ -5,17 +5,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use binder::errno::Errno;
-use binder::ids::{GuestId, Pfn};
+use binder::ids::GuestId;
 use binder::message::{Answer, Body, EventKind, Header, Ioctl, Message};
 use binder::replay::{RecordedPages, Step};
 use binder::trace::{TraceEvent, TraceSink};
 use binder::{Domain, GuestPages};
 use guest_ram::GuestRam;
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::super::{DeviceError, Interrupt};
 use super::names::Names;
-use super::shared::{Guests, Shared, SharedDomain};
+use super::shared::{Guests, Shared, SharedDomain, pieces};
 use super::{Counters, Handling, Recorder, decode, encode, wire};
 
 /// The way to the core, and what is noted on it.
@@ -96,9 +95,7 @@ impl World {
             self.replay_begun = true;
         }
         self.recorder.step(self.at, self.guest, &Step::Features { attempt_acquire });
-        let page = wire::PAGE as u64;
-        let pieces = ram.iter().map(|piece| (Pfn(piece.start_addr().0 / page), piece.len() / page));
-        self.recorder.step(self.at, self.guest, &Step::Ram(pieces.collect()));
+        self.recorder.step(self.at, self.guest, &Step::Ram(pieces(ram)));
         self.recorder.commit();
     }
 
@@ -155,6 +152,9 @@ impl World {
             return self.protocol_error();
         };
         self.at = self.recorder.now();
+        if self.recorder.has_gap() {
+            self.recorder.mend(self.at, guest, domain, &guests.all_ram());
+        }
         if self.recorder.enabled()
             || self.replay_begun
             || domain.faults().is_some()
