@@ -80,17 +80,23 @@ impl<I, T> Default for Arena<I, T> {
 }
 
 impl<I: ArenaId, T> Arena<I, T> {
-    #[inline(always)]
     pub(crate) fn insert(&mut self, value: T) -> I {
+        self.insert_with(move || value)
+    }
+
+    /// Adds what `make` makes, in its place.
+    #[inline(always)]
+    pub(crate) fn insert_with(&mut self, make: impl FnOnce() -> T) -> I {
         match self.free.pop() {
             Some(index) => {
                 let slot = &mut self.slots[index as usize];
-                slot.value = Some(value);
+                // A free slot is vacant.
+                slot.value.get_or_insert_with(make);
                 slot.id
             }
             None => {
                 let id = I::first(self.slots.len() as u32);
-                self.slots.push(Slot { id, value: Some(value) });
+                self.slots.push(Slot { id, value: Some(make()) });
                 id
             }
         }

@@ -479,7 +479,7 @@ impl Domain {
         for thread in own() {
             if let Activity::Suspended { sending, bytes: more, .. } = &thread.activity {
                 bytes = bytes.saturating_add(*more);
-                held += sending.tokens.len();
+                held += sending.gathered().tokens.len();
             }
         }
         holds(bytes == *suspended_bytes, "a guest's suspended bytes are counted wrong")?;

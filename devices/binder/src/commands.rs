@@ -57,20 +57,26 @@ impl Domain {
             if !matches!(decoded, Err(NotACommand::Short { .. }) if end == ChunkEnd::Cut)
                 && let Some(word) = rest.first_chunk::<4>()
             {
-                self.count_command(call, u32::from_le_bytes(*word));
+                self.count_command(call.proc(), u32::from_le_bytes(*word));
             }
             let (command, length) = match &decoded {
                 Ok((command, length)) => (command, *length),
                 Err(NotACommand::Unknown { word }) => {
                     let word = *word;
-                    self.trace_thread(cx, call.thread, |thread| TraceEvent::UnknownCommand { thread, word });
+                    self.trace_thread(cx, call.thread, move |thread| TraceEvent::UnknownCommand {
+                        thread,
+                        word,
+                    });
                     return WriteFlow::Error(Errno::EINVAL);
                 }
                 Err(NotACommand::End) if end == ChunkEnd::Last => return WriteFlow::Finished,
                 Err(_) if end == ChunkEnd::Cut => return WriteFlow::More,
                 Err(_) => return WriteFlow::Error(Errno::EFAULT),
             };
-            self.trace_thread(cx, call.thread, |thread| TraceEvent::Command { thread, command: *command });
+            self.trace_thread(cx, call.thread, move |thread| TraceEvent::Command {
+                thread,
+                command: *command,
+            });
             call.write.current = length;
             match self.execute(cx, call, command) {
                 Step::Next => call.write.cursor += length,

@@ -174,7 +174,7 @@ impl Domain {
     /// Tells the trace of a death that is going to be reported.
     pub(crate) fn trace_death(&self, cx: &mut Cx<'_>, id: DeathId, node: crate::ids::DebugId) {
         if let Some(death) = self.deaths.get(id) {
-            cx.trace(|| TraceEvent::Death { node, watcher: death.proc, cookie: death.cookie });
+            cx.trace(move || TraceEvent::Death { node, watcher: death.proc, cookie: death.cookie });
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::arena::{Arena, BufferId, DeathId, FreezeId, NodeId, RefId, ThreadId, 
 use crate::buffer::Buffer;
 use crate::death::Death;
 use crate::errno::Errno;
+use crate::events::Notice;
 use crate::faults::Faults;
 use crate::freeze::Freeze;
 use crate::guest_table::GuestTable;
@@ -17,8 +18,8 @@ use crate::limits::{Limits, Profile};
 use crate::logs::{Counters, LogRing, Totals};
 use crate::memory::{GuestPages, NoPages, Pages};
 use crate::message::{
-    Action, Answer, Body, Chunk, ChunkEnd, Continue, EVENT_BYTES, Event, EventKind, Expects, Header, Ioctl,
-    MAX_ACTIONS, MAX_INSTALL_FILES, Message, Need, NeedKind, Status,
+    Action, Answer, Body, Chunk, ChunkEnd, Continue, Expects, Header, Ioctl, MAX_ACTIONS, MAX_INSTALL_FILES,
+    Message, Need, NeedKind, Status,
 };
 use crate::node::Node;
 use crate::poll::PollCheck;
@@ -103,21 +104,6 @@ pub(crate) struct Guest {
     pub failed_log: LogRing,
 }
 
-/// What an event says about a thread; the rest stands in the thread.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Notice {
-    Completed,
-    Install,
-    Poll,
-}
-
-impl Notice {
-    /// Its bit in `Thread::notices`.
-    pub(crate) fn bit(self) -> u8 {
-        1 << self as u8
-    }
-}
-
 /// What the handling of one message can use.
 pub(crate) struct Cx<'a> {
     pub pages: &'a dyn Pages,
@@ -149,10 +135,18 @@ impl<'a> Cx<'a> {
         self.traces
     }
 
+    #[inline(always)]
     pub(crate) fn trace(&mut self, event: impl FnOnce() -> TraceEvent) {
         if self.traces {
-            self.sink.event(&event());
+            self.emit(event);
         }
+    }
+
+    /// Of its own, so that whoever traces needs no room for events while nobody listens.
+    #[cold]
+    #[inline(never)]
+    fn emit(&mut self, event: impl FnOnce() -> TraceEvent) {
+        self.sink.event(&event());
     }
 }
 
@@ -277,18 +271,37 @@ impl Domain {
         message: &Message,
         sink: &mut dyn TraceSink,
     ) -> Answer {
+        let mut answer = Answer::default();
+        self.answer(pages, guest, message, sink, &mut answer);
+        answer
+    }
+
+    /// The same into an answer that the caller keeps: its memory is used again.
+    pub fn answer(
+        &mut self,
+        pages: &dyn Pages,
+        guest: GuestId,
+        message: &Message,
+        sink: &mut dyn TraceSink,
+        answer: &mut Answer,
+    ) {
         let Message { header, body } = message;
         let mut cx = Cx::of_message(pages, sink, body);
         let kind = message_kind(body);
-        cx.trace(|| TraceEvent::Message { guest, proc: header.proc, tid: header.tid, seq: header.seq, kind });
-        let mut answer = Answer::default();
-        self.dispatch(&mut cx, guest, header, body, &mut answer);
+        cx.trace(move || TraceEvent::Message {
+            guest,
+            proc: header.proc,
+            tid: header.tid,
+            seq: header.seq,
+            kind,
+        });
+        answer.clear();
+        self.dispatch(&mut cx, guest, header, body, answer);
         self.settle(&mut cx);
-        self.add_leftovers(guest, header, kind, &mut answer);
+        self.add_leftovers(guest, header, kind, answer);
         let proc = answer.proc.map_or(header.proc, |proc| proc.0);
         let (status, errno) = (status_kind(&answer.status), answer.errno);
-        cx.trace(|| TraceEvent::Answered { proc, tid: header.tid, seq: header.seq, status, errno });
-        answer
+        cx.trace(move || TraceEvent::Answered { proc, tid: header.tid, seq: header.seq, status, errno });
     }
 
     /// Fills in an answer that says nothing yet.
@@ -410,104 +423,10 @@ impl Domain {
         Answer { slots, ..Answer::default() }
     }
 
-    /// Adds an event of a thread; one that waits for a buffer already stands for this one too.
-    pub(crate) fn notify(&mut self, guest: GuestId, thread: ThreadId, notice: Notice) {
-        if let (Some(guest), Some(object)) = (self.guests.get_mut(&guest), self.threads.get_mut(thread))
-            && object.notices & notice.bit() == 0
-        {
-            guest.events.push_back((thread, notice));
-            object.notices |= notice.bit();
-        }
-    }
-
-    /// The next event of a guest, in wake order. Call it only when a buffer is free: the event is
-    /// handed over for good.
-    pub fn next_event(&mut self, guest: GuestId) -> Option<Event> {
-        loop {
-            let shared = self.is_shared();
-            let state = self.guests.get_mut(&guest)?;
-            let (thread, notice) = state.events.pop_front()?;
-            let idle_pages = if shared { 0 } else { state.idle_pages };
-            // A thread that is gone has no events.
-            if let Some(event) = self.make_event(thread, notice, idle_pages) {
-                return Some(event);
-            }
-        }
-    }
-
     /// Takes back the memory of an [`Answer::result`] or of an event's, for what is read next. Nobody must: it saves
     /// the allocator some work.
     pub fn reuse(&mut self, result: Vec<u8>) {
         self.spare.keep_result(result);
-    }
-
-    fn make_event(&mut self, thread: ThreadId, notice: Notice, idle_pages: u32) -> Option<Event> {
-        let object = self.threads.get_mut(thread)?;
-        object.notices &= !notice.bit();
-        let (mut fetch, proc, tid, seq) = (false, object.proc, object.tid, object.seq);
-        let kind = match (notice, &mut object.activity) {
-            (Notice::Poll, _) => EventKind::Poll,
-            (Notice::Install, Activity::Installing { transaction, announced, .. }) => {
-                let files = self.transactions.get(*transaction).map(|t| t.files.as_slice());
-                let files = files.unwrap_or_default();
-                fetch = files.len() * 4 > EVENT_BYTES;
-                *announced = fetch;
-                let told = if fetch { &[] } else { files };
-                EventKind::Install { tokens: told.iter().map(|file| file.token).collect() }
-            }
-            (Notice::Completed, Activity::Completed { answer, fetch: waits, then }) => {
-                let nice = answer.actions.first().copied().filter(|action| action.is_scheduling());
-                let small = then.is_none()
-                    && answer.status == Status::Done
-                    && answer.result.len() <= EVENT_BYTES
-                    && answer.actions.len() == usize::from(nice.is_some());
-                if small {
-                    let Activity::Completed { mut answer, .. } = std::mem::take(&mut object.activity) else {
-                        return None;
-                    };
-                    let kind = EventKind::Done {
-                        errno: answer.errno,
-                        read_consumed: answer.read_consumed,
-                        result: std::mem::take(&mut answer.result),
-                        first_word: answer.first_word,
-                        creds: answer.creds,
-                        nice,
-                    };
-                    self.spare.keep_answer(answer);
-                    kind
-                } else {
-                    (fetch, *waits) = (true, true);
-                    EventKind::Done {
-                        errno: Errno::OK,
-                        read_consumed: 0,
-                        result: Vec::new(),
-                        first_word: None,
-                        creds: None,
-                        nice: None,
-                    }
-                }
-            }
-            _ => return None,
-        };
-        Some(Event { proc, tid, seq, fetch, kind, idle_pages })
-    }
-
-    /// Whether [`next_event`](Self::next_event) has one.
-    pub fn has_events(&self, guest: GuestId) -> bool {
-        self.guests.get(&guest).is_some_and(|guest| self.has_due(guest))
-    }
-
-    fn has_due(&self, guest: &Guest) -> bool {
-        guest.events.iter().any(|(thread, notice)| {
-            // A thread may have gone on without its event, if the shim does not follow the protocol.
-            let activity = self.threads.get(*thread).map(|thread| &thread.activity);
-            matches!(
-                (notice, activity),
-                (Notice::Poll, Some(_))
-                    | (Notice::Install, Some(Activity::Installing { .. }))
-                    | (Notice::Completed, Some(Activity::Completed { .. }))
-            )
-        })
     }
 
     /// Which CONTINUE the core waits for from a thread: how the lists in it are to be decoded.
@@ -616,17 +535,18 @@ impl Domain {
     }
 
     /// Traces something of a thread. Who that is, is found out only where somebody listens.
+    #[inline(always)]
     pub(crate) fn trace_thread(
         &self,
         cx: &mut Cx<'_>,
         thread: ThreadId,
         event: impl FnOnce(Party) -> TraceEvent,
     ) {
-        cx.trace(|| event(self.party(thread)));
+        cx.trace(move || event(self.party(thread)));
     }
 
     pub(crate) fn user_error(&self, cx: &mut Cx<'_>, thread: ThreadId, error: UserError) {
-        self.trace_thread(cx, thread, |thread| TraceEvent::UserError { thread, error });
+        self.trace_thread(cx, thread, move |thread| TraceEvent::UserError { thread, error });
     }
 }
 

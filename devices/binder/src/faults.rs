@@ -344,7 +344,7 @@ impl Domain {
             let proc = self.procs.get(&proc?)?;
             Some((proc.guest, proc.pid))
         };
-        let (from, to) = (of(Some(s.proc)), of(s.target_proc));
+        let (from, to) = (of(Some(s.sender.proc)), of(s.target_proc));
         // A reply comes from the node that its call went to.
         let node = match s.in_reply_to {
             Some(call) => self.transactions.get(call).and_then(|call| call.node),
@@ -379,7 +379,7 @@ impl Domain {
             faults.counts[index].injected += 1;
             let (thread, rule) = (self.party(s.thread), Some(index as u32));
             let id = s.debug_id;
-            cx.trace(|| TraceEvent::Fault { rule, thread, id: Some(id), fault });
+            cx.trace(move || TraceEvent::Fault { rule, thread, id: Some(id), fault });
             if let Some(error) = error {
                 return Err(error);
             }
@@ -463,7 +463,7 @@ impl Domain {
                 faults.signals.push((guest, pid, Signal::StopAndContinue));
                 faults.counts[index].injected += 1;
                 let (thread, rule) = (self.party(thread), Some(index as u32));
-                cx.trace(|| TraceEvent::Fault { rule, thread, id: None, fault: FaultKind::Signal });
+                cx.trace(move || TraceEvent::Fault { rule, thread, id: None, fault: FaultKind::Signal });
             }
         }
         faults.names = names;
@@ -520,7 +520,7 @@ impl Domain {
         let chosen = self.faults.as_deref_mut()?.draw(waiting as u32) as usize;
         let (ticket, thread) = self.procs.get(&proc)?.waiting.entries().nth(chosen)?;
         let thread = self.party(thread);
-        cx.trace(|| TraceEvent::Fault { rule: None, thread, id: None, fault: FaultKind::Chosen });
+        cx.trace(move || TraceEvent::Fault { rule: None, thread, id: None, fault: FaultKind::Chosen });
         Some(ticket)
     }
 

@@ -14,6 +14,10 @@ use crate::message::{Range, RangeData};
 pub(crate) struct Fetched(BTreeMap<u64, Range>);
 
 impl Fetched {
+    pub(crate) const fn new() -> Fetched {
+        Fetched(BTreeMap::new())
+    }
+
     /// Takes a range; false if it says nothing new.
     pub(crate) fn insert(&mut self, mut range: Range) -> bool {
         // What is claimed and not carried would be missing for ever, and hide what comes later.
@@ -33,9 +37,10 @@ impl Fetched {
 
     /// The range that may have the byte at `address`.
     pub(crate) fn at(&self, address: u64) -> Option<&Range> {
-        if self.0.is_empty() {
-            return None;
-        }
+        if self.0.is_empty() { None } else { self.find(address) }
+    }
+
+    fn find(&self, address: u64) -> Option<&Range> {
         self.0.range(..=address).next_back().map(|(_, range)| range)
     }
 

@@ -181,7 +181,7 @@ impl Domain {
             self.thaw(proc);
             return Err(Errno::EAGAIN);
         }
-        cx.trace(|| TraceEvent::Frozen { proc, frozen: true });
+        cx.trace(move || TraceEvent::Frozen { proc, frozen: true });
         self.announce_frozen(cx, proc, true);
         Ok(())
     }
@@ -200,7 +200,7 @@ impl Domain {
             object.async_received = false;
             object.frozen = false;
         }
-        cx.trace(|| TraceEvent::Frozen { proc, frozen: false });
+        cx.trace(move || TraceEvent::Frozen { proc, frozen: false });
         self.announce_frozen(cx, proc, false);
     }
 

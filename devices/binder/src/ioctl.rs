@@ -31,7 +31,7 @@ impl Domain {
         object.last_delivery = None;
         let (proc, guest) = (object.proc, object.guest);
         let cmd = body.cmd;
-        self.trace_thread(cx, thread, |thread| TraceEvent::Ioctl { thread, cmd, arg: body.arg.clone() });
+        self.trace_thread(cx, thread, move |thread| TraceEvent::Ioctl { thread, cmd, arg: body.arg.clone() });
         // The thread may end with it.
         let party = if cx.traces() { self.party(thread) } else { Party::default() };
         if self.is_doomed(proc) {
@@ -73,7 +73,13 @@ impl Domain {
             object.need_return = false;
         }
         let errno = result.as_ref().err().copied().unwrap_or_default();
-        cx.trace(|| TraceEvent::IoctlDone { thread: party, cmd, errno, write_consumed: 0, read_consumed: 0 });
+        cx.trace(move || TraceEvent::IoctlDone {
+            thread: party,
+            cmd,
+            errno,
+            write_consumed: 0,
+            read_consumed: 0,
+        });
         Answer { errno, result: result.unwrap_or_default(), ..Answer::default() }
     }
 
@@ -175,7 +181,7 @@ impl Domain {
         if let Some(context) = self.contexts.get_mut(&context_id) {
             context.manager = Some(id);
         }
-        cx.trace(|| TraceEvent::ContextManager { proc, node: debug_id });
+        cx.trace(move || TraceEvent::ContextManager { proc, node: debug_id });
         Ok(Vec::new())
     }
 
@@ -301,7 +307,7 @@ impl Domain {
         if let Some(object) = self.threads.get_mut(thread) {
             object.activity = Activity::Freezing(Box::new(wait));
         }
-        self.trace_thread(cx, thread, |thread| TraceEvent::Parked { thread, park: Park::Freeze });
+        self.trace_thread(cx, thread, move |thread| TraceEvent::Parked { thread, park: Park::Freeze });
         Answer { status, ..Answer::default() }
     }
 
@@ -328,7 +334,7 @@ impl Domain {
             let Some(object) = self.threads.get_mut(thread) else { continue };
             if !std::mem::replace(&mut object.runnable, true) {
                 self.runnable.push_back(thread);
-                self.trace_thread(cx, thread, |thread| TraceEvent::Woken { thread });
+                self.trace_thread(cx, thread, move |thread| TraceEvent::Woken { thread });
             }
         }
     }

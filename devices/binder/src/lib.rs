@@ -42,6 +42,7 @@ mod commands;
 mod death;
 mod domain;
 pub mod errno;
+mod events;
 pub mod faults;
 mod fetched;
 mod freeze;

@@ -29,7 +29,7 @@ impl Domain {
             Err(errno) => Answer::error(errno),
             Ok(proc) => {
                 let (pid, context, euid) = (open.tgid, open.context, header.thread_euid);
-                cx.trace(|| TraceEvent::ProcOpened { guest, proc, pid, context, euid });
+                cx.trace(move || TraceEvent::ProcOpened { guest, proc, pid, context, euid });
                 Answer { proc: Some(proc), ..Answer::default() }
             }
         }
@@ -172,7 +172,7 @@ impl Domain {
         let id = self.threads.insert(Thread::new(proc, object.guest, tid));
         object.threads.insert(tid, id);
         let thread = self.party(id);
-        cx.trace(|| TraceEvent::ThreadCreated { thread });
+        cx.trace(move || TraceEvent::ThreadCreated { thread });
         Ok(id)
     }
 
@@ -213,7 +213,7 @@ impl Domain {
                 self.wake_proc(cx, thread.proc);
             }
         }
-        cx.trace(|| TraceEvent::ThreadReleased { thread: party, active_transactions });
+        cx.trace(move || TraceEvent::ThreadReleased { thread: party, active_transactions });
     }
 
     /// Whatever the thread was doing ends here.
@@ -314,7 +314,7 @@ impl Domain {
             guest.procs = guest.procs.saturating_sub(1);
             removed.iter().for_each(|proc| guest.counters.add(&proc.counters));
         }
-        cx.trace(|| TraceEvent::ProcReleased { proc: id });
+        cx.trace(move || TraceEvent::ProcReleased { proc: id });
     }
 
     /// Buffers go with their process; what they held is gone already.

@@ -143,22 +143,25 @@ pub(crate) struct UserMemory<'a> {
 impl<'a> UserMemory<'a> {
     /// The longest piece that starts at `address`, at most `length` bytes long.
     pub(crate) fn piece(&self, address: u64, length: u64) -> Result<Piece<'a>, Absent> {
-        let mut fault = false;
-        let mut look = |range: &'a Range| {
-            let skip = address.checked_sub(range.address)?;
-            // A later byte of a range that faults earlier is only reached through the fault.
-            fault |= range.fault
-                && skip >= range.readable
-                && skip < range.length.max(range.readable.saturating_add(1));
-            piece_of(range, skip, length)
+        let look = |range: &'a Range| piece_of(range, address.checked_sub(range.address)?, length);
+        let fetched = self.fetched.at(address);
+        let piece = fetched.and_then(look).or_else(|| self.chunk.iter().find_map(look));
+        piece.ok_or_else(|| self.absent(address, fetched))
+    }
+
+    /// Why there is no piece at `address`, which `fetched` may tell of.
+    #[cold]
+    fn absent(&self, address: u64, fetched: Option<&Range>) -> Absent {
+        // A later byte of a range that faults earlier is only reached through the fault.
+        let faults = |range: &Range| {
+            let end = range.length.max(range.readable.saturating_add(1));
+            let skip = address.checked_sub(range.address);
+            range.fault && skip.is_some_and(|skip| skip >= range.readable && skip < end)
         };
-        if let Some(piece) = self.fetched.at(address).and_then(&mut look) {
-            return Ok(piece);
+        match fetched.into_iter().chain(self.chunk).any(faults) {
+            true => Absent::Fault,
+            false => Absent::Missing(address),
         }
-        if let Some(piece) = self.chunk.iter().find_map(look) {
-            return Ok(piece);
-        }
-        Err(if fault { Absent::Fault } else { Absent::Missing(address) })
     }
 
     /// Whether all of `address..address + length` is carried.

@@ -386,6 +386,22 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Says nothing any more, and keeps its memory.
+    pub fn clear(&mut self) {
+        if self.status != Status::Done {
+            self.status = Status::Done;
+        }
+        self.errno = Errno::OK;
+        self.proc = None;
+        (self.write_consumed, self.read_consumed) = (0, 0);
+        (self.poll_mask, self.text, self.result_position) = (0, 0, 0);
+        self.result.clear();
+        (self.first_word, self.creds) = (None, None);
+        self.slots.clear();
+        self.actions.clear();
+        self.idle_pages = 0;
+    }
+
     /// An answer that is nothing but an error.
     pub fn error(errno: Errno) -> Answer {
         Answer { errno, ..Answer::default() }

@@ -125,7 +125,7 @@ impl Domain {
         if let Some(owner) = self.procs.get_mut(&proc) {
             owner.nodes.insert(ptr, id);
         }
-        cx.trace(|| TraceEvent::NodeCreated { proc, node: debug_id, ptr, cookie });
+        cx.trace(move || TraceEvent::NodeCreated { proc, node: debug_id, ptr, cookie });
         Ok(id)
     }
 
@@ -213,7 +213,7 @@ impl Domain {
         if let Some(guest) = self.guests.get_mut(&node.guest) {
             guest.nodes = guest.nodes.saturating_sub(1);
         }
-        cx.trace(|| TraceEvent::NodeReleased { node: node.debug_id });
+        cx.trace(move || TraceEvent::NodeReleased { node: node.debug_id });
     }
 
     pub(crate) fn dequeue_node(&mut self, id: NodeId) {

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::arena::ThreadId;
-use crate::domain::{Domain, Notice};
+use crate::domain::Domain;
+use crate::events::Notice;
 use crate::ids::ProcId;
 use crate::thread::looper;
 

@@ -19,7 +19,7 @@ const MAX_SLOTS: usize = 1 << 22;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(try_from = "Saved<Proc>")]
 pub(crate) struct ProcTable {
-    slots: Vec<Option<(ProcId, Box<Proc>)>>,
+    slots: Vec<Option<Box<(ProcId, Proc)>>>,
     count: usize,
 }
 
@@ -46,7 +46,7 @@ impl ProcTable {
     }
 
     pub(crate) fn get(&self, id: &ProcId) -> Option<&Proc> {
-        match &self.slots[self.slot(*id)] {
+        match self.slots.get(self.slot(*id))?.as_deref() {
             Some((found, proc)) if found == id => Some(proc),
             _ => None,
         }
@@ -54,7 +54,7 @@ impl ProcTable {
 
     pub(crate) fn get_mut(&mut self, id: &ProcId) -> Option<&mut Proc> {
         let slot = self.slot(*id);
-        match &mut self.slots[slot] {
+        match self.slots.get_mut(slot)?.as_deref_mut() {
             Some((found, proc)) if found == id => Some(proc),
             _ => None,
         }
@@ -76,14 +76,14 @@ impl ProcTable {
     /// Adds a process under an id of [`next_id`](Self::next_id).
     pub(crate) fn insert(&mut self, id: ProcId, proc: Proc) {
         let slot = self.slot(id);
-        self.slots[slot] = Some((id, Box::new(proc)));
+        self.slots[slot] = Some(Box::new((id, proc)));
         self.count += 1;
         if self.count > self.slots.len() / 2 {
             // Ids whose low bits differ still differ with one bit more.
             let mut larger = ProcTable::with_slots(self.slots.len() * 2);
-            for (id, proc) in self.slots.drain(..).flatten() {
-                let slot = larger.slot(id);
-                larger.slots[slot] = Some((id, proc));
+            for entry in self.slots.drain(..).flatten() {
+                let slot = larger.slot(entry.0);
+                larger.slots[slot] = Some(entry);
             }
             self.slots = larger.slots;
         }
@@ -91,15 +91,15 @@ impl ProcTable {
 
     pub(crate) fn remove(&mut self, id: &ProcId) -> Option<Proc> {
         let slot = self.slot(*id);
-        let (_, proc) = self.slots[slot].take_if(|(found, _)| found == id)?;
+        let entry = self.slots[slot].take_if(|entry| entry.0 == *id)?;
         self.count -= 1;
-        Some(*proc)
+        Some(entry.1)
     }
 
     /// Processes, the one that was opened first first.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (ProcId, &Proc)> {
         let mut procs: Vec<(ProcId, &Proc)> =
-            self.slots.iter().flatten().map(|(id, proc)| (*id, &**proc)).collect();
+            self.slots.iter().flatten().map(|entry| (entry.0, &entry.1)).collect();
         procs.sort_unstable_by_key(|(id, _)| *id);
         procs.into_iter()
     }
@@ -110,7 +110,7 @@ impl ProcTable {
 
     /// Processes in no order.
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Proc> {
-        self.slots.iter_mut().flatten().map(|(_, proc)| &mut **proc)
+        self.slots.iter_mut().flatten().map(|entry| &mut entry.1)
     }
 }
 

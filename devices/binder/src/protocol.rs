@@ -564,11 +564,8 @@ impl Return {
 
 /// The little-endian numbers of a byte string; what is missing reads as zeros.
 pub(crate) fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
-    let mut words = [0; N];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    words
+    let (words, _) = bytes.as_chunks::<8>();
+    std::array::from_fn(|index| words.get(index).map_or(0, |word| u64::from_le_bytes(*word)))
 }
 
 /// Takes little-endian numbers off the front of a byte string.

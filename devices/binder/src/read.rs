@@ -71,7 +71,9 @@ impl Domain {
                     // B074: no room even for BR_NOOP.
                     return ReadFlow::Done(Errno::OK);
                 }
-                call.read.bytes = self.spare.result();
+                if call.read.bytes.capacity() == 0 {
+                    call.read.bytes = self.spare.result();
+                }
                 call.read.push(Return::Noop);
             }
             call.read.phase = ReadPhase::Enter;
@@ -115,26 +117,24 @@ impl Domain {
     /// Takes items until the read ends; `None`: nothing was produced, wait again.
     fn take_work(&mut self, cx: &mut Cx<'_>, call: &mut Call) -> Option<ReadFlow> {
         loop {
-            let Some(thread) = self.threads.get(call.thread) else {
+            let Some(thread) = self.threads.get_mut(call.thread) else {
                 return Some(ReadFlow::Done(Errno::EINTR));
             };
-            let proc_work = || self.procs.get(&thread.proc).is_some_and(|proc| !proc.todo.is_empty());
-            let queue = if !thread.todo.is_empty() {
-                Queue::Thread(call.thread)
-            } else if call.read.wait_for_proc && proc_work() {
-                Queue::Proc(thread.proc)
-            } else if call.read.is_empty() && !thread.need_return {
-                return None;
-            } else {
-                return Some(self.end_read(call));
-            };
+            let proc = if call.read.wait_for_proc { self.procs.get_mut(&thread.proc) } else { None };
+            let proc = proc.filter(|proc| thread.todo.is_empty() && !proc.todo.is_empty());
+            if thread.todo.is_empty() && proc.is_none() {
+                let nothing = call.read.is_empty() && !thread.need_return;
+                return if nothing { None } else { Some(self.end_read(call)) };
+            }
             if call.read.size.saturating_sub(call.read.position) < ROOM {
                 return Some(self.end_read(call));
             }
             if call.read.bytes.len() + ROOM as usize > MAX_RESULT {
                 return Some(ReadFlow::More);
             }
-            let Some(work) = self.dequeue(queue) else { return Some(self.end_read(call)) };
+            let work = proc.map_or_else(|| thread.take_first(), |proc| proc.todo.pop_first());
+            let Some(work) = work else { return Some(self.end_read(call)) };
+            self.dequeued(work, call.guest);
             match self.take(cx, call, work) {
                 Taken::Next => {}
                 Taken::End => return Some(self.end_read(call)),

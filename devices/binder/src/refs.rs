@@ -77,7 +77,7 @@ impl Domain {
             node.refs.insert(debug_id, id);
             node_id = node.debug_id;
         }
-        cx.trace(|| TraceEvent::RefCreated { proc, id: debug_id, handle, node: node_id });
+        cx.trace(move || TraceEvent::RefCreated { proc, id: debug_id, handle, node: node_id });
         Ok(id)
     }
 
@@ -125,7 +125,7 @@ impl Domain {
             node.refs.remove(&entry.debug_id);
             node_id = node.debug_id;
         }
-        cx.trace(|| TraceEvent::RefReleased { proc: entry.proc, handle: entry.handle, node: node_id });
+        cx.trace(move || TraceEvent::RefReleased { proc: entry.proc, handle: entry.handle, node: node_id });
         if entry.strong > 0 {
             self.dec_node(cx, entry.node, true, Side::Internal);
         }

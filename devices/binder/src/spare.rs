@@ -23,9 +23,8 @@ pub(crate) struct Spare {
 
 impl Spare {
     /// A call is over.
-    pub(crate) fn keep_call(&mut self, mut call: Box<Call>) {
-        if self.calls.len() < PIECES {
-            call.let_go();
+    pub(crate) fn keep_call(&mut self, call: Box<Call>) {
+        if self.calls.len() < PIECES && call.holds_nothing() {
             self.calls.push(call);
         }
     }
@@ -52,7 +51,7 @@ impl Spare {
     pub(crate) fn answer(&mut self) -> Box<Answer> {
         match self.answers.pop() {
             Some(mut answer) => {
-                *answer = Answer::default();
+                answer.clear();
                 answer
             }
             None => Box::default(),

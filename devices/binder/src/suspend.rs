@@ -2,8 +2,9 @@
 
 use crate::arena::{ThreadId, TransactionId};
 use crate::commands::WriteFlow;
-use crate::domain::{Cx, Domain, Notice};
+use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
+use crate::events::Notice;
 use crate::ids::{GuestId, Seq, Token};
 use crate::message::{
     Answer, Continue, Header, LsmQuestion, MAX_ACTIONS, Need, NeedKind, NeedResult, Outcome, Park, Range,
@@ -25,7 +26,8 @@ impl Domain {
             match self.run_write(cx, &mut call) {
                 WriteFlow::Finished => {}
                 WriteFlow::More => {
-                    fill(answer, &mut call, Status::More);
+                    fill(answer, &mut call);
+                    answer.status = Status::More;
                     call.write.let_go();
                     return self.set_activity(call.thread, Activity::WriteMore(call));
                 }
@@ -59,7 +61,8 @@ impl Domain {
             return self.proceed(cx, call, answer);
         }
         self.count_suspended(guest, bytes, true);
-        fill(answer, &mut call, Status::Needs(needs.clone()));
+        fill(answer, &mut call);
+        answer.status = Status::Needs(needs.clone());
         call.write.keep(cx.chunk);
         self.set_activity(call.thread, Activity::Suspended { call, sending, needs, bytes });
     }
@@ -77,12 +80,14 @@ impl Domain {
             ReadFlow::Done(errno) => self.finish(cx, call, errno, Half::Read, answer),
             ReadFlow::Park => self.park(cx, call, answer),
             ReadFlow::More => {
-                fill(answer, &mut call, Status::More);
+                fill(answer, &mut call);
+                answer.status = Status::More;
                 call.read.handed.extend_from_slice(&answer.result);
                 self.set_activity(call.thread, Activity::ReadMore(call));
             }
             ReadFlow::Install(transaction) => {
-                fill(answer, &mut call, Status::Install(self.tokens_of(transaction)));
+                fill(answer, &mut call);
+                answer.status = Status::Install(self.tokens_of(transaction));
                 // The bytes so far stay for the page that ends the read.
                 call.read.bytes = std::mem::take(&mut answer.result);
                 let thread = call.thread;
@@ -99,7 +104,7 @@ impl Domain {
     fn park(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, answer: &mut Answer) {
         answer.status = Status::Parked { park: Park::Read, timeout_ms: 0 };
         answer.write_consumed = call.write.consumed();
-        answer.actions = std::mem::take(&mut call.actions);
+        std::mem::swap(&mut answer.actions, &mut call.actions);
         let (id, wait_for_proc) = (call.thread, call.read.wait_for_proc);
         let mut ticket = None;
         if wait_for_proc && let Some(proc) = self.procs.get_mut(&call.proc()) {
@@ -109,7 +114,7 @@ impl Domain {
             object.waiting = ticket;
             object.activity = Activity::Parked(call);
         }
-        self.trace_thread(cx, id, |thread| TraceEvent::Parked { thread, park: Park::Read });
+        self.trace_thread(cx, id, move |thread| TraceEvent::Parked { thread, park: Park::Read });
     }
 
     /// Ends an ioctl (B036, B063, B076, B077).
@@ -122,13 +127,18 @@ impl Domain {
         answer: &mut Answer,
     ) {
         let id = call.thread;
-        if half == Half::Read && self.procs.get(&call.proc()).is_some_and(|proc| !proc.todo.is_empty()) {
-            self.wake_proc(cx, call.proc());
+        fill(answer, &mut call);
+        if let Some(proc) = self.procs.get_mut(&call.proc()) {
+            if errno.is_ok() {
+                proc.counters.count_read(&call.read, &answer.result);
+            }
+            if half == Half::Read && !proc.todo.is_empty() {
+                self.wake_proc(cx, call.proc());
+            }
         }
         if let Some(object) = self.threads.get_mut(id) {
             object.need_return = false;
         }
-        fill(answer, &mut call, Status::Done);
         answer.errno = errno;
         answer.read_consumed = match (errno.is_ok(), half) {
             (true, _) => call.read.position,
@@ -136,10 +146,9 @@ impl Domain {
             (false, Half::Read) => call.read.start,
         };
         if errno.is_ok() {
-            self.count_returns(&call, &answer.result);
             if cx.traces() {
                 for item in call.read.returns(&answer.result) {
-                    self.trace_thread(cx, id, |thread| TraceEvent::Return { thread, item });
+                    self.trace_thread(cx, id, move |thread| TraceEvent::Return { thread, item });
                 }
             }
             if call.read.spawn {
@@ -151,7 +160,7 @@ impl Domain {
             }
         }
         let (write_consumed, read_consumed) = (answer.write_consumed, answer.read_consumed);
-        self.trace_thread(cx, id, |thread| TraceEvent::IoctlDone {
+        self.trace_thread(cx, id, move |thread| TraceEvent::IoctlDone {
             thread,
             cmd: ioctl::WRITE_READ,
             errno,
@@ -267,12 +276,12 @@ impl Domain {
             match (need, &result.outcome) {
                 (Need::Data { .. }, Outcome::None | Outcome::Data(_)) if result.error == Errno::ENOMEM => {
                     // Not a fault: the guest could not get it now.
-                    sending.page_error = Some(Errno::ENOMEM);
+                    sending.gather().page_error = Some(Errno::ENOMEM);
                     progress = true;
                 }
                 (Need::Data { address, length }, outcome) => {
                     let range = fetched(*address, *length, result.error, outcome)?;
-                    progress |= range.is_some_and(|range| sending.fetched.insert(range));
+                    progress |= range.is_some_and(|range| sending.gather().fetched.insert(range));
                 }
                 (Need::Pages { slots, .. }, Outcome::Pages(pfns)) => {
                     self.take_pages(cx, sending, slots, pfns, result.error);
@@ -289,13 +298,13 @@ impl Domain {
                 (Need::Lsm { proc, question }, Outcome::None) => {
                     let allowed = result.error.is_ok();
                     match question {
-                        LsmQuestion::Transaction => sending.call_allowed = Some(allowed),
-                        LsmQuestion::TransferBinder => sending.transfer_allowed = Some(allowed),
+                        LsmQuestion::Transaction => sending.gather().call_allowed = Some(allowed),
+                        LsmQuestion::TransferBinder => sending.gather().transfer_allowed = Some(allowed),
                     }
                     if self.limits.lsm == crate::limits::LsmMode::Cache
                         && !sending.asks_anew
                         && self.procs.contains_key(proc)
-                        && let Some(sender) = self.procs.get_mut(&sending.proc)
+                        && let Some(sender) = self.procs.get_mut(&sending.sender.proc)
                     {
                         sender.lsm.insert((proc.0, *question), allowed);
                     }
@@ -305,7 +314,7 @@ impl Domain {
         }
         if let (false, Some(Need::Data { address, length })) = (progress, needs.first()) {
             // A shim that brings nothing, ever, would keep the command for ever.
-            sending.fetched.insert(fault(*address, *length));
+            sending.gather().fetched.insert(fault(*address, *length));
         }
         Ok(())
     }
@@ -325,15 +334,15 @@ impl Domain {
         let Some(mapping) = target.mapping.as_mut() else { return };
         for (slot, pfn) in slots.iter().zip(pfns) {
             if !cx.pages.is_ram(target.guest, *pfn) {
-                sending.page_error = Some(Errno::ENOMEM);
+                sending.gather().page_error = Some(Errno::ENOMEM);
                 return;
             }
             mapping.supply(*slot, *pfn);
         }
         if !error.is_ok() {
-            sending.page_error = Some(error);
+            sending.gather().page_error = Some(error);
         } else if pfns.len() < slots.len() {
-            sending.page_error = Some(Errno::ENOMEM);
+            sending.gather().page_error = Some(Errno::ENOMEM);
         }
     }
 
@@ -350,11 +359,11 @@ impl Domain {
         if let Some(guest) = self.guests.get_mut(&sending.guest) {
             guest.tokens += tokens.len() as u32;
         }
-        sending.tokens.extend(tokens);
+        sending.gather().tokens.extend(tokens);
         if !error.is_ok() {
             // The LSM's own error is not passed on (B190, B343).
             let known = matches!(error, Errno::EBADF | Errno::ENOMEM);
-            sending.file_error = Some(if known { error } else { Errno::EPERM });
+            sending.gather().file_error = Some(if known { error } else { Errno::EPERM });
         }
         Ok(())
     }
@@ -370,7 +379,7 @@ impl Domain {
             Activity::Freezing(wait) => *answer = self.freezer_done(cx, thread, *wait),
             activity => {
                 object.activity = activity;
-                return;
+                return self.spare.keep_answer(answer);
             }
         }
         match answer.status {
@@ -390,11 +399,13 @@ impl Domain {
                 self.notify(guest, thread, Notice::Install);
             }
             _ => {
-                let then = match self.take_activity(thread) {
-                    Activity::ReadMore(call) => Some(call),
-                    _ => None,
-                };
-                self.set_activity(thread, Activity::Completed { answer, fetch: false, then });
+                let Some(object) = self.threads.get_mut(thread) else { return };
+                let completed = Activity::Completed { answer, fetch: false, then: None };
+                if let Activity::ReadMore(call) = std::mem::replace(&mut object.activity, completed)
+                    && let Activity::Completed { then, .. } = &mut object.activity
+                {
+                    *then = Some(call);
+                }
                 self.notify(guest, thread, Notice::Completed);
             }
         }
@@ -429,7 +440,7 @@ impl Domain {
             Activity::Parked(call) => {
                 self.leave_waiting(thread);
                 let party = self.party(thread);
-                cx.trace(|| TraceEvent::Cancelled { thread: party });
+                cx.trace(move || TraceEvent::Cancelled { thread: party });
                 let mut answer = Answer::default();
                 self.finish(cx, call, Errno::EINTR, Half::Read, &mut answer);
                 answer
@@ -437,7 +448,7 @@ impl Domain {
             Activity::Freezing(wait) => {
                 self.stop_freezing(thread, &wait);
                 let party = self.party(thread);
-                cx.trace(|| TraceEvent::Cancelled { thread: party });
+                cx.trace(move || TraceEvent::Cancelled { thread: party });
                 if let Some(object) = self.threads.get_mut(thread) {
                     object.need_return = false;
                 }
@@ -507,15 +518,15 @@ enum Half {
     Read,
 }
 
-/// Fills in what every answer to a `BINDER_WRITE_READ` has.
+/// Fills in what every answer to a `BINDER_WRITE_READ` has, beside its status.
 #[inline(always)]
-fn fill(answer: &mut Answer, call: &mut Call, status: Status) {
-    answer.status = status;
+fn fill(answer: &mut Answer, call: &mut Call) {
     answer.write_consumed = call.write.consumed();
-    answer.result = std::mem::take(&mut call.read.bytes);
+    // What the answer has is empty.
+    std::mem::swap(&mut answer.result, &mut call.read.bytes);
     answer.result_position = call.read.position - answer.result.len() as u64;
     answer.creds = call.read.creds.take();
-    answer.actions = std::mem::take(&mut call.actions);
+    std::mem::swap(&mut answer.actions, &mut call.actions);
     if answer.actions.len() > MAX_ACTIONS {
         call.actions = answer.actions.split_off(MAX_ACTIONS);
     }

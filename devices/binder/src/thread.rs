@@ -10,7 +10,7 @@ use crate::message::{Action, Answer, Chunk, Creds, Header, Need};
 use crate::protocol::br;
 use crate::sched::Scheduling;
 use crate::transaction::Sending;
-use crate::work::WorkQueue;
+use crate::work::{Work, WorkQueue};
 
 /// Looper bits as the state dump shows them (B094).
 pub(crate) mod looper {
@@ -92,6 +92,14 @@ impl Thread {
             notices: 0,
             last_delivery: None,
         }
+    }
+
+    /// Takes the first item of its queue.
+    #[inline(always)]
+    pub(crate) fn take_first(&mut self) -> Option<Work> {
+        let work = self.todo.pop_first();
+        self.todo_ready &= !self.todo.is_empty();
+        work
     }
 
     pub(crate) fn is_looper(&self) -> bool {
@@ -181,7 +189,7 @@ impl Call {
         }
     }
 
-    /// The same in the memory of one that was let go.
+    /// The same in the memory of one that is over, and [holds nothing](Self::holds_nothing).
     pub(crate) fn begin(&mut self, thread: ThreadId, guest: GuestId, header: &Header) {
         self.thread = thread;
         self.guest = guest;
@@ -193,11 +201,11 @@ impl Call {
         (self.read.wait_for_proc, self.read.spawn) = (false, false);
     }
 
-    /// It is over: what it kept goes. Plain numbers stay until it begins anew.
-    pub(crate) fn let_go(&mut self) {
-        self.write.kept = None;
-        (self.read.bytes, self.read.handed, self.read.creds) = (Vec::new(), Vec::new(), None);
-        self.actions = Vec::new();
+    /// Nothing is left of it but plain numbers, and memory for as much as an answer has.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        let Read { bytes, handed, creds, .. } = &self.read;
+        let empty = bytes.is_empty() && handed.capacity() == 0 && self.actions.is_empty();
+        empty && creds.is_none() && self.write.kept.is_none()
     }
 
     /// The thread's process.

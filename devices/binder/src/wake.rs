@@ -56,7 +56,6 @@ impl Domain {
     }
 
     /// Takes the first item of a queue.
-    #[inline(always)]
     pub(crate) fn dequeue(&mut self, queue: Queue) -> Option<Work> {
         let Queue::Thread(id) = queue else {
             let work = self.queue_mut(queue)?.pop_first()?;
@@ -64,16 +63,18 @@ impl Domain {
             return Some(work);
         };
         let thread = self.threads.get_mut(id)?;
-        let work = thread.todo.pop_first()?;
-        thread.todo_ready &= !thread.todo.is_empty();
+        let (work, guest) = (thread.take_first()?, thread.guest);
+        self.dequeued(work, guest);
+        Some(work)
+    }
+
+    /// An item was taken from the queue of a thread, which is of this guest, or of its process.
+    #[inline(always)]
+    pub(crate) fn dequeued(&mut self, work: Work, guest: GuestId) {
         match work {
-            Work::Complete(_) => {
-                let guest = thread.guest;
-                self.count_completion(guest, false);
-            }
+            Work::Complete(_) => self.count_completion(guest, false),
             _ => self.set_place(work, None),
         }
-        Some(work)
     }
 
     pub(crate) fn remove_from_queue(&mut self, place: Place) {
@@ -146,7 +147,7 @@ impl Domain {
             proc.waiting.remove(ticket);
         }
         self.runnable.push_back(thread);
-        self.trace_thread(cx, thread, |thread| TraceEvent::Woken { thread });
+        self.trace_thread(cx, thread, move |thread| TraceEvent::Woken { thread });
     }
 
     /// The most recently parked thread that may take process work (B083).

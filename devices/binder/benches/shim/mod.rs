@@ -65,6 +65,8 @@ pub struct Shim {
     pages: BTreeMap<(ProcId, u32), Pfn>,
     next_page: u64,
     next_pid: u32,
+    /// As a device keeps it, for one message after the other.
+    answer: Answer,
     /// Takes what goes into the core and comes out of it.
     pub recorder: Option<Recorder>,
 }
@@ -106,19 +108,29 @@ impl Shim {
         let mut domain = Domain::new(limits, Profile::default());
         domain.attach(GUEST);
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
-        Shim { domain, ram, pages: BTreeMap::new(), next_page: 0, next_pid: 1, recorder: None }
+        Shim {
+            domain,
+            ram,
+            pages: BTreeMap::new(),
+            next_page: 0,
+            next_pid: 1,
+            answer: Answer::default(),
+            recorder: None,
+        }
     }
 
-    fn handle(&mut self, message: &Message) -> Answer {
+    fn handle(&mut self, message: &Message) -> &Answer {
         let rams = Rams(&self.ram);
+        let answer = &mut self.answer;
         let Some(recorder) = &mut self.recorder else {
-            return self.domain.handle(&rams, GUEST, message, &mut NoTrace);
+            self.domain.answer(&GuestPages(&rams), GUEST, message, &mut NoTrace, answer);
+            return answer;
         };
         recorder(&Step::Message(Cow::Borrowed(message)));
         let pages = RecordedPages::new(GuestPages(&rams));
-        let answer = self.domain.handle_on(&pages, GUEST, message, &mut NoTrace);
+        self.domain.answer(&pages, GUEST, message, &mut NoTrace, answer);
         let reads = pages.into_reads();
-        recorder(&Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(&answer) });
+        recorder(&Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(answer) });
         answer
     }
 
@@ -150,14 +162,14 @@ impl Shim {
     }
 
     /// Handles a request to its end, with all the pages it needs.
-    pub fn request(&mut self, message: &Message) -> Answer {
-        let mut answer = self.handle(message);
-        while let Status::Needs(needs) = &answer.status {
+    pub fn request(&mut self, message: &Message) -> &Answer {
+        self.handle(message);
+        while let Status::Needs(needs) = &self.answer.status {
             let results = needs.clone().iter().map(|need| self.supply(need)).collect();
             let body = Body::Continue(Continue::Needs(results));
-            answer = self.handle(&Message { header: message.header, body });
+            self.handle(&Message { header: message.header, body });
         }
-        answer
+        &self.answer
     }
 
     fn supply(&mut self, need: &Need) -> NeedResult {
@@ -173,7 +185,7 @@ impl Shim {
     }
 
     /// One BINDER_WRITE_READ; what is read is not looked at.
-    pub fn write_read(&mut self, thread: &mut Thread, commands: &[Command], read_size: u64) -> Answer {
+    pub fn write_read(&mut self, thread: &mut Thread, commands: &[Command], read_size: u64) -> &Answer {
         self.request(&thread.write_read(commands, None, read_size))
     }
 
@@ -284,7 +296,6 @@ impl Shim {
         let answer = self.request(reply);
         assert!(matches!(answer.status, Status::Done), "{answer:?}");
         self.event();
-        self.domain.reuse(answer.result);
         let answer = self.request(wait);
         assert!(matches!(answer.status, Status::Parked { .. }), "{answer:?}");
     }

@@ -10,7 +10,7 @@ use crate::message::{
 use crate::thread::{Activity, Call, FreezeWait, Read, Thread, Write};
 use crate::transaction::gather::MAX_NEED_FILES;
 use crate::transaction::objects::{Plan, Planned, What};
-use crate::transaction::{Sending, Stage};
+use crate::transaction::{Gathered, Sending, Stage};
 
 /// More than any message moves (a transaction and the budget of rule 16).
 const MAX_EFFORT: u64 = 1 << 40;
@@ -67,7 +67,6 @@ impl Domain {
         let Sending {
             debug_id: _,
             thread,
-            proc,
             guest,
             sender: party,
             reply: _,
@@ -82,6 +81,11 @@ impl Domain {
             target_thread: _,
             target_node: _,
             buffer,
+            gathered: _,
+            log: _,
+            started: _,
+        } = sending;
+        let Gathered {
             secctx,
             fetched,
             offsets,
@@ -91,10 +95,8 @@ impl Domain {
             tokens,
             file_error: _,
             page_error: _,
-            log: _,
-            started: _,
-        } = sending;
-        let own = *thread == id && *proc == sender.proc && *guest == sender.guest;
+        } = sending.gathered();
+        let own = *thread == id && *guest == sender.guest;
         let own = own && party.proc == sender.proc && party.tid == sender.tid;
         holds(own, "a command is suspended at a thread that did not send it")?;
         fetched.check()?;

@@ -18,15 +18,21 @@ pub(crate) enum LogKind {
     Reply,
 }
 
-/// One send.
+/// One send, and the name of the context that it was made in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogEntry {
+    pub context: Vec<u8>,
+    pub send: LoggedSend,
+}
+
+/// One send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LoggedSend {
     pub id: DebugId,
     pub kind: LogKind,
     pub from: (Pid, Tid),
     /// 0 where it did not come to a target, or to no particular thread.
     pub to: (Pid, Tid),
-    pub context: Vec<u8>,
     pub node: DebugId,
     pub handle: u32,
     pub data_size: u64,
@@ -49,17 +55,17 @@ pub(crate) struct LogRing {
 
 impl LogRing {
     /// Adds an entry, with the name of its context, which its number finds as long as it is there.
-    pub(crate) fn push(&mut self, name: &[u8], entry: impl FnOnce(Vec<u8>) -> LogEntry) -> u64 {
+    pub(crate) fn push(&mut self, context: &[u8], send: LoggedSend) -> u64 {
         let number = self.added;
         match self.entries.get_mut(number as usize % ENTRIES) {
             Some(oldest) => {
-                // The memory of the name that goes is used again: there is an entry for each transaction.
-                let mut context = std::mem::take(&mut oldest.context);
-                context.clear();
-                context.extend_from_slice(name);
-                *oldest = entry(context);
+                oldest.send = send;
+                // There is an entry for each transaction, and most are of one context.
+                if oldest.context != context {
+                    oldest.context = context.to_vec();
+                }
             }
-            None => self.entries.push(entry(name.to_vec())),
+            None => self.entries.push(LogEntry { context: context.to_vec(), send }),
         }
         self.added += 1;
         number
@@ -88,13 +94,12 @@ impl LogRing {
 mod tests {
     use super::*;
 
-    fn entry(id: u32, context: Vec<u8>) -> LogEntry {
-        LogEntry {
+    fn send(id: u32) -> LoggedSend {
+        LoggedSend {
             id: DebugId(id),
             kind: LogKind::Call,
             from: (Pid(1), Tid(1)),
             to: (Pid(2), Tid(0)),
-            context,
             node: DebugId(1),
             handle: 0,
             data_size: 0,
@@ -109,12 +114,12 @@ mod tests {
     #[test]
     fn the_last_32_stay_oldest_first_and_numbers_find_them() {
         let mut ring = LogRing::default();
-        let numbers: Vec<u64> = (0..40).map(|id| ring.push(b"binder", |name| entry(id, name))).collect();
-        let ids: Vec<u32> = ring.iter().map(|entry| entry.id.0).collect();
+        let numbers: Vec<u64> = (0..40).map(|id| ring.push(b"binder", send(id))).collect();
+        let ids: Vec<u32> = ring.iter().map(|entry| entry.send.id.0).collect();
         assert_eq!(ids, (8..40).collect::<Vec<_>>());
         assert!(ring.get_mut(numbers[7]).is_none());
-        assert_eq!(ring.get_mut(numbers[8]).map(|entry| entry.id), Some(DebugId(8)));
-        assert_eq!(ring.get_mut(numbers[39]).map(|entry| entry.id), Some(DebugId(39)));
+        assert_eq!(ring.get_mut(numbers[8]).map(|entry| entry.send.id), Some(DebugId(8)));
+        assert_eq!(ring.get_mut(numbers[39]).map(|entry| entry.send.id), Some(DebugId(39)));
         assert!(ring.get_mut(40).is_none());
     }
 }

@@ -23,7 +23,7 @@ use crate::memory::{PAGE, PageByte, Pages};
 use crate::message::Answer;
 use crate::proc::Proc;
 
-pub(crate) use log_ring::{LogEntry, LogKind, LogRing};
+pub(crate) use log_ring::{LogEntry, LogKind, LogRing, LoggedSend};
 pub use state::{proc, state};
 pub use stats::stats;
 pub(crate) use stats::{Counters, Totals};

@@ -5,11 +5,11 @@ use std::fmt::{self, Write};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{Domain, Guest};
-use crate::ids::GuestId;
+use crate::ids::{GuestId, ProcId};
 use crate::logs::{Scope, name};
 use crate::proc::Proc;
 use crate::protocol::{Return, br};
-use crate::thread::Call;
+use crate::thread::Read;
 use crate::work::Work;
 
 /// Names of the commands by number (`_IOC_NR`).
@@ -83,6 +83,18 @@ impl Counters {
             .for_each(|(sum, count)| *sum = sum.wrapping_add(*count));
     }
 
+    /// Counts what a read hands out, of which `last` are the last bytes. BR_NOOP is not counted (B429).
+    #[inline(always)]
+    pub(crate) fn count_read(&mut self, read: &Read, last: &[u8]) {
+        if !read.handed.is_empty() {
+            self.count_returns(&read.handed);
+        }
+        self.count_returns(last);
+        if read.spawn {
+            self.count_return(br::SPAWN_LOOPER);
+        }
+    }
+
     /// Counts the returns that `bytes` say.
     fn count_returns(&mut self, mut bytes: &[u8]) {
         while let Some((word, rest)) = bytes.split_first_chunk::<4>() {
@@ -126,31 +138,14 @@ pub(crate) struct Totals {
 
 impl Domain {
     /// Counts a command word by its number, whatever else it says: so does the kernel (B429).
-    pub(crate) fn count_command(&mut self, call: &Call, word: u32) {
+    pub(crate) fn count_command(&mut self, proc: ProcId, word: u32) {
         let known = if self.profile.freeze_notifications() { COMMANDS.len() } else { COMMANDS_6_1 };
         let number = (word & 0xff) as usize;
         if number < known
-            && let Some(counters) = self.counters(call)
+            && let Some(proc) = self.procs.get_mut(&proc)
         {
-            counters.commands[number] = counters.commands[number].wrapping_add(1);
-        }
-    }
-
-    /// Counts what a read hands out, of which `last` are the last bytes. BR_NOOP is not counted (B429).
-    pub(crate) fn count_returns(&mut self, call: &Call, last: &[u8]) {
-        let Some(counters) = self.counters(call) else { return };
-        counters.count_returns(&call.read.handed);
-        counters.count_returns(last);
-        if call.read.spawn {
-            counters.count_return(br::SPAWN_LOOPER);
-        }
-    }
-
-    /// Those of the process, or of the guest where it is gone.
-    fn counters(&mut self, call: &Call) -> Option<&mut Counters> {
-        match self.procs.get_mut(&call.proc()) {
-            Some(proc) => Some(&mut proc.counters),
-            None => self.guests.get_mut(&call.guest).map(|guest| &mut guest.counters),
+            let count = &mut proc.counters.commands[number];
+            *count = count.wrapping_add(1);
         }
     }
 

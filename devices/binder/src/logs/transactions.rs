@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use crate::domain::Domain;
 use crate::logs::lines::Printer;
-use crate::logs::{LogKind, LogRing, Scope, name};
+use crate::logs::{LogEntry, LogKind, LogRing, Scope, name};
 
 /// Only processes and threads with something in flight.
 pub fn transactions(domain: &Domain, scope: Scope, hashed: bool, out: &mut dyn Write) -> fmt::Result {
@@ -26,8 +26,8 @@ pub fn failed_transaction_log(domain: &Domain, scope: Scope, out: &mut dyn Write
 }
 
 fn entries(ring: &LogRing, out: &mut dyn Write) -> fmt::Result {
-    ring.iter().try_for_each(|entry| {
-        let kind = match entry.kind {
+    ring.iter().try_for_each(|LogEntry { context, send }| {
+        let kind = match send.kind {
             LogKind::Call => "call ",
             LogKind::Async => "async",
             LogKind::Reply => "reply",
@@ -36,19 +36,19 @@ fn entries(ring: &LogRing, out: &mut dyn Write) -> fmt::Result {
         writeln!(
             out,
             "{}: {kind} from {}:{} to {}:{} context {} node {} handle {} size {}:{} ret {}/{} l=0{}",
-            entry.id,
-            entry.from.0,
-            entry.from.1,
-            entry.to.0,
-            entry.to.1,
-            name(&entry.context),
-            entry.node,
-            entry.handle as i32,
-            entry.data_size as i32,
-            entry.offsets_size as i32,
-            entry.result,
-            entry.errno.0,
-            if entry.complete { "" } else { " (incomplete)" },
+            send.id,
+            send.from.0,
+            send.from.1,
+            send.to.0,
+            send.to.1,
+            name(context),
+            send.node,
+            send.handle as i32,
+            send.data_size as i32,
+            send.offsets_size as i32,
+            send.result,
+            send.errno.0,
+            if send.complete { "" } else { " (incomplete)" },
         )
     })
 }

@@ -9,16 +9,15 @@ use crate::node::Side;
 use crate::protocol::br;
 use crate::thread::ExtendedError;
 use crate::trace::TraceEvent;
+use crate::transaction::Transaction;
 use crate::work::{Queue, Work};
 
 impl Domain {
     /// Forgets a transaction; its buffer stays, but is free of it.
     pub(crate) fn free_transaction(&mut self, cx: &mut Cx<'_>, id: TransactionId) {
-        let Some(transaction) = self.transactions.get_mut(id) else { return };
-        let (guest, to_proc, buffer) = (transaction.guest, transaction.to_proc, transaction.buffer);
-        let (attempt, node) = (transaction.is_attempt(), transaction.node);
-        let files = std::mem::take(&mut transaction.files);
-        self.transactions.remove(id);
+        let Some(transaction) = self.transactions.remove(id) else { return };
+        let attempt = transaction.is_attempt();
+        let Transaction { guest, to_proc, buffer, node, files, .. } = transaction;
         if let Some(guest) = self.guests.get_mut(&guest) {
             guest.transactions = guest.transactions.saturating_sub(1);
         }
@@ -61,7 +60,7 @@ impl Domain {
         let Some(transaction) = self.transactions.get(id) else { return };
         if transaction.is_reply() || transaction.is_oneway() {
             let debug_id = transaction.debug_id;
-            cx.trace(|| TraceEvent::TransactionFailed { id: debug_id, code, to: None });
+            cx.trace(move || TraceEvent::TransactionFailed { id: debug_id, code, to: None });
             self.free_transaction(cx, id);
         } else {
             self.send_failed_reply(cx, id, code);
@@ -81,7 +80,7 @@ impl Domain {
             if let Some(thread) = waiting {
                 if !attempt {
                     let to = Some(self.party(thread));
-                    cx.trace(|| TraceEvent::TransactionFailed { id: debug_id, code, to });
+                    cx.trace(move || TraceEvent::TransactionFailed { id: debug_id, code, to });
                 }
                 self.pop_sent(thread, id);
                 self.free_transaction(cx, id);
@@ -217,7 +216,7 @@ impl Domain {
                 guest.idle_pages += idle;
             }
         }
-        cx.trace(|| TraceEvent::BufferFreed {
+        cx.trace(move || TraceEvent::BufferFreed {
             proc: buffer.proc,
             id: buffer.debug_id,
             address,

@@ -39,8 +39,10 @@ impl Domain {
             guest.transactions += 1;
         }
         // The files belong to the transaction now.
-        s.tokens.clear();
-        let id = self.transactions.insert(Transaction {
+        if let Some(gathered) = &mut s.gathered {
+            gathered.tokens.clear();
+        }
+        let id = self.transactions.insert_with(|| Transaction {
             debug_id: s.debug_id,
             guest: s.guest,
             kind: if s.reply { Kind::Reply } else { Kind::Call },

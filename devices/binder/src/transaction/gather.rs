@@ -31,11 +31,11 @@ impl Domain {
         s: &mut Sending,
         pages_there: bool,
     ) -> Result<Vec<Need>, SendError> {
-        if let Some(errno) = s.page_error {
+        if let Some(errno) = s.gathered().page_error {
             let unmapped = errno == Errno::ESRCH;
             return Err(if unmapped { SendError::dead(errno) } else { SendError::failed(Errno::ENOMEM) });
         }
-        if s.fetched.len() > MAX_FETCHED {
+        if s.gathered().fetched.len() > MAX_FETCHED {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
@@ -47,16 +47,19 @@ impl Domain {
         {
             return Ok(needs);
         }
-        if s.offsets.is_none() {
+        if s.gathered().offsets.is_none() {
             let (from, size) = (s.data.offsets, s.data.offsets_size);
             match s.memory(cx.chunk, call).covers(from, size) {
                 Err(Absent::Fault) => return Err(SendError::failed(Errno::EFAULT)),
                 Err(Absent::Missing(at)) => needs.push(Need::Data { address: at, length: from + size - at }),
-                Ok(()) => s.offsets = Some(self.read_offsets(cx, call, s)?),
+                Ok(()) => {
+                    let offsets = self.read_offsets(cx, call, s)?;
+                    s.gather().offsets = Some(offsets);
+                }
             }
         }
         // With a plan the data has been there. A fault is judged by its place among the objects.
-        let data = match s.plan {
+        let data = match s.gathered().plan {
             Some(_) => Ok(()),
             None => s.memory(cx.chunk, call).covers(s.data.data, s.data.data_size),
         };
@@ -65,8 +68,10 @@ impl Domain {
             needs.push(Need::Data { address: at, length });
             return Ok(needs);
         }
-        let Some(offsets) = s.offsets.as_deref() else { return Ok(needs) };
-        let mut plan = match s.plan.take() {
+        // There is no plan without offsets.
+        let judged = s.gathered.as_mut().and_then(|gathered| gathered.plan.take());
+        let Some(offsets) = s.gathered().offsets.as_deref() else { return Ok(needs) };
+        let mut plan = match judged {
             Some(plan) => plan,
             None if offsets.is_empty() => {
                 Plan { failure: data.err().map(|_| Errno::EFAULT), ..Plan::default() }
@@ -74,11 +79,11 @@ impl Domain {
             None => self.judge(cx, call, s).plan(offsets),
         };
         if plan.objects.is_empty() {
-            s.plan = Some(plan);
+            s.gather().plan = Some(plan);
             return Ok(needs);
         }
         let more = self.plan_needs(cx, call, s, target, &mut plan);
-        s.plan = Some(plan);
+        s.gather().plan = Some(plan);
         needs.extend(more);
         needs.truncate(MAX_NEEDS);
         Ok(needs)
@@ -148,7 +153,7 @@ impl Domain {
         let mut needs = Vec::new();
         let is_flat = |what: &What| matches!(what, What::Binder { .. } | What::Handle { .. });
         if let Some(first) = plan.objects.iter().position(|object| is_flat(&object.what)) {
-            match self.permission(s, LsmQuestion::TransferBinder, s.transfer_allowed) {
+            match self.permission(s, LsmQuestion::TransferBinder, s.gathered().transfer_allowed) {
                 Permission::Granted => {}
                 Permission::Refused => plan.fail_at(first, Errno::EPERM),
                 Permission::Ask(need) => needs.push(need),
@@ -188,19 +193,26 @@ impl Domain {
             needs.push(Need::Data { address, length });
             return needs;
         }
-        let wanted = plan.fds().nth(s.tokens.len());
-        match (wanted, s.file_error) {
+        let wanted = plan.fds().nth(s.gathered().tokens.len());
+        match (wanted, s.gathered().file_error) {
             (None, _) => {}
             (Some((index, _)), Some(errno)) => plan.fail_at(index, errno),
             (Some((index, _)), None) if self.procs.get(&target).is_none_or(|proc| proc.guest != guest) => {
                 // Files do not cross guests.
                 plan.fail_at(index, Errno::EPERM);
             }
-            (Some((index, _)), None) if !self.token_room(guest, plan.fds().count() - s.tokens.len()) => {
+            (Some((index, _)), None)
+                if !self.token_room(guest, plan.fds().count() - s.gathered().tokens.len()) =>
+            {
                 plan.fail_at(index, Errno::ENOMEM);
             }
             (Some(_), None) => {
-                let fds = plan.fds().skip(s.tokens.len()).take(MAX_NEED_FILES).map(|(_, fd)| fd).collect();
+                let fds = plan
+                    .fds()
+                    .skip(s.gathered().tokens.len())
+                    .take(MAX_NEED_FILES)
+                    .map(|(_, fd)| fd)
+                    .collect();
                 needs.push(Need::Files { proc: target, fds });
             }
         }

@@ -110,11 +110,10 @@ pub(crate) enum Stage {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Sending {
     pub debug_id: DebugId,
-    /// The sender, its process and its guest.
+    /// The sender and its guest.
     pub thread: ThreadId,
-    pub proc: ProcId,
     pub guest: GuestId,
-    /// The same for the trace.
+    /// Its process, and its numbers.
     pub sender: Party,
     pub reply: bool,
     pub data: TransactionData,
@@ -129,15 +128,25 @@ pub(crate) struct Sending {
     /// Holds a local strong count, which goes over to the buffer.
     pub target_node: Option<NodeId>,
     pub buffer: Option<BufferId>,
-    /// NUL included.
+    /// The LSM is asked also where an answer is remembered, and its answer is not kept.
+    pub asks_anew: bool,
+    /// Most sends need nothing but what the message brought.
+    pub gathered: Option<Box<Gathered>>,
+    /// Its entry in the guest's log.
+    pub log: u64,
+    pub started: u32,
+}
+
+/// What a send takes beside the message that began it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Gathered {
+    /// The sender's security context, NUL included.
     pub secctx: Option<Vec<u8>>,
     /// What NEEDS brought.
     pub fetched: Fetched,
     /// The offsets array, fetched once.
     pub offsets: Option<Vec<u64>>,
     pub plan: Option<objects::Plan>,
-    /// The LSM is asked also where an answer is remembered, and its answer is not kept.
-    pub asks_anew: bool,
     /// Answers of the LSM.
     pub call_allowed: Option<bool>,
     pub transfer_allowed: Option<bool>,
@@ -147,19 +156,40 @@ pub(crate) struct Sending {
     pub file_error: Option<Errno>,
     /// The mapping lost its pages, or the guest has no memory for them or for the data.
     pub page_error: Option<Errno>,
-    /// Its entry in the guest's log.
-    pub log: u64,
-    pub started: u32,
 }
 
+static NOTHING: Gathered = Gathered {
+    secctx: None,
+    fetched: Fetched::new(),
+    offsets: None,
+    plan: None,
+    call_allowed: None,
+    transfer_allowed: None,
+    tokens: Vec::new(),
+    file_error: None,
+    page_error: None,
+};
+
 impl Sending {
+    /// What was gathered so far.
+    pub(crate) fn gathered(&self) -> &Gathered {
+        self.gathered.as_deref().unwrap_or(&NOTHING)
+    }
+
+    /// The same, to add to it.
+    pub(crate) fn gather(&mut self) -> &mut Gathered {
+        self.gathered.get_or_insert_default()
+    }
+
     /// Bytes of host memory that it takes while it waits.
     pub(crate) fn weight(&self) -> u64 {
-        let offsets = self.offsets.as_ref().map_or(0, Vec::len) * size_of::<u64>();
-        let objects = self.plan.as_ref().map_or(0, |plan| plan.objects.len()) * size_of::<objects::Planned>();
-        let tokens = self.tokens.len() * size_of::<Token>();
-        let fixed = size_of::<Sending>() + offsets + objects + tokens;
-        fixed as u64 + self.fetched.weight()
+        let Some(gathered) = &self.gathered else { return size_of::<Sending>() as u64 };
+        let offsets = gathered.offsets.as_ref().map_or(0, Vec::len) * size_of::<u64>();
+        let plan = gathered.plan.as_ref();
+        let objects = plan.map_or(0, |plan| plan.objects.len()) * size_of::<objects::Planned>();
+        let tokens = gathered.tokens.len() * size_of::<Token>();
+        let fixed = size_of::<Sending>() + size_of::<Gathered>() + offsets + objects + tokens;
+        fixed as u64 + gathered.fetched.weight()
     }
 }
 

@@ -388,7 +388,7 @@ impl Domain {
         ptr: u64,
         cookie: u64,
     ) -> Result<RefId, Errno> {
-        let proc = sending.proc;
+        let proc = sending.sender.proc;
         let known = self.procs.get(&proc).and_then(|proc| proc.nodes.get(&ptr).copied());
         let node = match known {
             Some(node) => node,
@@ -414,7 +414,7 @@ impl Domain {
         flags: u32,
         handle: u32,
     ) -> Result<Translated, Errno> {
-        let proc = sending.proc;
+        let proc = sending.sender.proc;
         let id = self.find_ref(proc, handle, strong).ok_or(Errno::EINVAL)?;
         let node_id = self.refs.get(id).ok_or(Errno::EINVAL)?.node;
         let node = self.nodes.get(node_id).ok_or(Errno::EINVAL)?;

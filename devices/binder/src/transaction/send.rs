@@ -5,7 +5,6 @@ use crate::buffer::{Buffer, Sizes, align8};
 use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
-use crate::fetched::Fetched;
 use crate::ids::{GuestId, ProcId};
 use crate::limits::LsmMode;
 use crate::memory::{NotRam, UserMemory};
@@ -29,7 +28,11 @@ impl Sending {
 
     /// The sender's memory, where `brought` is the message's chunk.
     pub(crate) fn memory<'a>(&'a self, brought: &'a Chunk, call: &'a Call) -> UserMemory<'a> {
-        UserMemory { guest: self.guest, chunk: &call.write.chunk(brought).ranges, fetched: &self.fetched }
+        UserMemory {
+            guest: self.guest,
+            chunk: &call.write.chunk(brought).ranges,
+            fetched: &self.gathered().fetched,
+        }
     }
 }
 
@@ -52,7 +55,6 @@ impl Domain {
         let mut sending = Sending {
             debug_id,
             thread: call.thread,
-            proc: call.proc(),
             guest: call.guest,
             sender: Party { proc: call.proc(), pid, tid: header.tid },
             reply,
@@ -67,15 +69,7 @@ impl Domain {
             target_thread: None,
             target_node: None,
             buffer: None,
-            secctx: None,
-            fetched: Fetched::default(),
-            offsets: None,
-            plan: None,
-            call_allowed: None,
-            transfer_allowed: None,
-            tokens: Vec::new(),
-            file_error: None,
-            page_error: None,
+            gathered: None,
             log: 0,
             started: header.time,
         };
@@ -109,12 +103,12 @@ impl Domain {
     ) -> Result<Vec<Need>, SendError> {
         if s.stage == Stage::Permission {
             if !s.reply {
-                match self.permission(s, LsmQuestion::Transaction, s.call_allowed) {
+                match self.permission(s, LsmQuestion::Transaction, s.gathered().call_allowed) {
                     Permission::Granted => {}
                     Permission::Refused => return Err(SendError::failed(Errno::EPERM)),
                     Permission::Ask(need) => return Ok(vec![need]),
                 }
-                if s.call_allowed.is_some() {
+                if s.gathered().call_allowed.is_some() {
                     self.check_target(s)?;
                 }
             }
@@ -139,7 +133,7 @@ impl Domain {
 
     /// Finds the target of a call and takes the count that keeps its node (B119 to B123).
     fn aim_call(&mut self, s: &mut Sending) -> Result<(), SendError> {
-        let proc_id = s.proc;
+        let proc_id = s.sender.proc;
         let handle = s.data.target as u32;
         let own = self.procs.get(&proc_id);
         let node_id = if handle == 0 {
@@ -209,7 +203,7 @@ impl Domain {
             // The sender's security module knows nothing of another guest's processes.
             return Permission::Granted;
         }
-        let known = || self.procs.get(&s.proc)?.lsm.get(&(target.0, question)).copied();
+        let known = || self.procs.get(&s.sender.proc)?.lsm.get(&(target.0, question)).copied();
         let answer = match self.limits.lsm {
             LsmMode::Off => Some(true),
             LsmMode::Ask => answer,
@@ -274,28 +268,29 @@ impl Domain {
         let wants_secctx =
             s.target_node.and_then(|node| self.nodes.get(node)).is_some_and(|n| n.wants_secctx);
         if wants_secctx {
-            let sender = self.procs.get(&s.proc).ok_or(SendError::failed(Errno::EINVAL))?;
+            let sender = self.procs.get(&s.sender.proc).ok_or(SendError::failed(Errno::EINVAL))?;
             let fallback = self.limits.default_secctx.as_deref().unwrap_or_default();
             let label = if sender.secctx.is_empty() { fallback } else { &sender.secctx };
             if label.is_empty() {
                 let errno = sender.secctx_error;
                 return Err(SendError::failed(if errno.is_ok() { Errno::EOPNOTSUPP } else { errno }));
             }
-            s.secctx = Some([label, b"\0"].concat());
+            s.gather().secctx = Some([label, b"\0"].concat());
         }
-        let over =
-            |used: u32, max: u32| if used >= max { Err(SendError::failed(Errno::ENOMEM)) } else { Ok(()) };
         if self.over_transactions(s.guest) {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         if self.faults.is_some() {
             self.keep_full(s);
         }
-        let secctx = s.secctx.as_ref().map_or(0, |label| align8(label.len() as u64));
+        let secctx = s.gathered().secctx.as_ref().map_or(0, |label| align8(label.len() as u64));
         let extra = s.buffers_size.checked_add(secctx).ok_or(SendError::failed(Errno::EINVAL))?;
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let proc = self.procs.get_mut(&target).ok_or(SendError::dead(Errno::OK))?;
-        over(self.guests.get(&proc.guest).map_or(0, |g| g.buffers), self.limits.max_buffers)?;
+        let guest = self.guests.get_mut(&proc.guest).ok_or(SendError::dead(Errno::OK))?;
+        if guest.buffers >= self.limits.max_buffers {
+            return Err(SendError::failed(Errno::ENOMEM));
+        }
         let mapping = proc.mapping.as_mut().ok_or(SendError::dead(Errno::ESRCH))?;
         let sizes = Sizes { data: s.data.data_size, offsets: s.data.offsets_size, extra };
         let is_async = s.is_oneway();
@@ -326,10 +321,8 @@ impl Domain {
             close: Vec::new(),
         });
         mapping.buffers.insert(placed.offset, id);
-        if let Some(guest) = self.guests.get_mut(&proc.guest) {
-            guest.buffers += 1;
-            guest.idle_pages = guest.idle_pages.saturating_sub(placed.pages_taken);
-        }
+        guest.buffers += 1;
+        guest.idle_pages = guest.idle_pages.saturating_sub(placed.pages_taken);
         s.buffer = Some(id);
         Ok(placed.pages_there)
     }
@@ -343,7 +336,7 @@ impl Domain {
         let gone = SendError::dead(Errno::OK);
         let buffer_id = s.buffer.ok_or(gone)?;
         static NO_OBJECTS: Plan = Plan { objects: Vec::new(), failure: None, covered: 0, extra_used: 0 };
-        let plan = s.plan.as_ref().unwrap_or(&NO_OBJECTS);
+        let plan = s.gathered().plan.as_ref().unwrap_or(&NO_OBJECTS);
         let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
         let buffer = self.buffers.get(buffer_id).ok_or(gone)?;
         let (start, address) = (buffer.offset, mapping.address.wrapping_add(buffer.offset));
@@ -366,8 +359,9 @@ impl Domain {
         self.copy_payload(cx, call, s, start, plan, &translated)
             .map_err(|NotRam| SendError::failed(Errno::EFAULT))?;
         call.effort += s.data.data_size + s.buffers_size + plan.objects.len() as u64 * OBJECT_EFFORT;
-        let files = if s.tokens.is_empty() { Vec::new() } else { fixups(plan, &s.tokens) };
-        let secctx = s.secctx.as_ref().map(|_| address.wrapping_add(label));
+        let files =
+            if s.gathered().tokens.is_empty() { Vec::new() } else { fixups(plan, &s.gathered().tokens) };
+        let secctx = s.gathered().secctx.as_ref().map(|_| address.wrapping_add(label));
         self.enqueue_transaction(cx, call, s, target, files, secctx)
     }
 
@@ -393,11 +387,11 @@ impl Domain {
             data_size: s.data.data_size,
         };
         copier.data(plan, translated)?;
-        copier.offsets(s.offsets.as_deref().unwrap_or_default())?;
+        copier.offsets(s.gathered().offsets.as_deref().unwrap_or_default())?;
         let extra = align8(s.data.data_size) + align8(s.data.offsets_size);
         let label = extra + s.buffers_size;
         copier.pointers(plan, extra, label)?;
-        if let Some(text) = &s.secctx {
+        if let Some(text) = &s.gathered().secctx {
             let mut padded = text.clone();
             padded.resize(align8(text.len() as u64) as usize, 0);
             mapping.write(cx.pages, start + label, &padded)?;
@@ -429,7 +423,7 @@ impl Domain {
 
     /// Gives back what a send holds: files, buffer, node.
     pub(crate) fn abandon_send(&mut self, cx: &mut Cx<'_>, s: &Sending, guest: GuestId) {
-        for token in &s.tokens {
+        for token in &s.gathered().tokens {
             self.put_file(guest, *token);
         }
         match (s.buffer, s.target_node, s.target_proc) {
@@ -464,8 +458,10 @@ impl Domain {
             What::Binder { ptr, .. } => Some(ptr),
             _ => None,
         };
-        let ptr = s.plan.iter().flat_map(|plan| &plan.objects).find_map(|object| own(&object.what));
-        let node = self.procs.get(&s.proc).zip(ptr).and_then(|(proc, ptr)| proc.nodes.get(&ptr).copied());
+        let ptr =
+            s.gathered().plan.iter().flat_map(|plan| &plan.objects).find_map(|object| own(&object.what));
+        let node =
+            self.procs.get(&s.sender.proc).zip(ptr).and_then(|(proc, ptr)| proc.nodes.get(&ptr).copied());
         let is_new = |node: &NodeId| self.nodes.get(*node).is_some_and(|node| node.registered.is_none());
         if let Some(node) = node.filter(is_new) {
             let record = self.sent_record(cx, call, s, Ok(s.buffer), REGISTRATION);
@@ -529,16 +525,16 @@ impl Domain {
 
     /// The objects of a transaction as far as they were judged, for the trace.
     fn sent_objects(&self, s: &Sending) -> Vec<ObjectRecord> {
-        let proc = self.procs.get(&s.proc);
+        let proc = self.procs.get(&s.sender.proc);
         let debug_id = |id| self.nodes.get(id).map(|node| node.debug_id);
-        let planned = s.plan.iter().flat_map(|plan| &plan.objects).take(MAX_OBJECTS);
+        let planned = s.gathered().plan.iter().flat_map(|plan| &plan.objects).take(MAX_OBJECTS);
         let object = |what: &What| match *what {
             What::Binder { strong, ptr, .. } => {
                 let node = proc.and_then(|proc| proc.nodes.get(&ptr)).and_then(|id| debug_id(*id));
                 SentObject::Binder { strong, ptr, node }
             }
             What::Handle { strong, handle, .. } => {
-                let id = self.find_ref(s.proc, handle, strong);
+                let id = self.find_ref(s.sender.proc, handle, strong);
                 let node = id.and_then(|id| self.refs.get(id)).and_then(|entry| debug_id(entry.node));
                 SentObject::Handle { strong, handle, node }
             }
