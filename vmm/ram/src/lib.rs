@@ -2,7 +2,7 @@
 //!
 //! [`GuestRam`] is `vm-memory`'s mmap backend with [`PageMap`] as its bitmap. `vm-memory` calls
 //! [`PageMap`] for every write that a device (or the binder core) makes, and the hook does two
-//! things with it: it remembers the page as dirty (snapshots), and, where the software CPU holds
+//! things with it: it remembers the page as dirty (for who compares RAM: the lock-step tests do), and, where the software CPU holds
 //! decoded code of that page, it puts the page on a *stale list* that the CPU empties before it
 //! executes the next block. Without the second part a block decoded before a device overwrote
 //! its bytes would run for ever (PROTOCOL.md 2.21).

@@ -28,8 +28,12 @@ pub type BlockId = u32;
 /// No block.
 pub const NONE: BlockId = u32::MAX;
 
-/// When this many micro-operations (32 bytes each) are held, the cache starts again from nothing.
+/// When so much is held, in micro-operations of 32 bytes, the cache starts again from nothing.
 const MAX_UOPS: usize = 3 << 20;
+
+/// What a block takes beside its micro-operations, in as many of them: itself, its entries in tables, what it is
+/// allocated in. A guest can make one of every byte.
+const BLOCK_UOPS: usize = 7;
 
 /// When this many dropped blocks wait, they are freed before another is decoded.
 const MAX_DROPPED: usize = 64 << 10;
@@ -226,7 +230,7 @@ impl CodeCache {
     pub fn insert(&mut self, ram: &Ram, physical: u64, size: CodeSize, decoded: Decoded) -> (BlockId, bool) {
         let Decoded { uops, len, instructions } = decoded;
         self.decoded += 1;
-        self.uops += uops.len();
+        self.uops += uops.len() + BLOCK_UOPS;
         let mut first = false;
         let block = Block {
             uops: uops.into(),
@@ -325,7 +329,7 @@ impl CodeCache {
         self.invalidated += 1;
         let block = &mut self.blocks[id as usize];
         self.by_address.remove(&key(block.physical, block.size));
-        self.uops -= block.uops.len();
+        self.uops -= block.uops.len() + BLOCK_UOPS;
         block.physical = u64::MAX;
         if let (Some(code), Some(jit)) = (block.code.take(), &mut self.jit) {
             jit.unlink(&code);

@@ -141,6 +141,8 @@ impl Vm {
     pub fn debug(&mut self, waits: Waits) {
         self.cpu.debugger = Debugger { waits, stop: None };
         self.cpu.breakpoints_changed();
+        // A page that is watched has no entry: every access to it is judged.
+        self.turns.flush_tlbs();
     }
 
     /// The registers of a CPU.

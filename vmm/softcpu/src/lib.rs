@@ -40,8 +40,9 @@
 //! # What is trusted
 //!
 //! Nothing in guest memory. Unsafe code is in `memory` (raw access to RAM pages), the TLB fast
-//! paths of `access` (addresses that a matching tag vouches for), the walk along a block's
-//! micro-operations (`uop`), generated code and its memory (`jit`), and the lifetime of the bus (`vm`).
+//! paths of `access` and `cpu` (addresses that a matching tag vouches for), the walk along a block's
+//! micro-operations (`uop`, `run`), generated code and its memory (`jit`), the host's own floating point
+//! (`x87/host`, `simd/float`), and the lifetime of the bus (`vm`).
 
 #![warn(missing_docs)]
 

@@ -186,8 +186,7 @@ impl Ram {
         }
     }
 
-    /// Remembers that the page was written. Not for pages with decoded code: those are dirty
-    /// since [`Ram::set_code`].
+    /// Remembers that the page was written, and not by a device.
     pub fn mark_dirty(&self, physical: u64) {
         guest_ram::mark_written(&self.ram, GuestAddress(physical));
     }

@@ -92,7 +92,12 @@ pub fn walk(
     let walk = Walk { ram, rules, address, access, user, code };
     if let Some(table) = tables.get(address) {
         let at = Walk::offset(address, 0);
-        return walk.last(table.physical + at, table.host.read(at), 0, table.rights, table.no_execute);
+        // A page fault drops what is cached for its address (4.10.4.1): the tables themselves have the last word.
+        if let Ok(found) =
+            walk.last(table.physical + at, table.host.read(at), 0, table.rights, table.no_execute)
+        {
+            return Ok(found);
+        }
     }
     walk.all_levels(tables)
 }

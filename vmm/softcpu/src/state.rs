@@ -150,6 +150,10 @@ impl Cpu {
     pub fn exchange(&mut self, parked: &mut Parked) {
         let state = std::mem::replace(&mut parked.state, self.state());
         self.set_state(&state);
+        if self.aligned {
+            // What the other holds may have been filled while alignment was not asked for.
+            parked.tlb = ParkedTlb::default();
+        }
         let Cpu { tlb, code, ram, .. } = self;
         tlb.exchange(&mut parked.tlb, code.marked_pages(), |physical| code.holds_code(ram, physical));
         code.translations_changed();

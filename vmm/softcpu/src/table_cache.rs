@@ -2,7 +2,7 @@
 //!
 //! A walk that finds its page table here has one entry to read instead of four. What is cached obeys the rules of
 //! SDM volume 3, 4.10.3: only tables reached through present entries whose accessed bits are set, and nothing of
-//! it outlives a new CR3 or an INVLPG of any address.
+//! it outlives a new CR3 or an INVLPG of any address, or is the reason of a page fault.
 
 use crate::memory::HostPage;
 

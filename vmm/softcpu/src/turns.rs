@@ -8,6 +8,7 @@ use crate::board::{Activity, Board};
 use crate::cpu::Cpu;
 use crate::random::mix;
 use crate::state::{CpuState, Parked};
+use crate::tlb::ParkedTlb;
 
 /// Instructions in a turn. Long enough that switching costs little, short enough that a CPU which
 /// spins without PAUSE does not hold the others up for long (0.1 ms of guest time).
@@ -41,6 +42,11 @@ impl Turns {
     /// The state of a CPU that is not executing.
     pub fn parked_mut(&mut self, cpu: usize) -> Option<&mut CpuState> {
         self.parked.get_mut(cpu).map(|parked| &mut parked.state)
+    }
+
+    /// Translations are made anew from now on, for all of them.
+    pub fn flush_tlbs(&mut self) {
+        self.parked.iter_mut().for_each(|parked| parked.tlb = ParkedTlb::default());
     }
 
     /// Goes on after `count` turns with CPUs in these states.

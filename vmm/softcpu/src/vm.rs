@@ -278,6 +278,8 @@ impl Vm {
                 } else {
                     cpu.run_blocks()
                 };
+            // What is delivered now may write where that block was.
+            cpu.block = code::NONE;
             match flow {
                 Flow::Halt => {
                     let interrupts_on = cpu.flags.interrupts();
@@ -328,7 +330,8 @@ impl Vm {
         let now = cpu.now();
         cpu.board.advance(now);
         let slice = cpu.clock.slice_ended(cpu.remaining);
-        let turn_over = cpu.clock.turn_ended(cpu.remaining) || std::mem::take(&mut cpu.yielded);
+        let yielded = std::mem::take(&mut cpu.yielded);
+        let turn_over = yielded || cpu.clock.turn_ended(cpu.remaining);
         if turn_over && let Some(next) = self.turns.next(&cpu.board) {
             self.turns.begin(cpu, next);
         }

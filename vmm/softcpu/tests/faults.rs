@@ -263,3 +263,34 @@ fn the_trap_flag_steps_one_instruction() {
     assert_eq!(board.vm.registers().rflags & 0x100, 0, "the handler is not stepped");
     assert_eq!(frame.rflags & 0x100, 0x100);
 }
+
+#[test]
+fn a_frame_may_be_pushed_over_the_code_that_faulted() {
+    let (_, frame) = fault(|a| {
+        a.mov(esp, (CODE + 32) as u32).unwrap();
+        a.ud2().unwrap();
+    });
+    assert_eq!((frame.vector, frame.rip, frame.rsp), (6, CODE + 5, CODE + 32));
+}
+
+/// With 32-bit addresses, and a segment whose base is in the middle of a page.
+#[test]
+fn a_repeated_move_begins_anew_behind_4_gib() {
+    const FS_BASE: u32 = 0xc000_0100;
+    let below = DATA + 0x800;
+    let (mut board, frame) = fault(|a| {
+        a.mov(ecx, FS_BASE).unwrap();
+        a.mov(eax, below as u32).unwrap();
+        a.mov(edx, -1).unwrap();
+        a.wrmsr().unwrap();
+        a.mov(esi, 0xffff_f900u32).unwrap();
+        a.mov(edi, (DATA + 0x3000) as u32).unwrap();
+        a.mov(ecx, 0xf00).unwrap();
+        // rep movsb byte [edi], byte fs:[esi]
+        a.db(&[0x67, 0x64, 0xf3, 0xa4]).unwrap();
+        a.hlt().unwrap();
+    });
+    let gpr = board.vm.registers().gpr;
+    assert_eq!((frame.vector, gpr[1], gpr[6]), (14, 0x800, 0));
+    assert_eq!(cr2(&mut board), below | 0xffff_ffff_0000_0000);
+}

@@ -77,6 +77,70 @@ fn the_instruction_behind_sti_is_not_interrupted() {
     assert_eq!((board.frame().vector, board.vm.registers().gpr[0]), (TIMER as u64, 2));
 }
 
+/// However the timer falls: an interrupt taken behind STI would be over when the CPU halts.
+#[test]
+fn the_halt_behind_sti_is_always_woken() {
+    let handler = CODE + 0x1000;
+    for delay in 0..40 {
+        let mut board = Board::new();
+        board.gate(TIMER as u64, handler, 0, 0);
+        board.assemble(handler, |a| {
+            a.inc(r8).unwrap();
+            a.iretq().unwrap();
+        });
+        let exit = board.run(|a| {
+            arm_timer(a);
+            a.mov(ecx, 1985).unwrap();
+            let mut again = a.create_label();
+            a.set_label(&mut again).unwrap();
+            a.dec(ecx).unwrap();
+            a.jne(again).unwrap();
+            for _ in 0..delay {
+                a.nop().unwrap();
+            }
+            a.sti().unwrap();
+            a.hlt().unwrap();
+            a.cli().unwrap();
+            a.hlt().unwrap();
+        });
+        assert_eq!((exit, board.vm.registers().gpr[8]), (Exit::DeadHalt, 1), "{delay}");
+    }
+}
+
+/// Fills until the timer interrupts; `jumps`: the fill ends its block.
+fn filled_until(padding: usize, jumps: bool) -> (u64, u64) {
+    let mut board = Board::new();
+    let exit = board.run(|a| {
+        arm_timer(a);
+        a.sti().unwrap();
+        let mut again = a.create_label();
+        a.set_label(&mut again).unwrap();
+        a.mov(ecx, 3000).unwrap();
+        a.mov(edi, DATA as u32).unwrap();
+        a.rep().stosb().unwrap();
+        let mut behind = a.create_label();
+        if jumps {
+            a.jmp(behind).unwrap();
+        } else {
+            a.nop().unwrap();
+        }
+        a.set_label(&mut behind).unwrap();
+        for _ in 0..padding {
+            a.inc(rax).unwrap();
+        }
+        a.jmp(again).unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    (board.vm.instructions(), board.vm.registers().gpr[0])
+}
+
+#[test]
+fn what_a_string_takes_is_felt_at_its_end() {
+    for padding in 1..40 {
+        assert_eq!(filled_until(padding, false), filled_until(padding, true), "{padding}");
+    }
+}
+
 /// Counts in a loop until the timer interrupts, `padding` instructions a turn.
 fn interrupted_at(seed: u64, padding: usize) -> (u64, u64) {
     let mut board = Board::with(Config { seed, ..Config::default() });

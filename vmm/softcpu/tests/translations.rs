@@ -185,3 +185,33 @@ fn a_page_may_lead_to_a_device_and_then_to_ram() {
     assert_eq!(exit, Exit::DeadHalt);
     assert_eq!(board.get(SECOND), 7);
 }
+
+/// SDM volume 3, 4.10.4.1: what a page fault came of is not remembered behind it.
+#[test]
+fn more_rights_in_a_directory_count_without_an_invalidation() {
+    const WP: i32 = 1 << 16;
+    const DIRECTORY_ENTRY: u64 = 0x3010;
+    const TABLE: u64 = 0x10_0000;
+    const PAGE: u64 = 2 << 21;
+    let mut board = Board::new();
+    board.put(DIRECTORY_ENTRY, TABLE | PRESENT);
+    board.put(TABLE, DATA | PRESENT | WRITABLE);
+    let exit = board.run(|a| {
+        a.mov(rax, cr0).unwrap();
+        a.or(eax, WP).unwrap();
+        a.mov(cr0, rax).unwrap();
+        a.mov(eax, dword_ptr(PAGE)).unwrap();
+        a.or(qword_ptr(DIRECTORY_ENTRY), WRITABLE as i32).unwrap();
+        a.mov(dword_ptr(PAGE), 7).unwrap();
+        // Another table, too.
+        a.mov(eax, (TABLE | 0x1000 | PRESENT | WRITABLE) as u32).unwrap();
+        a.mov(qword_ptr(DIRECTORY_ENTRY), rax).unwrap();
+        a.mov(eax, (SECOND | PRESENT | WRITABLE) as u32).unwrap();
+        a.mov(qword_ptr(TABLE + 0x1008), rax).unwrap();
+        a.mov(dword_ptr(PAGE + 0x1000), 8).unwrap();
+        a.hlt().unwrap();
+    });
+    // A handler would stop there, too, with its vector on the stack.
+    assert_eq!((exit, board.vm.registers().gpr[4]), (Exit::DeadHalt, STACK));
+    assert_eq!((board.get(DATA), board.get(SECOND) as u32), (7, 8));
+}

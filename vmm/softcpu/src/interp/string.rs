@@ -74,7 +74,8 @@ fn segment_with(base: u8) -> Option<Segment> {
 /// asked for every element.
 fn is_open(cpu: &Cpu, uop: &Uop, base: u8) -> bool {
     if cpu.code_size == CodeSize::Long {
-        return true;
+        // Addresses of 32 bits begin anew behind 4 GiB, wherever that is in a page.
+        return uop.imm == u64::MAX || cpu.gpr[base as usize & 31].is_multiple_of(PAGE);
     }
     segment_with(base).is_some_and(|segment| {
         let loaded = &cpu.segments[segment];
@@ -85,6 +86,12 @@ fn is_open(cpu: &Cpu, uop: &Uop, base: u8) -> bool {
 /// Whole elements from `address` to the end of its page.
 fn elements_in_page<W: Word>(address: u64) -> u64 {
     (PAGE - address % PAGE) / W::BYTES
+}
+
+/// Goes on behind the string instruction at `at`, which is complete: in the block, unless its time was such that an
+/// event is due before the block's end. Executed one by one, instructions would see it there.
+fn complete(cpu: &mut Cpu, at: Cursor) -> Flow {
+    if cpu.remaining < 0 { cpu.leave_behind(at) } else { at.next(cpu) }
 }
 
 /// Leaves the block to execute the instruction at `at` again.
@@ -104,16 +111,16 @@ fn repeat(cpu: &mut Cpu, at: Cursor, mut element: impl FnMut(&mut Cpu, &Uop) -> 
     }
     for _ in 0..256 {
         if cpu.gpr[RCX] & uop.imm == 0 {
-            return at.next(cpu);
+            return complete(cpu, at);
         }
         let more = attempt!(cpu, at, element(cpu, uop));
         advance(cpu, uop, RCX, u64::MAX);
         cpu.remaining -= 1;
         if !more {
-            return at.next(cpu);
+            return complete(cpu, at);
         }
     }
-    if cpu.gpr[RCX] & uop.imm == 0 { at.next(cpu) } else { again(cpu, at) }
+    if cpu.gpr[RCX] & uop.imm == 0 { complete(cpu, at) } else { again(cpu, at) }
 }
 
 /// The page a whole run of stores may go to, or `None` if each needs care: it is not RAM, or it
@@ -170,7 +177,7 @@ fn finish_run(cpu: &mut Cpu, at: Cursor, n: u64, size: u64) -> Flow {
     advance(cpu, uop, RDI, n * size);
     advance(cpu, uop, RCX, n.wrapping_neg());
     cpu.remaining -= (n * size / BYTES_PER_TICK) as i64;
-    if cpu.gpr[RCX] & uop.imm == 0 { at.next(cpu) } else { again(cpu, at) }
+    if cpu.gpr[RCX] & uop.imm == 0 { complete(cpu, at) } else { again(cpu, at) }
 }
 
 fn stos<W: Word>(cpu: &mut Cpu, at: Cursor) -> Flow {

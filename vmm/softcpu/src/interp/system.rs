@@ -21,14 +21,15 @@ pub const CR0_BITS: u64 =
 pub const CR4_BITS: u64 = 0x7ff;
 const CR4_VME_PVI: u64 = 3;
 
-/// STI. Interrupts stay off until the instruction behind it is done.
+/// STI. Interrupts stay off until the instruction behind it is done: no event may fall between the two.
 pub fn sti(cpu: &mut Cpu, at: Cursor) -> Flow {
     if let Err(Abort) = cpu.require_io_privilege() {
         return cpu.give_up(at);
     }
     let was_on = cpu.flags.interrupts();
     cpu.flags.system |= flags::IF;
-    if cpu.interrupt_pending && !was_on {
+    let is_last = at.uop().ordinal as u32 + 1 == cpu.block_instructions;
+    if !was_on && (cpu.interrupt_pending || is_last) {
         cpu.shadow = true;
         return cpu.leave_behind(at);
     }

@@ -33,13 +33,18 @@ impl Compiler<'_, '_> {
         Some(())
     }
 
+    /// Where the instructions are counted that are left before the next event.
+    pub(super) fn remaining(&self) -> Rm {
+        match self.homes.counts_in_register {
+            true => Rm::Reg(REMAINING),
+            false => Rm::Mem(CPU, frame::remaining()),
+        }
+    }
+
     /// Executes the block again, whose registers are in place, unless the instructions run out.
     fn repeat(&mut self) {
         let count = self.source.instructions.len() as i32;
-        let remaining = match self.homes.counts_in_register {
-            true => Rm::Reg(REMAINING),
-            false => Rm::Mem(CPU, frame::remaining()),
-        };
+        let remaining = self.remaining();
         self.e.arithmetic(8, 5, remaining, count);
         let again = self.e.jump_if(9);
         let body = self.body as i64;

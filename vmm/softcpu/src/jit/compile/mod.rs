@@ -82,10 +82,10 @@ pub struct Place<'a> {
 pub fn compile(source: &Source, place: &mut Place) -> Option<Compiled> {
     let mut insns = Vec::with_capacity(source.instructions.len());
     let mut at = 0;
-    for &(len, _) in source.instructions {
-        let insn =
-            Insn::decode(&source.bytes[at..at + len as usize]).filter(|insn| has_template(insn, source.mode));
-        let Some(insn) = insn else { break };
+    for (i, &(len, _)) in source.instructions.iter().enumerate() {
+        let is_last = i + 1 == source.instructions.len();
+        let insn = Insn::decode(&source.bytes[at..at + len as usize]);
+        let Some(insn) = insn.filter(|insn| has_template(insn, source.mode, is_last)) else { break };
         at += len as usize;
         insns.push(insn);
     }
@@ -123,9 +123,11 @@ fn jumps_to_itself(source: &Source, insns: &[Insn]) -> bool {
 }
 
 /// False for the rare forms that would need one more register, and for what programs may not do.
-fn has_template(insn: &Insn, mode: Mode) -> bool {
+fn has_template(insn: &Insn, mode: Mode, is_last: bool) -> bool {
     match insn.kind {
         Kind::Cmpxchg => insn.rm.is_memory(),
+        // An event may be due behind the block, and must not be taken behind STI.
+        Kind::Interrupts { on: true } if is_last => false,
         Kind::Interrupts { .. } => mode == Mode::Supervisor,
         // Which of the two results is written last matters only where both are one register.
         Kind::Xadd => insn.rm != Operand::Register(insn.reg) || home(insn.reg).is_some(),

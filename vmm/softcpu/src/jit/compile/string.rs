@@ -5,7 +5,7 @@
 use std::mem::offset_of;
 
 use super::super::emit::*;
-use super::super::frame::{self, CPU, Context, REMAINING, SCRATCH2};
+use super::super::frame::{self, CPU, Context, SCRATCH2};
 use super::super::insn::Insn;
 use super::Compiler;
 use crate::flags;
@@ -49,10 +49,14 @@ impl Compiler<'_, '_> {
         self.e.load(RDI, CPU, frame::slot(RDI_GUEST));
     }
 
-    /// Leaves runs of 0 and 1, of more than a page, and backwards ones to the interpreter.
+    /// Leaves runs of 0 and 1, of more than a page, backwards ones, and those behind which an event may be due to the
+    /// interpreter.
     fn few_elements_forwards(&mut self, size: u8) {
-        self.e.lea(RAX, RCX, -2);
+        let remaining = self.remaining();
+        self.e.arithmetic(8, 7, remaining, (PAGE / BYTES_PER_TICK) as i32);
         self.host = false;
+        self.interpret_if(0xc);
+        self.e.lea(RAX, RCX, -2);
         self.e.arithmetic(8, 7, Rm::Reg(RAX), (PAGE / size as u64) as i32 - 2);
         self.interpret_if(7);
         self.e.group(4, Opcode::one(0xf7), 0, Rm::Mem(CPU, frame::system_flags()));
@@ -86,10 +90,7 @@ impl Compiler<'_, '_> {
     fn take_time(&mut self) {
         self.e.group(4, Opcode::one(0xc1), 5, Rm::Reg(SCRATCH2));
         self.e.byte(BYTES_PER_TICK.trailing_zeros() as u8);
-        let remaining = match self.homes.counts_in_register {
-            true => Rm::Reg(REMAINING),
-            false => Rm::Mem(CPU, frame::remaining()),
-        };
+        let remaining = self.remaining();
         self.e.op(8, SUB_STORE, SCRATCH2, remaining);
     }
 
