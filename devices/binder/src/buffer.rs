@@ -126,9 +126,10 @@ pub(crate) struct Placed {
 }
 
 impl Mapping {
+    /// `None` where it has no whole page, or none that begins and ends where pages do.
     pub(crate) fn new(guest: GuestId, address: u64, length: u64) -> Option<Mapping> {
         let length = length.min(MAX_MAPPING) & !(PAGE - 1);
-        if !address.is_multiple_of(PAGE) || address.checked_add(length).is_none() {
+        if length == 0 || !address.is_multiple_of(PAGE) || address.checked_add(length).is_none() {
             return None;
         }
         Some(Mapping {
@@ -323,7 +324,7 @@ impl Mapping {
         &self,
         find: impl Fn(BufferId) -> Option<&'a Buffer>,
     ) -> Result<(), Inconsistent> {
-        let fits = self.length <= MAX_MAPPING && self.length.is_multiple_of(PAGE);
+        let fits = (1..=MAX_MAPPING).contains(&self.length) && self.length.is_multiple_of(PAGE);
         holds(fits && self.address.is_multiple_of(PAGE), "a mapping is not of whole pages")?;
         holds(self.address.checked_add(self.length).is_some(), "a mapping ends beyond the last address")?;
         holds(self.slots.len() as u64 == self.length / PAGE, "a mapping has another number of slots")?;

@@ -223,6 +223,8 @@ pub fn message() -> impl Strategy<Value = Message> {
         1 => Just(Body::Trim { max: 9 }),
         1 => Just(Body::ReadFault { offset: 0 }),
         2 => Just(Body::Mmap { address: 0x10000, length: 0x4000 }),
+        1 => (prop_oneof![Just(0x10000), Just(!0xfff), 0..0x3000u64], prop_oneof![Just(0), Just(u64::MAX), 1..0x3000u64])
+            .prop_map(|(address, length)| Body::Mmap { address, length }),
         1 => Just(Body::Unmap),
         1 => Just(Body::Flush),
         1 => Just(Body::Release),

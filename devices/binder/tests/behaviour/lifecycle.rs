@@ -27,6 +27,9 @@ fn one_mapping_a_process() {
     let proc = w.open_device("binder", 10);
     assert_eq!(w.note(proc, Body::Mmap { address: 0x10_0001, length: PAGE }).errno, Errno::EINVAL);
     assert_eq!(w.note(proc, Body::Mmap { address: u64::MAX - 4095, length: PAGE }).errno, Errno::EINVAL);
+    for length in [0, 1, PAGE - 1] {
+        assert_eq!(w.note(proc, Body::Mmap { address: MAPPING, length }).errno, Errno::EINVAL, "{length}");
+    }
     assert_eq!(w.note(proc, Body::Mmap { address: MAPPING, length: 64 << 20 }).errno, Errno::OK);
     assert_eq!(w.note(proc, Body::Mmap { address: MAPPING, length: PAGE }).errno, Errno::EBUSY);
     w.note(proc, Body::Unmap);
