@@ -210,7 +210,7 @@ impl Domain {
             need_return: _,
             stack: _,
             todo,
-            todo_ready: _,
+            todo_ready,
             return_error: _,
             reply_error: _,
             extended_error: _,
@@ -225,6 +225,8 @@ impl Domain {
         let owner = self.procs.get(proc).ok_or(Inconsistent("a thread is of a process that is not there"))?;
         holds(owner.guest == *guest, "a thread is of another guest than its process")?;
         todo.check()?;
+        // A read goes on until it has taken what made the thread ready.
+        holds(!todo_ready || !todo.is_empty(), "a thread is to read what is not there")?;
         holds(!runnable, "a thread is in the middle of a message")?;
         let parked = matches!(activity, Activity::Parked(_));
         holds(waiting.is_none() || parked, "a thread that does not sleep is on a waiting list")?;

@@ -3,7 +3,7 @@
 //! That every behaviour survives saving and restoring is tested by all other tests: their world is
 //! saved and restored before each message (`World::message`).
 
-use binder::protocol::{Command, object};
+use binder::protocol::{Command, ioctl, object};
 use binder::*;
 use proptest::prelude::*;
 
@@ -47,7 +47,7 @@ fn busy() -> World {
     let other = w.process(40);
     let mut freeze = Vec::new();
     [20u32, 1, 1000].iter().for_each(|word| freeze.extend(word.to_le_bytes()));
-    w.ioctl(other, binder::protocol::ioctl::FREEZE, &freeze);
+    w.ioctl(other, ioctl::FREEZE, &freeze);
     let sleeper = w.looper(other.proc, 41);
     assert!(w.read(sleeper).parked);
     w.hold = true;
@@ -63,10 +63,19 @@ fn each_byte_of_a_busy_world_can_be_wrong() {
     let w = busy();
     let bytes = postcard::to_stdvec(&w.domain).unwrap();
     assert!(w.census().suspended > 0 && w.census().transactions > 2, "{:?}", w.census());
+    const TIDS: [u32; 9] = [0, 10, 20, 30, 31, 32, 33, 40, 41];
+    let read_all = |mut domain: Domain| {
+        let arg = [0, 0, 0, 4096, 0, 0].iter().flat_map(|word: &u64| word.to_le_bytes()).collect();
+        let read = Body::Ioctl(Ioctl { cmd: ioctl::WRITE_READ, arg, ..Ioctl::default() });
+        for (proc, tid) in (0..8).flat_map(|proc| TIDS.map(|tid| (proc, tid))) {
+            let header = Header { proc, tid: Tid(tid), seq: Seq(1), ..Header::default() };
+            domain.handle(&Rams(&w.ram), GUEST, &Message { header, body: read.clone() }, &mut NoTrace);
+        }
+    };
     let all = |domain: &mut Domain| {
         let rams = Rams(&w.ram);
         for proc in 0..8u32 {
-            for tid in [0u32, 10, 20, 30, 31, 32, 33, 40, 41] {
+            for tid in TIDS {
                 for body in [Body::Fetch, Body::Poll, Body::Cancel, Body::Timeout, Body::Flush] {
                     let seq = domain.expects(GUEST, proc, Tid(tid)) != Expects::Nothing;
                     let header =
@@ -93,6 +102,7 @@ fn each_byte_of_a_busy_world_can_be_wrong() {
                 None => refused += 1,
                 Some(mut domain) => {
                     harmless += 1;
+                    read_all(domain.clone());
                     all(&mut domain);
                 }
             }
