@@ -159,8 +159,7 @@ impl Domain {
             if side == Side::Local {
                 node.local_weak = node.local_weak.checked_add(1).ok_or(Errno::ENOMEM)?;
             }
-            if !node.told_weak && node.place.is_none() {
-                let thread = sender.ok_or(Errno::EINVAL)?;
+            if let (false, None, Some(thread)) = (node.told_weak, node.place, sender) {
                 self.enqueue(Queue::Thread(thread), Work::Node(id));
             }
         }

@@ -206,3 +206,25 @@ fn node_work_of_an_exiting_thread_goes_to_its_process() {
     let _ = manager;
     w.finish();
 }
+
+/// The owner dies before it was told of any count: whoever holds a handle may count it all the same.
+/// covers: B255, B267
+#[test]
+fn a_handle_on_a_dead_node_whose_owner_was_never_told_can_be_counted_weakly() {
+    let Trio { mut w, manager, .. } = trio();
+    let fresh = w.process(50);
+    let object = flat_object(object::BINDER, 0, 0x77, 0x78);
+    assert!(w.call(fresh, 0, &object, &[0]).parked);
+    let got = w.read(manager).data();
+    let handle = word(&w.look(manager.proc, got.data, 24), 8);
+    w.release(fresh.proc);
+    let commands = [
+        Command::Increfs { handle },
+        Command::FreeBuffer { data: got.data },
+        Command::RequestDeathNotification { handle, cookie: 0xc },
+    ];
+    w.write(manager, &commands);
+    let idle = w.looper(manager.proc, 11);
+    assert_eq!(w.read(idle).returns, [Return::Noop, Return::DeadBinder { cookie: 0xc }]);
+    w.finish();
+}
