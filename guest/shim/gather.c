@@ -324,6 +324,12 @@ static bool vb_plan_room(struct vb_plan *named, unsigned int n, u32 left, bool c
 	return true;
 }
 
+/* Whether a message whose stream ends at `end` has room for what is behind it. */
+static bool vb_fits(u32 end, u32 ranges, u32 planned)
+{
+	return ALIGN(end, 8) + ranges * sizeof(struct vb_range) + planned <= VB_PAGE_SIZE;
+}
+
 /*
  * Fills the message with the write stream from `position` on, as far as whole
  * commands and their ranges fit, and describes it in *chunk, which is part of
@@ -376,14 +382,14 @@ void vb_gather_chunk(struct vb_message *msg, struct vb_pins *pins,
 		used += size;
 		cut = sizeof(u32) + _IOC_SIZE(word) > VB_COMMAND_MAX;
 	}
-	if (!cut && got == left) {
-		/* Perhaps with a last command that write_size cuts short. */
+	/*
+	 * A last command that write_size or unreadable memory cuts short goes along,
+	 * for what there is of it decides which error it is; in the next chunk, if
+	 * the ranges need the room.
+	 */
+	if (!cut && (got == left || got < want) && vb_fits(start + got, ranges, planned)) {
 		used = got;
-		end = VB_CHUNK_LAST;
-	} else if (!cut && got < want) {
-		/* The readable part of the command decides which error it is. */
-		used = got;
-		end = VB_CHUNK_UNREADABLE;
+		end = got == left ? VB_CHUNK_LAST : VB_CHUNK_UNREADABLE;
 	}
 	if (used == left)
 		end = VB_CHUNK_LAST;

@@ -279,7 +279,7 @@ static inline void *vb_take(struct vb_message *msg, u32 bytes)
 
 static inline u32 vb_room(const struct vb_message *msg)
 {
-	return VB_PAGE_SIZE - msg->length;
+	return msg->length < VB_PAGE_SIZE ? VB_PAGE_SIZE - msg->length : 0;
 }
 
 static inline u32 vb_offset(const struct vb_message *msg, const void *at)

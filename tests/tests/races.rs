@@ -55,6 +55,11 @@ fn source_and_target_may_lie_in_one_page() {
 }
 
 #[test]
+fn a_stream_may_fill_a_message_to_its_last_bytes() {
+    same_on_both("race-full-message");
+}
+
+#[test]
 fn data_may_come_from_huge_pages() {
     same_on_both("race-huge-pages");
 }

@@ -7,13 +7,16 @@ use super::{Case, give, publish};
 use crate::actor::Actor;
 use crate::commands;
 use crate::object::Object;
-use crate::stream::{acquire, call, enter_looper, free, pattern, reply};
+use crate::stream::{Arena, Command, acquire, call, encode, enter_looper, free, pattern, reply};
+use crate::uapi::bc;
 use crate::world::{MAP_SIZE, Result, World, unexpected};
+use crate::write_read::Io;
 
 pub const CASES: &[Case] = &[
     Case { name: "race-executable-mapping", covers: "B008, B344, B346", play: executable_mapping },
     Case { name: "race-forwarded", covers: "B344, B346", play: forwarded },
     Case { name: "race-same-page", covers: "B001, B344", play: same_page },
+    Case { name: "race-full-message", covers: "B062, B063", play: full_message },
     Case { name: "race-huge-pages", covers: "B169", play: huge_pages },
     Case { name: "race-secret-memory", covers: "B169", play: secret_memory },
     Case { name: "race-device-memory", covers: "B169", play: device_memory },
@@ -107,6 +110,45 @@ fn same_page(world: &World) -> Result {
         }
         m.wr(commands![free(copy.buffer()), free(request.buffer()), reply()])?;
         n.finish()?;
+    }
+    Ok(())
+}
+
+/// Write streams that fill what the shim sends at once to the last bytes, and end in the middle of a command: where it
+/// goes on, and which error it is, may not depend on how much room was left.
+fn full_message(world: &World) -> Result {
+    let m = world.manager("M")?;
+    let c = world.process("C")?;
+    let source = c.alloc(5 * PAGE)?;
+    c.poke(source, &pattern((5 * PAGE) as usize, 7))?;
+    let end = c.alloc(2 * PAGE)? + PAGE;
+    c.sys("munmap behind the stream", libc::SYS_munmap, &[end, PAGE])?;
+    let unknown = 0x40fc_6370u32;
+    let cut = [&bc::TRANSACTION.to_le_bytes()[..], &[0; 36]].concat();
+    let no_command = [&unknown.to_le_bytes()[..], &[0; 85]].concat();
+    for (sizes, tail, frees) in [(&[8][..], cut, 314..333), (&[8, 4 * PAGE], no_command, 303..310)] {
+        for count in frees {
+            world.note(&format!("{count} commands, then {} bytes", tail.len()));
+            let mut commands: Vec<Command> = sizes
+                .iter()
+                .map(|size| call(0, count).oneway().data_at(source + PAGE - 8, *size).into())
+                .collect();
+            commands.extend((0..count).map(|_| free(8)));
+            commands.push(Command::Raw(tail.clone()));
+            let stream = encode(&commands, &mut Arena::new(0));
+            let start = end - stream.len() as u64;
+            c.poke(start, &stream)?;
+            let size = stream.len() as u64;
+            c.io(Io { write_buffer: Some(start), write_size: Some(size), ..Io::new(vec![]) }.nonblock())?;
+            c.try_r()?;
+            for size in sizes {
+                let event = m.r()?.received()?;
+                if event.contents.data != c.peek(source + PAGE - 8, *size)? {
+                    return unexpected("what arrived is not what was sent");
+                }
+                m.w(commands![free(event.buffer())])?;
+            }
+        }
     }
     Ok(())
 }
