@@ -21,11 +21,16 @@ impl Domain {
     }
 
     /// Asks for the pages that the mapping lacks, and runs the ioctl when there are none.
-    pub(crate) fn fill_and_proceed(&mut self, cx: &mut Cx<'_>, mut call: Box<Call>, answer: &mut Answer) {
+    #[inline(always)]
+    pub(crate) fn fill_and_proceed(&mut self, cx: &mut Cx<'_>, call: Box<Call>, answer: &mut Answer) {
         let empty = if self.is_shared() { self.empty_slots(call.proc()) } else { None };
-        let Some((proc, slots)) = empty else {
-            return self.proceed(cx, call, answer);
-        };
+        match empty {
+            Some((proc, slots)) => self.fill(cx, call, proc, slots, answer),
+            None => self.proceed(cx, call, answer),
+        }
+    }
+
+    fn fill(&mut self, cx: &Cx<'_>, mut call: Box<Call>, proc: ProcId, slots: Vec<u32>, answer: &mut Answer) {
         call.write.keep(cx.chunk);
         let needs = vec![Need::Pages { proc, slots: slots.clone() }];
         answer.status = Status::Needs(needs);

@@ -90,8 +90,7 @@ impl<I: ArenaId, T> Arena<I, T> {
         match self.free.pop() {
             Some(index) => {
                 let slot = &mut self.slots[index as usize];
-                // A free slot is vacant.
-                slot.value.get_or_insert_with(make);
+                slot.value = Some(make());
                 slot.id
             }
             None => {
@@ -114,16 +113,15 @@ impl<I: ArenaId, T> Arena<I, T> {
 
     pub(crate) fn remove(&mut self, id: I) -> Option<T> {
         let slot = self.slots.get_mut(id.index())?;
-        if slot.id != id {
+        if slot.id != id || slot.value.is_none() {
             return None;
         }
-        let value = slot.value.take()?;
         // A slot whose generations are used up is not used again: its old ids stay stale for ever.
         if let Some(next) = id.next() {
             slot.id = next;
             self.free.push(id.index() as u32);
         }
-        Some(value)
+        slot.value.take()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {

@@ -46,8 +46,8 @@ impl Domain {
             if call.actions.len() + files > ACTIONS_BEFORE_MORE || call.effort > MAX_EFFORT {
                 return WriteFlow::More;
             }
-            let failed = self.threads.get(call.thread).is_none_or(|thread| thread.return_error.is_some());
-            if failed || call.write.consumed() >= call.write.size {
+            let failed = || self.threads.get(call.thread).is_none_or(|thread| thread.return_error.is_some());
+            if call.write.consumed() >= call.write.size || failed() {
                 return WriteFlow::Finished;
             }
             let chunk = call.write.chunk(cx.chunk);

@@ -338,6 +338,7 @@ impl Domain {
     }
 
     /// What a process asks for beside ioctls.
+    #[inline(never)]
     fn of_proc(&mut self, cx: &mut Cx<'_>, proc: ProcId, header: &Header, body: &Body) -> Answer {
         match body {
             Body::Open(_) | Body::CtxDel { .. } | Body::Log(_) | Body::Policy => Answer::error(Errno::EPROTO),

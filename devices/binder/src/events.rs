@@ -10,7 +10,7 @@ use crate::domain::{Domain, Guest};
 use crate::errno::Errno;
 use crate::ids::GuestId;
 use crate::message::{Answer, EVENT_BYTES, Event, EventKind, Status};
-use crate::thread::Activity;
+use crate::thread::{Activity, Thread};
 
 /// What an event says about a thread; the rest stands in the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,17 +27,17 @@ impl Notice {
     }
 }
 
-impl Domain {
+impl Guest {
     /// Adds an event of a thread; one that waits for a buffer already stands for this one too.
-    pub(crate) fn notify(&mut self, guest: GuestId, thread: ThreadId, notice: Notice) {
-        if let (Some(guest), Some(object)) = (self.guests.get_mut(&guest), self.threads.get_mut(thread))
-            && object.notices & notice.bit() == 0
-        {
-            guest.events.push_back((thread, notice));
-            object.notices |= notice.bit();
+    pub(crate) fn notify(&mut self, id: ThreadId, thread: &mut Thread, notice: Notice) {
+        if thread.notices & notice.bit() == 0 {
+            self.events.push_back((id, notice));
+            thread.notices |= notice.bit();
         }
     }
+}
 
+impl Domain {
     /// The next event of a guest, in wake order. Call it only when a buffer is free: the event is
     /// handed over for good.
     pub fn next_event(&mut self, guest: GuestId) -> Option<Event> {

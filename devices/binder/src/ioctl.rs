@@ -83,6 +83,7 @@ impl Domain {
         Answer { errno, result: result.unwrap_or_default(), ..Answer::default() }
     }
 
+    #[inline(never)]
     fn simple_ioctl(
         &mut self,
         cx: &mut Cx<'_>,

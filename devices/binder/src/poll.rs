@@ -81,7 +81,8 @@ impl Domain {
         }
         let Some(object) = self.threads.get_mut(thread) else { return };
         object.poll_armed = false;
-        let guest = object.guest;
-        self.notify(guest, thread, Notice::Poll);
+        if let Some(guest) = self.guests.get_mut(&object.guest) {
+            guest.notify(thread, object, Notice::Poll);
+        }
     }
 }

@@ -147,9 +147,7 @@ impl Domain {
         };
         if errno.is_ok() {
             if cx.traces() {
-                for item in call.read.returns(&answer.result) {
-                    self.trace_thread(cx, id, move |thread| TraceEvent::Return { thread, item });
-                }
+                self.trace_returns(cx, &call, &answer.result);
             }
             if call.read.spawn {
                 let word = crate::protocol::br::SPAWN_LOOPER.to_le_bytes();
@@ -170,14 +168,17 @@ impl Domain {
         self.spare.keep_call(call);
     }
 
+    #[cold]
+    fn trace_returns(&self, cx: &mut Cx<'_>, call: &Call, last: &[u8]) {
+        for item in call.read.returns(last) {
+            self.trace_thread(cx, call.thread, move |thread| TraceEvent::Return { thread, item });
+        }
+    }
+
     fn set_activity(&mut self, thread: ThreadId, activity: Activity) {
         if let Some(object) = self.threads.get_mut(thread) {
             object.activity = activity;
         }
-    }
-
-    fn activity_mut(&mut self, thread: ThreadId) -> Option<&mut Activity> {
-        self.threads.get_mut(thread).map(|thread| &mut thread.activity)
     }
 
     pub(crate) fn take_activity(&mut self, thread: ThreadId) -> Activity {
@@ -372,7 +373,6 @@ impl Domain {
     pub(crate) fn run_woken(&mut self, cx: &mut Cx<'_>, thread: ThreadId) {
         let Some(object) = self.threads.get_mut(thread) else { return };
         object.runnable = false;
-        let guest = object.guest;
         let mut answer = self.spare.answer();
         match std::mem::take(&mut object.activity) {
             Activity::Parked(call) => self.proceed(cx, call, &mut answer),
@@ -382,32 +382,32 @@ impl Domain {
                 return self.spare.keep_answer(answer);
             }
         }
-        match answer.status {
+        let Some(object) = self.threads.get_mut(thread) else { return };
+        let notice = match &mut object.activity {
             // There is no answer to carry the actions: they stay for the one that comes.
-            Status::Parked { .. } => {
-                if let Some(Activity::Parked(call)) = self.activity_mut(thread) {
-                    call.actions.append(&mut answer.actions);
-                }
-                self.spare.keep_answer(answer);
+            Activity::Parked(call) => {
+                call.actions.append(&mut answer.actions);
+                return self.spare.keep_answer(answer);
             }
-            Status::Install(_) => {
-                if let Some(Activity::Installing { call, announced, .. }) = self.activity_mut(thread) {
-                    call.actions.append(&mut answer.actions);
-                    *announced = false;
-                }
+            Activity::Freezing(_) => return self.spare.keep_answer(answer),
+            Activity::Installing { call, announced, .. } => {
+                call.actions.append(&mut answer.actions);
+                *announced = false;
                 self.spare.keep_answer(answer);
-                self.notify(guest, thread, Notice::Install);
+                Notice::Install
             }
-            _ => {
-                let Some(object) = self.threads.get_mut(thread) else { return };
+            activity => {
                 let completed = Activity::Completed { answer, fetch: false, then: None };
-                if let Activity::ReadMore(call) = std::mem::replace(&mut object.activity, completed)
-                    && let Activity::Completed { then, .. } = &mut object.activity
+                if let Activity::ReadMore(call) = std::mem::replace(activity, completed)
+                    && let Activity::Completed { then, .. } = activity
                 {
                     *then = Some(call);
                 }
-                self.notify(guest, thread, Notice::Completed);
+                Notice::Completed
             }
+        };
+        if let Some(guest) = self.guests.get_mut(&object.guest) {
+            guest.notify(thread, object, notice);
         }
     }
 

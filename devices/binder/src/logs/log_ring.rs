@@ -6,6 +6,7 @@ use crate::check::{Inconsistent, holds};
 use crate::errno::Errno;
 use crate::ids::{DebugId, Pid, Tid};
 use crate::lifecycle::MAX_NAME;
+use crate::proc::ContextId;
 
 /// Entries of a ring.
 const ENTRIES: usize = 32;
@@ -18,10 +19,11 @@ pub(crate) enum LogKind {
     Reply,
 }
 
-/// One send, and the name of the context that it was made in.
+/// One send, and the context that it was made in. The context may be gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LogEntry {
-    pub context: Vec<u8>,
+    pub context: ContextId,
+    pub name: Vec<u8>,
     pub send: LoggedSend,
 }
 
@@ -54,18 +56,23 @@ pub(crate) struct LogRing {
 }
 
 impl LogRing {
-    /// Adds an entry, with the name of its context, which its number finds as long as it is there.
-    pub(crate) fn push(&mut self, context: &[u8], send: LoggedSend) -> u64 {
+    /// Adds an entry, which its number finds as long as it is there. `name` is asked for only where the entry that
+    /// goes is of another context.
+    pub(crate) fn push(
+        &mut self,
+        context: ContextId,
+        name: impl FnOnce() -> Vec<u8>,
+        send: LoggedSend,
+    ) -> u64 {
         let number = self.added;
         match self.entries.get_mut(number as usize % ENTRIES) {
             Some(oldest) => {
                 oldest.send = send;
-                // There is an entry for each transaction, and most are of one context.
                 if oldest.context != context {
-                    oldest.context = context.to_vec();
+                    (oldest.context, oldest.name) = (context, name());
                 }
             }
-            None => self.entries.push(LogEntry { context: context.to_vec(), send }),
+            None => self.entries.push(LogEntry { context, name: name(), send }),
         }
         self.added += 1;
         number
@@ -79,7 +86,7 @@ impl LogRing {
     pub(crate) fn check(&self) -> Result<(), Inconsistent> {
         let all = self.entries.len() as u64 == self.added.min(ENTRIES as u64);
         holds(all && self.added < u64::MAX, "a log has another number of entries than it was given")?;
-        let short = self.entries.iter().all(|entry| entry.context.len() <= MAX_NAME);
+        let short = self.entries.iter().all(|entry| entry.name.len() <= MAX_NAME);
         holds(short, "a log names a context that cannot be")
     }
 
@@ -114,7 +121,8 @@ mod tests {
     #[test]
     fn the_last_32_stay_oldest_first_and_numbers_find_them() {
         let mut ring = LogRing::default();
-        let numbers: Vec<u64> = (0..40).map(|id| ring.push(b"binder", send(id))).collect();
+        let numbers: Vec<u64> =
+            (0..40).map(|id| ring.push(ContextId(1), || b"binder".into(), send(id))).collect();
         let ids: Vec<u32> = ring.iter().map(|entry| entry.send.id.0).collect();
         assert_eq!(ids, (8..40).collect::<Vec<_>>());
         assert!(ring.get_mut(numbers[7]).is_none());

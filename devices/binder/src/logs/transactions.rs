@@ -26,7 +26,7 @@ pub fn failed_transaction_log(domain: &Domain, scope: Scope, out: &mut dyn Write
 }
 
 fn entries(ring: &LogRing, out: &mut dyn Write) -> fmt::Result {
-    ring.iter().try_for_each(|LogEntry { context, send }| {
+    ring.iter().try_for_each(|LogEntry { context: _, name: context, send }| {
         let kind = match send.kind {
             LogKind::Call => "call ",
             LogKind::Async => "async",

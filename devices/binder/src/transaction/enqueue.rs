@@ -31,9 +31,8 @@ impl Domain {
                 return Err(SendError { code: br::FROZEN_REPLY, errno: Errno::OK });
             }
         }
-        if s.target_thread.is_some_and(|thread| self.threads.get(thread).is_none()) {
-            return Err(gone);
-        }
+        let thread = s.target_thread.map(|thread| self.threads.get(thread).ok_or(gone)).transpose()?;
+        let named = s.named(proc, thread);
         proc.outstanding += 1;
         if let Some(guest) = self.guests.get_mut(&s.guest) {
             guest.transactions += 1;
@@ -70,7 +69,7 @@ impl Domain {
             suspect = buffer.spam_suspect;
         }
         self.trace_sent(cx, call, s, Ok(s.buffer));
-        self.log_success(s);
+        self.log_success(s, named);
         if s.reply {
             self.enqueue_ready(s.thread, Work::Complete(Completion::Sent));
             if let (Some(caller), Some(answered)) = (s.target_thread, s.in_reply_to) {

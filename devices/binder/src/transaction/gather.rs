@@ -39,7 +39,7 @@ impl Domain {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
-        let mut needs = if pages_there { Vec::new() } else { self.missing_pages(s, target)? };
+        let needs = if pages_there { Vec::new() } else { self.missing_pages(s, target)? };
         // Without objects there is nothing to judge, and nothing to be remembered if all is there.
         if s.data.offsets_size == 0
             && s.buffers_size == 0
@@ -47,6 +47,19 @@ impl Domain {
         {
             return Ok(needs);
         }
+        self.gather_objects(cx, call, s, target, needs)
+    }
+
+    /// The same for what carries objects, or is not all there: `needs` so far.
+    #[inline(never)]
+    fn gather_objects(
+        &mut self,
+        cx: &mut Cx<'_>,
+        call: &Call,
+        s: &mut Sending,
+        target: ProcId,
+        mut needs: Vec<Need>,
+    ) -> Result<Vec<Need>, SendError> {
         if s.gathered().offsets.is_none() {
             let (from, size) = (s.data.offsets, s.data.offsets_size);
             match s.memory(cx.chunk, call).covers(from, size) {

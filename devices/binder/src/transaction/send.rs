@@ -10,6 +10,7 @@ use crate::limits::LsmMode;
 use crate::memory::{NotRam, UserMemory};
 use crate::message::{Answer, Chunk, LsmQuestion, Need};
 use crate::node::Side;
+use crate::proc::Proc;
 use crate::protocol::{TransactionData, br, tf};
 use crate::thread::Call;
 use crate::trace::{MAX_OBJECTS, ObjectRecord, Party, SentObject, TraceEvent, TransactionRecord, UserError};
@@ -50,7 +51,8 @@ impl Domain {
         if let Some(thread) = self.threads.get_mut(call.thread) {
             thread.extended_error = extended(debug_id, br::OK, Errno::OK);
         }
-        let (header, pid) = (&call.header, self.pid(call.proc()).unwrap_or_default());
+        let Some(&Proc { pid, context, .. }) = self.procs.get(&call.proc()) else { return Step::Next };
+        let header = &call.header;
         let euid = if self.profile.thread_euid() { header.thread_euid } else { header.leader_euid };
         let mut sending = Sending {
             debug_id,
@@ -74,7 +76,7 @@ impl Domain {
             started: header.time,
         };
         let aimed = if reply { self.aim_reply(call, &mut sending) } else { self.aim_call(&mut sending) };
-        self.log_send(&mut sending);
+        self.log_send(&mut sending, context);
         if let Err(error) = aimed {
             self.fail_send(cx, call, &sending, error);
             return Step::Next;
@@ -119,14 +121,15 @@ impl Domain {
             if !s.reply {
                 self.check_stack(s)?;
             }
-            pages_there = self.reserve(s)?;
             s.stage = Stage::Gathering;
+            pages_there = self.reserve(s)?;
         } else {
             self.check_target(s)?;
         }
         let needs = self.gather(cx, call, s, pages_there)?;
-        if needs.is_empty() {
-            self.commit(cx, call, s)?;
+        match needs.is_empty() {
+            true => self.commit(cx, call, s)?,
+            false => self.log_target(s),
         }
         Ok(needs)
     }
@@ -264,7 +267,7 @@ impl Domain {
 
     /// Security context and space in the target. Tells whether the pages of the space are there.
     fn reserve(&mut self, s: &mut Sending) -> Result<bool, SendError> {
-        self.log_target(s);
+        self.count_target(s.guest);
         let wants_secctx =
             s.target_node.and_then(|node| self.nodes.get(node)).is_some_and(|n| n.wants_secctx);
         if wants_secctx {
@@ -340,20 +343,12 @@ impl Domain {
         let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
         let buffer = self.buffers.get(buffer_id).ok_or(gone)?;
         let (start, address) = (buffer.offset, mapping.address.wrapping_add(buffer.offset));
-        let mut translated = Vec::with_capacity(plan.objects.len());
-        for object in &plan.objects {
-            let result = self.translate(cx, s, target, address, &object.what);
-            let object = result.map_err(SendError::failed)?;
-            if let (Some(held), Some(buffer)) = (object.held, self.buffers.get_mut(buffer_id)) {
-                buffer.held.push(held);
-            }
-            translated.push(object.bytes);
-        }
+        let translated = match plan.objects.is_empty() {
+            true => Vec::new(),
+            false => self.translate_all(cx, call, s, plan, (target, buffer_id, address))?,
+        };
         if let Some(errno) = plan.failure {
             return Err(SendError::failed(errno));
-        }
-        if !plan.objects.is_empty() && s.target_node.is_some_and(|node| self.is_manager(node)) {
-            self.note_registration(cx, call, s);
         }
         let label = align8(s.data.data_size) + align8(s.data.offsets_size) + s.buffers_size;
         self.copy_payload(cx, call, s, start, plan, &translated)
@@ -363,6 +358,31 @@ impl Domain {
             if s.gathered().tokens.is_empty() { Vec::new() } else { fixups(plan, &s.gathered().tokens) };
         let secctx = s.gathered().secctx.as_ref().map(|_| address.wrapping_add(label));
         self.enqueue_transaction(cx, call, s, target, files, secctx)
+    }
+
+    /// Translates the objects of a plan for the buffer of a target, at this address.
+    #[inline(never)]
+    fn translate_all(
+        &mut self,
+        cx: &mut Cx<'_>,
+        call: &Call,
+        s: &Sending,
+        plan: &Plan,
+        (target, buffer, address): (ProcId, BufferId, u64),
+    ) -> Result<Vec<Vec<u8>>, SendError> {
+        let mut translated = Vec::with_capacity(plan.objects.len());
+        for object in &plan.objects {
+            let result = self.translate(cx, s, target, address, &object.what);
+            let object = result.map_err(SendError::failed)?;
+            if let (Some(held), Some(buffer)) = (object.held, self.buffers.get_mut(buffer)) {
+                buffer.held.push(held);
+            }
+            translated.push(object.bytes);
+        }
+        if plan.failure.is_none() && s.target_node.is_some_and(|node| self.is_manager(node)) {
+            self.note_registration(cx, call, s);
+        }
+        Ok(translated)
     }
 
     /// Moves everything into the buffer at `start` of the target's mapping.
@@ -433,7 +453,7 @@ impl Domain {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn trace_sent(
         &self,
         cx: &mut Cx<'_>,
@@ -442,11 +462,27 @@ impl Domain {
         result: Result<Option<BufferId>, SendError>,
     ) {
         if cx.traces() {
-            let record = self.sent_record(cx, call, s, result, self.limits.trace_payload);
-            cx.sink.event(&TraceEvent::Transaction(record));
-        } else if cx.pages.keeps_reads()
-            && s.memory(cx.chunk, call).is_in_pages(s.data.data, s.data.data_size)
-        {
+            self.emit_sent(cx, call, s, result);
+        } else if cx.pages.keeps_reads() {
+            self.read_sent(cx, call, s);
+        }
+    }
+
+    #[cold]
+    fn emit_sent(
+        &self,
+        cx: &mut Cx<'_>,
+        call: &Call,
+        s: &Sending,
+        result: Result<Option<BufferId>, SendError>,
+    ) {
+        let record = self.sent_record(cx, call, s, result, self.limits.trace_payload);
+        cx.sink.event(&TraceEvent::Transaction(record));
+    }
+
+    /// Reads of the payload what [`emit_sent`](Self::emit_sent) will, when this is replayed.
+    fn read_sent(&self, cx: &Cx<'_>, call: &Call, s: &Sending) {
+        if s.memory(cx.chunk, call).is_in_pages(s.data.data, s.data.data_size) {
             self.sent_payload(cx, call, s, self.limits.trace_payload);
         }
     }
