@@ -174,7 +174,7 @@ static void vb_release_work(struct work_struct *work)
 		vb_do_actions(dev, &reply, NULL);
 		if (le16_to_cpu(reply.answer.status) != VB_MORE)
 			break;
-		/* A large teardown is done in pieces (the core's work budget). */
+		/* All that the proc had is gone; there are more files to let go. */
 		body = vb_begin(msg, VB_CONTINUE, proc, 0, 0, 0, sizeof(*body));
 		body->reason = cpu_to_le32(VB_CONT_MORE);
 		error = vb_exchange(dev, msg, &reply);

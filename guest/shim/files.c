@@ -21,6 +21,7 @@ struct vb_install {
 		struct file *file;
 		u32 token;
 		int fd;
+		bool gone;		/* so is its token */
 	} entries[];
 };
 
@@ -117,26 +118,39 @@ void vb_install_drop(struct vb_call *call)
 /*
  * The read is done: the numbers become descriptors, and their tokens end. A token
  * that is gone by now was let go with this very answer (FPUT), because the core
- * dropped the transaction after all: then its number opens nothing.
+ * dropped the transaction after all: then its number opens nothing. Or the device
+ * was lost: -EIO, and none of the numbers does.
  */
-void vb_install_commit(struct vb_call *call)
+int vb_install_commit(struct vb_call *call)
 {
 	struct vb_install *install = call->install;
 	struct file *token_file;
+	bool gone = false;
 	u32 i;
 
 	for (i = 0; i < install->count; i++) {
 		token_file = xa_erase(&call->dev->tokens, install->entries[i].token);
-		if (token_file) {
-			fd_install(install->entries[i].fd, install->entries[i].file);
+		install->entries[i].gone = !token_file;
+		if (token_file)
 			fput(token_file);
-		} else {
+		else
+			gone = true;
+	}
+	if (gone && vb_device_dead(call->dev)) {
+		vb_install_drop(call);
+		return -EIO;
+	}
+	for (i = 0; i < install->count; i++) {
+		if (install->entries[i].gone) {
 			put_unused_fd(install->entries[i].fd);
 			fput(install->entries[i].file);
+		} else {
+			fd_install(install->entries[i].fd, install->entries[i].file);
 		}
 	}
 	kvfree(install);
 	call->install = NULL;
+	return 0;
 }
 
 /* Reserves a number for each of the tokens at `list`; not all on an error. */
@@ -237,7 +251,10 @@ static void vb_close_work(struct callback_head *work)
 	for (i = 0; i < closing->count; i++)
 		vb_close_fd(closing->fds[i]);
 	kfree(closing);
+	/* Before its code goes a module waits for all such sections. */
+	rcu_read_lock();
 	module_put(THIS_MODULE);
+	rcu_read_unlock();
 }
 
 /*

@@ -20,7 +20,7 @@
  */
 #define VB_COMMAND_MAX	256
 
-/* Ranges of one chunk: as many as plans fit in the in page, our scratch. */
+/* Ranges of one chunk: no more than plans fit in the in page, our scratch. */
 #define VB_RANGES_MAX	(VB_PAGE_SIZE / sizeof(struct vb_range))
 
 /* One page of page pointers. */
@@ -186,8 +186,8 @@ static u64 vb_gather_pages(struct vb_pins *pins, u64 address, u64 length,
 
 /*
  * The same for the whole of [address, +length), which touches `pages` pages, as a
- * copy in the message's own pages. To name a page costs some 600 instructions, to
- * copy it as the device reads a hundred. False: they are not enough.
+ * copy in the message's own pages, which is cheaper for a few pages than to pin
+ * and name them (README.md has the figures). False: they are not enough.
  */
 static bool vb_copy_pages(struct vb_message *msg, u64 address, u64 length,
 			  __le64 *pfns, u32 pages, u64 *readable)

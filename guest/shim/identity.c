@@ -216,7 +216,7 @@ static void vb_set_sched(struct task_struct *task, u32 value)
 
 /*
  * To leave SCHED_DEADLINE may sleep, so its threads change themselves, without
- * the lock. Nobody but they can make them such threads unnoticed.
+ * the lock.
  */
 static bool vb_changes_itself(struct task_struct *task)
 {

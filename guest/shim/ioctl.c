@@ -23,7 +23,7 @@
 #include "shim.h"
 
 /* Whether the read half's first word could be written (B075 before dequeuing). */
-static bool vb_readable_buffer_is_bad(struct vb_call *call)
+static bool vb_read_buffer_is_bad(struct vb_call *call)
 {
 	u64 address = call->bwr.read_buffer;
 	u32 old;
@@ -55,7 +55,7 @@ static void vb_build(struct vb_call *call)
 		if (copy_from_user(&call->bwr, call->arg, sizeof(call->bwr))) {
 			call->arg_error = -EFAULT;
 			memset(&call->bwr, 0, sizeof(call->bwr));
-		} else if (vb_readable_buffer_is_bad(call)) {
+		} else if (vb_read_buffer_is_bad(call)) {
 			call->flags |= VB_MSG_RBAD;
 		}
 		body = vb_begin_call(call, VB_IOCTL, sizeof(*body));
@@ -201,7 +201,7 @@ static int vb_finish(struct vb_call *call)
 	if (error)
 		vb_install_undo(call);
 	else if (call->install)
-		vb_install_commit(call);
+		error = vb_install_commit(call);
 	if (error == -EIO)
 		return error;
 

@@ -392,13 +392,14 @@ static int __init vb_init(void)
 	error = vb_policy_start();
 	if (error)
 		goto stop;
-	error = register_virtio_driver(&vb_driver);
+	error = vb_fs_start();
 	if (error)
 		goto ignore_policy;
-	error = vb_fs_start();
+	/* Last: from its probe on, files of the module may be open. */
+	error = register_virtio_driver(&vb_driver);
 	if (!error)
 		return 0;
-	unregister_virtio_driver(&vb_driver);
+	vb_fs_stop();
 ignore_policy:
 	vb_policy_stop();
 stop:

@@ -9,7 +9,9 @@
  *   wait-queue locks
  * The xarrays' own locks are leaves, taken in process context only; the
  * interrupt path reads the xarrays under RCU. Nothing but TRIM waits for the
- * device with pages_mutex held, and no user memory is touched under a lock.
+ * device with pages_mutex held. vb_device.end_mutex, binderfs' and the logs' own
+ * locks nest in none of these. No user memory is touched under any but the lock of
+ * a log's one reader.
  */
 #ifndef VB_SHIM_H
 #define VB_SHIM_H
@@ -109,7 +111,7 @@ struct vb_device {
 	u32 driver;			/* VB_DRIVER_* */
 	bool direct;			/* VB_F_DIRECT: requests stays empty */
 
-	spinlock_t lock;		/* both rings and the six fields below */
+	spinlock_t lock;		/* both rings, dead and in_flight */
 	struct virtqueue *requests;
 	struct virtqueue *events;
 	bool dead;			/* set once, under lock; read anywhere */
@@ -344,7 +346,7 @@ void vb_shrinking_stop(struct vb_device *dev);
 
 /* files.c */
 int vb_install_reserve(struct vb_call *call);
-void vb_install_commit(struct vb_call *call);
+int vb_install_commit(struct vb_call *call);
 void vb_install_drop(struct vb_call *call);
 int vb_send_files(struct vb_call *call, struct vb_proc *target,
 		  const u8 *fds, u32 count, __le32 *tokens, u32 *done);
