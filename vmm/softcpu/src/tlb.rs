@@ -203,7 +203,7 @@ impl Tlb {
         };
         let filled = &mut self.filled[global as usize];
         filled.push(slot as u16);
-        if filled.len() >= 2 * ENTRIES {
+        if filled.len() >= 4 * ENTRIES {
             filled.sort_unstable();
             filled.dedup();
         }
