@@ -20,7 +20,7 @@ impl Active {
         let message = self.out.read(&self.ram, out, wire::PAGE);
         let (answer, more) = world.answer_with_events(message.ok())?;
         // No page behind it: the guest's own loss.
-        let _ = self.ram.write_slice(&answer, out.unchecked_add(wire::PAGE as u64));
+        let _ = self.ram.write_slice(answer, out.unchecked_add(wire::PAGE as u64));
         let queued = if more { self.deliver(world, usize::MAX)? } else { 0 };
         if let Some(began) = timed {
             world.handled(cpu_time::thread().saturating_sub(began));

@@ -6,15 +6,12 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use super::wire;
 
-/// Most answers are no longer, and find their memory at once.
-const USUAL: usize = 512;
-
 /// An in page being filled: the answer at its start, what its offsets name behind it.
-struct AnswerPage {
-    bytes: Vec<u8>,
+struct AnswerPage<'a> {
+    bytes: &'a mut Vec<u8>,
 }
 
-impl AnswerPage {
+impl AnswerPage<'_> {
     /// Appends `items` at the next multiple of 8 and gives (offset, count of items).
     fn append<T: IntoBytes + Immutable>(&mut self, items: &[T]) -> (u32, u32) {
         self.bytes.resize(self.bytes.len().next_multiple_of(8), 0);
@@ -60,11 +57,12 @@ impl AnswerPage {
     }
 }
 
-/// The bytes of an in page, as many of it as are used (at most [`wire::PAGE`]; the core bounds
-/// results and lists so that they fit, and `None` says that it did not).
-pub fn answer(answer: &Answer, epoch: u32) -> Option<Vec<u8>> {
-    let mut page = AnswerPage { bytes: Vec::with_capacity(USUAL) };
-    page.bytes.resize(size_of::<wire::Answer>(), 0);
+/// Writes the bytes of an in page, as many of it as are used (at most [`wire::PAGE`]; the core bounds
+/// results and lists so that they fit, and `false` says that it did not).
+pub fn answer(answer: &Answer, epoch: u32, page: &mut Vec<u8>) -> bool {
+    page.clear();
+    page.resize(size_of::<wire::Answer>(), 0);
+    let mut page = AnswerPage { bytes: page };
     let (result_offset, result_length) = page.append(&answer.result);
     let (status, park, timeout_ms) = match &answer.status {
         Status::Done => (wire::status::DONE, 0, 0),
@@ -114,7 +112,7 @@ pub fn answer(answer: &Answer, epoch: u32) -> Option<Vec<u8>> {
         event_count: 0.into(),
     };
     page.bytes[..size_of::<wire::Answer>()].copy_from_slice(head.as_bytes());
-    (page.bytes.len() <= wire::PAGE).then_some(page.bytes)
+    page.bytes.len() <= wire::PAGE
 }
 
 /// The bytes of an event buffer.

@@ -81,13 +81,10 @@ impl Active {
             let timed = world.is_to_be_timed().then(cpu_time::thread);
             let written = match (chain.next(), chain.next()) {
                 (Some(out), Some(into)) if !out.is_write_only() && into.is_write_only() => {
-                    let bytes = match self.out.read(ram, out.addr(), out.len() as usize) {
-                        Ok(message) => world.answer(message)?,
-                        Err(_) => world.protocol_error(),
-                    };
+                    let bytes = world.answer(self.out.read(ram, out.addr(), out.len() as usize).ok())?;
                     // An in page that is too small or outside RAM: the guest's own loss.
                     let fits =
-                        bytes.len() <= into.len() as usize && ram.write_slice(&bytes, into.addr()).is_ok();
+                        bytes.len() <= into.len() as usize && ram.write_slice(bytes, into.addr()).is_ok();
                     if fits { bytes.len() as u32 } else { 0 }
                 }
                 _ => {

@@ -13,6 +13,7 @@ use binder::{Domain, GuestPages};
 use guest_ram::GuestRam;
 
 use super::super::{DeviceError, Interrupt};
+use super::decode::Malformed;
 use super::names::Names;
 use super::shared::{Guests, Shared, SharedDomain, pieces};
 use super::{Counters, Handling, Recorder, decode, encode, wire};
@@ -36,10 +37,22 @@ pub(super) struct World {
     pub until_sample: u32,
     /// The memory of the last ioctl, for the next one.
     spare: Ioctl,
+    /// What the core said last, and the page that says so to the guest: both are filled again and again.
+    reply: Answer,
+    page: Vec<u8>,
 }
 
 /// One message of so many is timed: to read the clock of a thread is a system call.
 const SAMPLE: u32 = 64;
+
+/// What was in the page of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Message,
+    /// A message of an epoch that is over.
+    Stale,
+    Malformed,
+}
 
 /// Passes the core's trace events on with one stamp: all that a message causes happens at one time.
 pub(super) struct Stamped<'a> {
@@ -78,6 +91,8 @@ impl World {
             handling: Arc::default(),
             until_sample: SAMPLE,
             spare: Ioctl::default(),
+            reply: Answer::default(),
+            page: Vec::new(),
         }
     }
 
@@ -105,52 +120,61 @@ impl World {
         self.recorder.commit();
     }
 
-    /// Handles the message in `page` and gives the bytes of its answer.
-    pub fn answer(&mut self, page: &[u8]) -> Result<Vec<u8>, DeviceError> {
+    /// Handles a message and gives the bytes of its answer. `None`: the message cannot be read.
+    pub fn answer(&mut self, message: Option<&[u8]>) -> Result<&[u8], DeviceError> {
         let domain = self.domain.clone();
         let mut shared = domain.lock()?;
-        let answer = self.handle(&mut shared, page);
+        let sent = self.handle(&mut shared, message);
         self.leave(shared);
-        Ok(answer)
+        self.count_answer(sent, 0);
+        Ok(&self.page)
     }
 
-    /// The same, with the events that there are behind the answer, and the other guests of the world woken. `None`:
-    /// the message cannot be read. Tells also whether there are more events than the answer has room for.
-    pub fn answer_with_events(&mut self, page: Option<&[u8]>) -> Result<(Vec<u8>, bool), DeviceError> {
+    /// The same, with the events that there are behind the answer, and the other guests of the world woken. Tells also
+    /// whether there are more events than the answer has room for.
+    pub fn answer_with_events(&mut self, message: Option<&[u8]>) -> Result<(&[u8], bool), DeviceError> {
         let domain = self.domain.clone();
         let mut shared = domain.lock()?;
-        let mut answer = match page {
-            Some(page) => self.handle(&mut shared, page),
-            None => self.protocol_error(),
-        };
+        let sent = self.handle(&mut shared, message);
         let mut events = 0;
-        while shared.domain.has_events(self.guest) && encode::has_room_for_event(&answer) {
-            let Some(event) = self.fetch_event(&mut shared, false) else { break };
-            encode::append_event(&mut answer, &event);
+        while encode::has_room_for_event(&self.page)
+            && let Some(event) = self.fetch_due(&mut shared)
+        {
+            encode::append_event(&mut self.page, &event);
             events += 1;
-        }
-        if events > 0 {
-            self.count(|counters| counters.events += events);
         }
         let left = shared.domain.has_events(self.guest);
         shared.wake_others(self.guest);
         self.leave(shared);
-        Ok((answer, left))
+        self.count_answer(sent, events);
+        Ok((&self.page, left))
     }
 
-    fn handle(&mut self, shared: &mut Shared, page: &[u8]) -> Vec<u8> {
+    /// Has a message handled, and its answer written to `page`.
+    fn handle(&mut self, shared: &mut Shared, message: Option<&[u8]>) -> Sent {
         let epoch = self.config.epoch.get();
-        let Ok(header) = decode::header(page) else { return self.protocol_error() };
-        if header.epoch.get() != epoch {
-            let stale = Answer { errno: Errno::EIO, ..Answer::default() };
-            return self.encode(&stale);
+        let sent = self.ask_core(shared, message.unwrap_or_default()).unwrap_or(Sent::Malformed);
+        let errno = match sent {
+            Sent::Message if encode::answer(&self.reply, epoch, &mut self.page) => return sent,
+            Sent::Message | Sent::Malformed => Errno::EPROTO,
+            Sent::Stale => Errno::EIO,
+        };
+        self.reply.clear();
+        self.reply.errno = errno;
+        encode::answer(&self.reply, epoch, &mut self.page);
+        if errno == Errno::EPROTO { Sent::Malformed } else { sent }
+    }
+
+    /// Has the core fill in `reply`.
+    fn ask_core(&mut self, shared: &mut Shared, page: &[u8]) -> Result<Sent, Malformed> {
+        let header = decode::header(page)?;
+        if header.epoch.get() != self.config.epoch.get() {
+            return Ok(Sent::Stale);
         }
         let guest = self.guest;
         let Shared { domain, guests } = shared;
         let expects = |core: &Header| domain.expects(guest, core.proc, core.tid);
-        let Ok(message) = decode::message(&header, page, expects, &mut self.spare) else {
-            return self.protocol_error();
-        };
+        let message = decode::message(&header, page, expects, &mut self.spare)?;
         self.at = self.recorder.now();
         if self.recorder.has_gap() {
             self.recorder.mend(self.at, guest, domain, &guests.all_ram());
@@ -163,22 +187,16 @@ impl World {
             self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
         let mut sink = Stamped { at: self.at, guest, recorder: self.recorder.as_mut() };
-        let answer = if self.replay_begun {
-            handle_recorded(domain, guests, guest, &message, &mut sink)
+        if self.replay_begun {
+            handle_recorded(domain, guests, guest, &message, &mut sink, &mut self.reply);
         } else {
-            domain.handle(guests, guest, &message, &mut sink)
-        };
+            domain.answer(&GuestPages(guests), guest, &message, &mut sink, &mut self.reply);
+        }
         if let Body::Ioctl(ioctl) = message.body {
             self.spare = ioctl;
         }
         self.recorder.commit();
-        self.count(|counters| {
-            counters.messages += 1;
-            counters.trimmed_pages += answer.slots.len() as u64;
-        });
-        let encoded = encode::answer(&answer, epoch);
-        domain.reuse(answer.result);
-        encoded.unwrap_or_else(|| self.protocol_error())
+        Ok(Sent::Message)
     }
 
     /// Lets the domain go, and has the signals sent that it was asked for.
@@ -211,15 +229,17 @@ impl World {
         Ok(wanted)
     }
 
-    fn encode(&self, answer: &Answer) -> Vec<u8> {
-        encode::answer(answer, self.config.epoch.get()).unwrap_or_else(|| self.protocol_error())
-    }
-
-    /// The answer to what is no message: DONE with EPROTO.
-    pub fn protocol_error(&self) -> Vec<u8> {
-        self.count(|counters| counters.malformed += 1);
-        let answer = Answer { errno: Errno::EPROTO, ..Answer::default() };
-        encode::answer(&answer, self.config.epoch.get()).expect("an answer without lists fits a page")
+    /// Counts what was sent, and what went with its answer.
+    fn count_answer(&self, sent: Sent, events: u64) {
+        self.count(|counters| {
+            match sent {
+                Sent::Message => counters.messages += 1,
+                Sent::Malformed => counters.malformed += 1,
+                Sent::Stale => {}
+            }
+            counters.trimmed_pages += self.reply.slots.len() as u64;
+            counters.events += events;
+        });
     }
 
     /// Whether there may be events that another guest of the world caused, which no doorbell told of.
@@ -230,6 +250,10 @@ impl World {
 
     pub fn has_events(&self) -> Result<bool, DeviceError> {
         Ok(self.domain.lock()?.domain.has_events(self.guest))
+    }
+
+    fn fetch_due(&mut self, shared: &mut Shared) -> Option<wire::Event> {
+        if shared.domain.has_events(self.guest) { self.fetch_event(shared, false) } else { None }
     }
 
     pub fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
@@ -290,13 +314,13 @@ fn handle_recorded(
     guest: GuestId,
     message: &Message,
     sink: &mut Stamped<'_>,
-) -> Answer {
+    answer: &mut Answer,
+) {
     let at = sink.at;
     sink.recorder.step(at, guest, &Step::Message(Cow::Borrowed(message)));
     let pages = RecordedPages::new(GuestPages(rams));
-    let answer = domain.handle_on(&pages, guest, message, sink);
+    domain.answer(&pages, guest, message, sink, answer);
     let reads = pages.into_reads();
-    let step = Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(&answer) };
+    let step = Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(answer) };
     sink.recorder.step(at, guest, &step);
-    answer
 }
