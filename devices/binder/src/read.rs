@@ -44,13 +44,14 @@ impl Read {
         self.position += (self.bytes.len() - before) as u64;
     }
 
-    /// All that it returned, of which `last` are the last bytes; as the user will see it.
-    pub(crate) fn returns(&self, last: &[u8]) -> impl Iterator<Item = Return> {
-        let replaced = self.spawn && self.start == 0;
-        let first = if replaced { Some(Return::SpawnLooper) } else { None };
-        let items = returns(&self.handed).chain(returns(last));
-        let behind = if self.spawn && !replaced { Some(Return::SpawnLooper) } else { None };
-        first.into_iter().chain(items.skip(usize::from(replaced))).chain(behind)
+    /// What its latest bytes say, as the user will see it; `last`: the read ends with them. What the first word of
+    /// a read in several pieces will be is known, and told, when it ends.
+    pub(crate) fn returns(&self, bytes: &[u8], last: bool) -> impl Iterator<Item = Return> {
+        let begins = self.position == bytes.len() as u64;
+        let word = if self.spawn { Return::SpawnLooper } else { Return::Noop };
+        let first = (last && begins && !bytes.is_empty()).then_some(word);
+        let behind = (last && !begins && (self.spawn || self.start == 0)).then_some(word);
+        first.into_iter().chain(returns(bytes).skip(usize::from(begins))).chain(behind)
     }
 
     /// Only BR_NOOP was written (B088).

@@ -82,7 +82,7 @@ impl Domain {
             ReadFlow::More => {
                 fill(answer, &mut call);
                 answer.status = Status::More;
-                call.read.handed.extend_from_slice(&answer.result);
+                self.hand_out(cx, &call, answer);
                 self.set_activity(call.thread, Activity::ReadMore(call));
             }
             ReadFlow::Install(transaction) => {
@@ -147,7 +147,7 @@ impl Domain {
         };
         if errno.is_ok() {
             if cx.traces() {
-                self.trace_returns(cx, &call, &answer.result);
+                self.trace_returns(cx, &call, &answer.result, true);
             }
             if call.read.spawn {
                 let word = crate::protocol::br::SPAWN_LOOPER.to_le_bytes();
@@ -168,9 +168,20 @@ impl Domain {
         self.spare.keep_call(call);
     }
 
+    /// Counts and traces a piece of a long read: nothing of it is kept.
     #[cold]
-    fn trace_returns(&self, cx: &mut Cx<'_>, call: &Call, last: &[u8]) {
-        for item in call.read.returns(last) {
+    fn hand_out(&mut self, cx: &mut Cx<'_>, call: &Call, answer: &Answer) {
+        if let Some(proc) = self.procs.get_mut(&call.proc()) {
+            proc.counters.count_read(&call.read, &answer.result);
+        }
+        if cx.traces() {
+            self.trace_returns(cx, call, &answer.result, false);
+        }
+    }
+
+    #[cold]
+    fn trace_returns(&self, cx: &mut Cx<'_>, call: &Call, bytes: &[u8], last: bool) {
+        for item in call.read.returns(bytes, last) {
             self.trace_thread(cx, call.thread, move |thread| TraceEvent::Return { thread, item });
         }
     }

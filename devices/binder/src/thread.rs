@@ -203,8 +203,8 @@ impl Call {
 
     /// Nothing is left of it but plain numbers, and memory for as much as an answer has.
     pub(crate) fn holds_nothing(&self) -> bool {
-        let Read { bytes, handed, creds, .. } = &self.read;
-        let empty = bytes.is_empty() && handed.capacity() == 0 && self.actions.is_empty();
+        let Read { bytes, creds, .. } = &self.read;
+        let empty = bytes.is_empty() && self.actions.is_empty();
         empty && creds.is_none() && self.write.kept.is_none()
     }
 
@@ -298,8 +298,6 @@ pub(crate) struct Read {
     pub position: u64,
     /// Bytes that are not handed out yet; they end at `position`.
     pub bytes: Vec<u8>,
-    /// Bytes that were handed out before `bytes`, for the trace and the counters.
-    pub handed: Vec<u8>,
     pub creds: Option<Creds>,
     pub phase: ReadPhase,
     pub wait_for_proc: bool,

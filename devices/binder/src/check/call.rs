@@ -136,17 +136,7 @@ fn check_call(id: ThreadId, thread: &Thread, call: &Call) -> Result<(), Inconsis
     let length = kept.as_ref().map_or(0, |chunk| chunk.bytes.len());
     let inside = *cursor <= length && position.checked_add(length as u64).is_some();
     holds(inside, "a write half is behind its end")?;
-    let Read {
-        size: _,
-        start: _,
-        position,
-        bytes,
-        handed: _,
-        creds: _,
-        phase: _,
-        wait_for_proc: _,
-        spawn: _,
-    } = read;
+    let Read { size: _, start: _, position, bytes, creds: _, phase: _, wait_for_proc: _, spawn: _ } = read;
     let inside = bytes.len() <= MAX_RESULT && bytes.len() as u64 <= *position;
     holds(inside, "a read half has more than it wrote")
 }

@@ -83,13 +83,10 @@ impl Counters {
             .for_each(|(sum, count)| *sum = sum.wrapping_add(*count));
     }
 
-    /// Counts what a read hands out, of which `last` are the last bytes. BR_NOOP is not counted (B429).
+    /// Counts what a read hands out with these bytes. BR_NOOP is not counted (B429).
     #[inline(always)]
-    pub(crate) fn count_read(&mut self, read: &Read, last: &[u8]) {
-        if !read.handed.is_empty() {
-            self.count_returns(&read.handed);
-        }
-        self.count_returns(last);
+    pub(crate) fn count_read(&mut self, read: &Read, bytes: &[u8]) {
+        self.count_returns(bytes);
         if read.spawn {
             self.count_return(br::SPAWN_LOOPER);
         }

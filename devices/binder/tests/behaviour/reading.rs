@@ -1,7 +1,7 @@
 //! The two halves of BINDER_WRITE_READ: consumption, room, queues, blocking, loopers.
 
 use binder::protocol::{Command, Return, bc, ioctl, object};
-use binder::{Body, ChunkEnd, Errno, Status};
+use binder::{Body, ChunkEnd, Errno, Status, TraceEvent};
 
 use crate::payloads::*;
 use crate::trio::*;
@@ -306,6 +306,48 @@ fn a_long_read_comes_in_pages() {
     let out = w.raw_write_read(client, &[], 0, 8192, 0);
     assert_eq!((out.rc, out.returns.len()), (4004, 1001));
     w.finish();
+}
+
+/// covers: B091, B496, rule 13
+#[test]
+fn a_long_read_keeps_nothing_of_what_was_taken_away() {
+    let Trio { mut w, client, handle, .. } = trio();
+    let commands: Vec<Command> = (0..2000).map(|_| w.call_command(client, handle, 1, b"", &[])).collect();
+    w.write(client, &commands);
+    let size = |w: &World| postcard::to_stdvec(&w.domain).unwrap().len();
+    w.hold = true;
+    w.raw_write_read(client, &[], 0, 8192, 0);
+    let before = size(&w);
+    let more = w.send(client, Body::Continue(binder::Continue::More(Default::default())));
+    assert_eq!(more.status, Status::More);
+    let (taken, less) = (more.result.len() / 4, before - size(&w));
+    assert!(less > 3 * taken, "{taken} items gone make it only {less} bytes smaller");
+    w.finish();
+}
+
+/// covers: B097, B098, rules 13, 35
+#[test]
+fn every_return_of_a_long_read_is_told_once() {
+    for threads in [0u32, 1] {
+        let Trio { mut w, client, handle, .. } = trio();
+        w.ioctl(client, ioctl::SET_MAX_THREADS, &threads.to_le_bytes());
+        let commands: Vec<Command> = (0..1000).map(|_| w.call_command(client, handle, 1, b"", &[])).collect();
+        w.write(client, &commands);
+        w.write(client, &[Command::EnterLooper]);
+        w.trace.clear();
+        let out = w.raw_write_read(client, &[], 0, 8192, 0);
+        let first = [Return::Noop, Return::SpawnLooper][threads as usize];
+        assert_eq!((out.returns[0], out.returns.len()), (first, 1001));
+        let told = w.trace.iter().filter_map(|event| match event {
+            TraceEvent::Return { item, .. } => Some(*item),
+            _ => None,
+        });
+        // What the first word is was known at the end.
+        let mut seen = out.returns.clone();
+        seen.rotate_left(1);
+        assert_eq!(told.collect::<Vec<_>>(), seen);
+        w.finish();
+    }
 }
 
 /// covers: rule 13
