@@ -25,7 +25,9 @@ use crate::node::Node;
 use crate::proc::{Context, ContextId, Proc};
 use crate::refs::Ref;
 use crate::thread::{Activity, Delivery, Thread};
+use crate::trace::TransactionRecord;
 use crate::transaction::Transaction;
+use crate::transaction::send::{MAX_REGISTERED, REGISTRATION};
 use crate::work::{Place, Queue, Work, WorkQueue};
 
 mod call;
@@ -262,7 +264,7 @@ impl Domain {
             wants_secctx: _,
             minimum: _,
             has_async: _,
-            registered: _,
+            registered,
             died: _,
             backlog,
         } = node;
@@ -273,6 +275,9 @@ impl Domain {
         holds(self.contexts.contains_key(context), "a node is of a context that is not there")?;
         let counts = [internal_strong, local_strong, local_weak, surplus];
         holds(counts.iter().all(|count| **count < MAX_COUNT), "a node's counts are too high")?;
+        let small =
+            |it: &TransactionRecord| it.payload.len() <= REGISTRATION as usize && it.objects.len() <= 1;
+        holds(registered.as_deref().is_none_or(small), "a node's registration is too long")?;
         for (debug_id, entry) in refs {
             let entry = self.refs.get(*entry);
             let own = entry.is_some_and(|entry| entry.node == id && entry.debug_id == *debug_id);
@@ -438,6 +443,7 @@ impl Domain {
             buffers,
             completions,
             registrations,
+            registered,
             tokens,
             suspended_bytes,
             idle_pages,
@@ -469,6 +475,9 @@ impl Domain {
                 ],
             "a guest's objects are counted wrong",
         )?;
+        let known = self.nodes.iter().filter(|node| node.guest == id && node.registered.is_some()).count();
+        let counted = *registered as usize == known && *registered <= MAX_REGISTERED;
+        holds(counted, "a guest's registered nodes are counted wrong")?;
         let own = || self.threads.iter().filter(|thread| thread.guest == id);
         let complete = |work: &Work| matches!(work, Work::Complete(_));
         let unread: usize = own().map(|thread| thread.todo.iter().filter(complete).count()).sum();

@@ -86,6 +86,8 @@ pub(crate) struct Guest {
     pub completions: u32,
     /// Death and freeze registrations, the cleared ones that are not read yet included.
     pub registrations: u32,
+    /// Nodes of which it is known what they are registered as.
+    pub registered: u32,
     pub tokens: u32,
     pub suspended_bytes: u64,
     pub idle_pages: u32,
@@ -238,7 +240,8 @@ impl Domain {
         managers.filter_map(|node| Some(self.nodes.get(node)?.debug_id))
     }
 
-    /// How the nodes of a guest were first passed to their context managers: what they are registered as.
+    /// How the nodes of a guest were first passed to their context managers, each alone of its call's objects: what
+    /// they are registered as. The first 4096 of those that live are known.
     pub fn registrations(&self, guest: GuestId) -> impl Iterator<Item = &TransactionRecord> {
         let nodes = self.nodes.iter().filter(move |node| node.guest == guest && node.owner.is_some());
         nodes.filter_map(|node| node.registered.as_deref())

@@ -211,6 +211,7 @@ impl Domain {
         }
         if let Some(guest) = self.guests.get_mut(&node.guest) {
             guest.nodes = guest.nodes.saturating_sub(1);
+            guest.registered = guest.registered.saturating_sub(u32::from(node.registered.is_some()));
         }
         cx.trace(move || TraceEvent::NodeReleased { node: node.debug_id });
     }
@@ -293,6 +294,11 @@ impl Domain {
         node.owner = None;
         node.local_strong = 0;
         node.local_weak = 0;
+        if node.registered.take().is_some()
+            && let Some(guest) = self.guests.get_mut(&node.guest)
+        {
+            guest.registered = guest.registered.saturating_sub(1);
+        }
         if node.refs.is_empty() {
             return self.remove_node(cx, id);
         }

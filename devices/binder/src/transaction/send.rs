@@ -1,6 +1,6 @@
 //! Sending: BC_TRANSACTION and BC_REPLY in B117's order of checks, suspended where the guest must help.
 
-use crate::arena::{BufferId, NodeId, ThreadId};
+use crate::arena::{BufferId, ThreadId};
 use crate::buffer::{Buffer, Sizes, align8};
 use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
@@ -20,7 +20,9 @@ use crate::transaction::{FileFixup, SendError, Sending, Stage, Transaction, exte
 use crate::work::Work;
 
 /// Bytes that are kept of the payload with which a node was registered: interface and name stand first.
-const REGISTRATION: u32 = 512;
+pub(crate) const REGISTRATION: u32 = 512;
+/// Nodes of a guest of which it is known how they were registered: more than any Android has services.
+pub(crate) const MAX_REGISTERED: u32 = 4096;
 
 impl Sending {
     pub(crate) fn is_oneway(&self) -> bool {
@@ -498,12 +500,21 @@ impl Domain {
             s.gathered().plan.iter().flat_map(|plan| &plan.objects).find_map(|object| own(&object.what));
         let node =
             self.procs.get(&s.sender.proc).zip(ptr).and_then(|(proc, ptr)| proc.nodes.get(&ptr).copied());
-        let is_new = |node: &NodeId| self.nodes.get(*node).is_some_and(|node| node.registered.is_none());
-        if let Some(node) = node.filter(is_new) {
-            let record = self.sent_record(cx, call, s, Ok(s.buffer), REGISTRATION);
-            if let Some(node) = self.nodes.get_mut(node) {
-                node.registered = Some(Box::new(record));
-            }
+        let Some((id, node)) = node.and_then(|id| Some((id, self.nodes.get(id)?))) else { return };
+        let room = self.guests.get(&node.guest).is_some_and(|guest| guest.registered < MAX_REGISTERED);
+        if node.registered.is_some() || !room {
+            return;
+        }
+        let (guest, debug_id) = (node.guest, Some(node.debug_id));
+        let mut record = self.sent_record(cx, call, s, Ok(s.buffer), REGISTRATION);
+        record.objects.retain(|it| matches!(it.object, SentObject::Binder { node, .. } if node == debug_id));
+        record.objects.truncate(1);
+        record.objects.shrink_to_fit();
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.registered = Some(Box::new(record));
+        }
+        if let Some(guest) = self.guests.get_mut(&guest) {
+            guest.registered += 1;
         }
     }
 

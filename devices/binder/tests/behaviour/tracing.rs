@@ -1,9 +1,11 @@
 //! The trace: complete, and the same for the same messages.
 
-use binder::protocol::{Command, Return, br};
-use binder::{TraceEvent, protocol::tf};
+use binder::protocol::{Command, Return, br, object, tf};
+use binder::{Body, TraceEvent};
 
+use crate::payloads::*;
 use crate::trio::*;
+use crate::world::*;
 
 /// covers: rule 35
 #[test]
@@ -85,5 +87,38 @@ fn spawn_looper_is_told_instead_of_the_noop() {
         })
         .collect();
     assert!(matches!(items[..], [Return::SpawnLooper, Return::Transaction(_)]));
+    w.finish();
+}
+
+/// A recording that begins later is told what nodes are registered as: of each its own object, and of so many.
+#[test]
+fn registrations_are_remembered_shortly_and_not_without_end() {
+    let mut w = World::new();
+    let manager = w.open_device("binder", 10);
+    w.note(manager, Body::Mmap { address: MAPPING, length: 4 << 20 });
+    let manager = w.thread(manager, 10);
+    w.become_manager(manager);
+    let owner = w.process(20);
+    let node = |ptr: u64| flat_object(object::BINDER, 0, ptr, 0);
+    let data = [node(0x10), node(0x20), vec![7; 1000]].concat();
+    let call = w.call_command(owner, 0, tf::ONE_WAY, &data, &[0, 24]);
+    w.write(owner, &[call]);
+    let known: Vec<_> = w.domain.registrations(GUEST).cloned().collect();
+    assert_eq!((known.len(), known[0].objects.len(), known[0].objects[0].offset), (1, 1, 0));
+    assert_eq!(known[0].payload, data[..512]);
+    for first in (0x1000..0x1000 + 5000 * 8).step_by(1000 * 8) {
+        let calls = (first..first + 1000 * 8).step_by(8);
+        let calls: Vec<Command> =
+            calls.map(|ptr| w.call_command(owner, 0, tf::ONE_WAY, &node(ptr), &[0])).collect();
+        w.write(owner, &calls);
+    }
+    assert_eq!((w.census().nodes, w.domain.registrations(GUEST).count()), (5003, 4096));
+    // Those that go make room.
+    let second = w.process(21);
+    w.release(owner.proc);
+    assert_eq!(w.domain.registrations(GUEST).count(), 0);
+    let call = w.call_command(second, 0, tf::ONE_WAY, &node(0x10), &[0]);
+    w.write(second, &[call]);
+    assert_eq!(w.domain.registrations(GUEST).count(), 1);
     w.finish();
 }
