@@ -5,7 +5,7 @@
 //! own shim fills its whole mapping before the process's next `BINDER_WRITE_READ` goes on, and TRIM takes
 //! nothing back. Whoever hands out an object or waits for an answer has made one; only a context
 //! manager can be called before its first. It costs guest memory, as much as the process mapped; a
-//! process that cannot have it goes on, and what another guest sends to it fails with -12 where a
+//! process that cannot have it, or whose guest has too many commands waiting, goes on, and what another guest sends to it fails with -12 where a
 //! page is missing.
 
 use crate::domain::{Cx, Domain};
@@ -30,14 +30,25 @@ impl Domain {
         }
     }
 
-    fn fill(&mut self, cx: &Cx<'_>, mut call: Box<Call>, proc: ProcId, slots: Vec<u32>, answer: &mut Answer) {
+    fn fill(
+        &mut self,
+        cx: &mut Cx<'_>,
+        mut call: Box<Call>,
+        proc: ProcId,
+        slots: Vec<u32>,
+        answer: &mut Answer,
+    ) {
+        let bytes = call.write.chunk(cx.chunk).weight();
+        if !self.keeps_suspended(call.guest, bytes) {
+            return self.proceed(cx, call, answer);
+        }
         call.write.keep(cx.chunk);
         let needs = vec![Need::Pages { proc, slots: slots.clone() }];
         answer.status = Status::Needs(needs);
         answer.write_consumed = call.write.consumed();
         answer.result_position = call.read.position;
         if let Some(object) = self.threads.get_mut(call.thread) {
-            object.activity = Activity::Filling { call, slots };
+            object.activity = Activity::Filling { call, slots, bytes };
         }
     }
 

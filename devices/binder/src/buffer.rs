@@ -52,6 +52,13 @@ pub(crate) struct Buffer {
     pub close: Vec<u32>,
 }
 
+impl Buffer {
+    /// How many objects there may be in it, by its offsets.
+    pub(crate) fn objects(&self) -> u64 {
+        self.offsets_size / 8
+    }
+}
+
 /// Sizes of a buffer that is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sizes {

@@ -441,6 +441,7 @@ impl Domain {
             refs,
             transactions,
             buffers,
+            buffer_objects,
             completions,
             registrations,
             registered,
@@ -475,6 +476,10 @@ impl Domain {
                 ],
             "a guest's objects are counted wrong",
         )?;
+        let there = |buffer: &&Buffer| self.procs.get(&buffer.proc).is_some_and(|proc| proc.guest == id);
+        let objects = self.buffers.iter().filter(there).map(Buffer::objects);
+        let objects = objects.fold(0u64, u64::saturating_add);
+        holds(*buffer_objects == objects, "the objects in a guest's buffers are counted wrong")?;
         let known = self.nodes.iter().filter(|node| node.guest == id && node.registered.is_some()).count();
         let counted = *registered as usize == known && *registered <= MAX_REGISTERED;
         holds(counted, "a guest's registered nodes are counted wrong")?;
@@ -488,9 +493,13 @@ impl Domain {
         holds(u64::from(*idle_pages) == idle, "a guest's idle pages are counted wrong")?;
         let (mut bytes, mut held) = (0u64, 0usize);
         for thread in own() {
-            if let Activity::Suspended { sending, bytes: more, .. } = &thread.activity {
-                bytes = bytes.saturating_add(*more);
-                held += sending.gathered().tokens.len();
+            match &thread.activity {
+                Activity::Suspended { sending, bytes: more, .. } => {
+                    bytes = bytes.saturating_add(*more);
+                    held += sending.gathered().tokens.len();
+                }
+                Activity::Filling { bytes: more, .. } => bytes = bytes.saturating_add(*more),
+                _ => {}
             }
         }
         holds(bytes == *suspended_bytes, "a guest's suspended bytes are counted wrong")?;
@@ -530,6 +539,7 @@ fn check_limits(limits: &Limits, allowed: &Limits) -> Result<(), Inconsistent> {
         max_refs,
         max_transactions,
         max_buffers,
+        max_buffer_objects,
         max_contexts,
         max_files,
         max_tokens,
@@ -545,6 +555,7 @@ fn check_limits(limits: &Limits, allowed: &Limits) -> Result<(), Inconsistent> {
         && *max_refs <= allowed.max_refs
         && *max_transactions <= allowed.max_transactions
         && *max_buffers <= allowed.max_buffers
+        && *max_buffer_objects <= allowed.max_buffer_objects
         && *max_contexts <= allowed.max_contexts
         && *max_files <= allowed.max_files.min(MAX_INSTALL_FILES)
         && *max_tokens <= allowed.max_tokens

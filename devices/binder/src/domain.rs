@@ -82,6 +82,8 @@ pub(crate) struct Guest {
     pub refs: u32,
     pub transactions: u32,
     pub buffers: u32,
+    /// Objects that these have room for in their offsets.
+    pub buffer_objects: u64,
     /// Completions in queues of threads.
     pub completions: u32,
     /// Death and freeze registrations, the cleared ones that are not read yet included.

@@ -220,7 +220,7 @@ impl Domain {
     fn release_activity(&mut self, cx: &mut Cx<'_>, id: ThreadId, guest: GuestId, activity: Activity) {
         match activity {
             Activity::Suspended { sending, bytes, .. } => {
-                self.count_suspended(guest, bytes, false);
+                self.end_suspended(guest, bytes);
                 self.abandon_send(cx, &sending, guest);
                 if let Some(call) = sending.in_reply_to {
                     self.send_failed_reply(cx, call, br::DEAD_REPLY);
@@ -230,11 +230,11 @@ impl Domain {
                 self.cleanup_transaction(cx, transaction, br::DEAD_REPLY);
             }
             Activity::Freezing(wait) => self.stop_freezing(id, &wait),
+            Activity::Filling { bytes, .. } => self.end_suspended(guest, bytes),
             Activity::Idle
             | Activity::WriteMore(_)
             | Activity::ReadMore(_)
             | Activity::Parked(_)
-            | Activity::Filling { .. }
             | Activity::Completed { .. } => {}
         }
     }
@@ -323,8 +323,10 @@ impl Domain {
         let Some(mapping) = object.mapping.take() else { return };
         let idle = mapping.idle();
         let buffers: Vec<BufferId> = mapping.buffers.values().collect();
+        let mut objects = 0;
         for id in &buffers {
             let Some(buffer) = self.buffers.remove(*id) else { continue };
+            objects += buffer.objects();
             if buffer.clear_on_free {
                 // A page that is no RAM any more has nothing to hide.
                 let _ = mapping.zero(cx.pages, buffer.offset, buffer.size);
@@ -335,6 +337,7 @@ impl Domain {
         }
         if let Some(guest) = self.guests.get_mut(&object.guest) {
             guest.buffers = guest.buffers.saturating_sub(buffers.len() as u32);
+            guest.buffer_objects = guest.buffer_objects.saturating_sub(objects);
             guest.idle_pages = guest.idle_pages.saturating_sub(idle);
         }
     }

@@ -31,6 +31,8 @@ pub struct Limits {
     pub max_transactions: u32,
     /// Buffers in the mappings of its processes.
     pub max_buffers: u32,
+    /// Objects in those buffers: so many counts on nodes and handles may be remembered for them.
+    pub max_buffer_objects: u32,
     /// binderfs devices that were opened and still exist.
     pub max_contexts: u32,
     /// File descriptors in one transaction; at most [`crate::message::MAX_INSTALL_FILES`].
@@ -58,6 +60,7 @@ impl Default for Limits {
             max_refs: 524288,
             max_transactions: 131072,
             max_buffers: 262144,
+            max_buffer_objects: 4 << 20,
             max_contexts: 4096,
             max_files: 512,
             max_tokens: 65536,

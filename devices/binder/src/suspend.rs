@@ -54,23 +54,32 @@ impl Domain {
     ) {
         let guest = call.guest;
         let bytes = sending.weight() + call.write.chunk(cx.chunk).weight();
-        if self.guests.get(&guest).is_none_or(|g| g.suspended_bytes + bytes > self.limits.max_suspended_bytes)
-        {
+        if !self.keeps_suspended(guest, bytes) {
             self.fail_send(cx, &mut call, &sending, SendError::failed(Errno::ENOMEM));
             call.write.cursor += call.write.current;
             return self.proceed(cx, call, answer);
         }
-        self.count_suspended(guest, bytes, true);
         fill(answer, &mut call);
         answer.status = Status::Needs(needs.clone());
         call.write.keep(cx.chunk);
         self.set_activity(call.thread, Activity::Suspended { call, sending, needs, bytes });
     }
 
-    pub(crate) fn count_suspended(&mut self, guest: GuestId, bytes: u64, more: bool) {
+    /// Counts what a command keeps while it waits; false: the guest's quota is used up.
+    pub(crate) fn keeps_suspended(&mut self, guest: GuestId, bytes: u64) -> bool {
+        let Some(guest) = self.guests.get_mut(&guest) else { return false };
+        let sum = guest.suspended_bytes.saturating_add(bytes);
+        let room = sum <= self.limits.max_suspended_bytes;
+        if room {
+            guest.suspended_bytes = sum;
+        }
+        room
+    }
+
+    /// It waits no longer.
+    pub(crate) fn end_suspended(&mut self, guest: GuestId, bytes: u64) {
         if let Some(guest) = self.guests.get_mut(&guest) {
-            let count = guest.suspended_bytes;
-            guest.suspended_bytes = if more { count + bytes } else { count.saturating_sub(bytes) };
+            guest.suspended_bytes = guest.suspended_bytes.saturating_sub(bytes);
         }
     }
 
@@ -236,7 +245,7 @@ impl Domain {
             }
             (Activity::Suspended { mut call, mut sending, needs, bytes }, Continue::Needs(results)) => {
                 call.follow(header);
-                self.count_suspended(call.guest, bytes, false);
+                self.end_suspended(call.guest, bytes);
                 if self.take_results(cx, &mut sending, &needs, results).is_err() {
                     let error = SendError::failed(Errno::ENOMEM);
                     self.fail_send(cx, &mut call, &sending, error);
@@ -250,8 +259,9 @@ impl Domain {
                     self.suspend(cx, call, sending, needs, answer);
                 }
             }
-            (Activity::Filling { mut call, slots }, Continue::Needs(results)) => {
+            (Activity::Filling { mut call, slots, bytes }, Continue::Needs(results)) => {
                 call.follow(header);
+                self.end_suspended(call.guest, bytes);
                 self.take_fill(cx, call, &slots, results, answer);
             }
             (Activity::Installing { mut call, transaction, .. }, Continue::Install(result)) => {

@@ -133,7 +133,7 @@ pub(crate) enum Activity {
     /// Ended by an event that waits for a buffer, or for FETCH. `then`: the read that goes on.
     Completed { answer: Box<Answer>, fetch: bool, then: Option<Box<Call>> },
     /// The process's mapping gets its pages before the ioctl begins.
-    Filling { call: Box<Call>, slots: Vec<u32> },
+    Filling { call: Box<Call>, slots: Vec<u32>, bytes: u64 },
 }
 
 /// A `BINDER_FREEZE` that waits (B368).

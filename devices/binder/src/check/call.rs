@@ -35,7 +35,7 @@ impl Domain {
                 check_needs(needs)?;
                 self.check_sending(id, thread, sending)
             }
-            Activity::Filling { call, slots } => {
+            Activity::Filling { call, slots, bytes: _ } => {
                 holds(
                     slots.len() <= MAX_NEED_PAGES,
                     "a mapping is filled with more than fits into a message",

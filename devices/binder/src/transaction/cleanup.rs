@@ -213,6 +213,7 @@ impl Domain {
             }
             if let Some(guest) = self.guests.get_mut(&proc.guest) {
                 guest.buffers = guest.buffers.saturating_sub(1);
+                guest.buffer_objects = guest.buffer_objects.saturating_sub(buffer.objects());
                 guest.idle_pages += idle;
             }
         }

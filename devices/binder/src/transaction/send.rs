@@ -293,7 +293,8 @@ impl Domain {
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let proc = self.procs.get_mut(&target).ok_or(SendError::dead(Errno::OK))?;
         let guest = self.guests.get_mut(&proc.guest).ok_or(SendError::dead(Errno::OK))?;
-        if guest.buffers >= self.limits.max_buffers {
+        let objects = guest.buffer_objects.saturating_add(s.data.offsets_size / 8);
+        if guest.buffers >= self.limits.max_buffers || objects > u64::from(self.limits.max_buffer_objects) {
             return Err(SendError::failed(Errno::ENOMEM));
         }
         let mapping = proc.mapping.as_mut().ok_or(SendError::dead(Errno::ESRCH))?;
@@ -327,6 +328,7 @@ impl Domain {
         });
         mapping.buffers.insert(placed.offset, id);
         guest.buffers += 1;
+        guest.buffer_objects = objects;
         guest.idle_pages = guest.idle_pages.saturating_sub(placed.pages_taken);
         s.buffer = Some(id);
         Ok(placed.pages_there)

@@ -131,6 +131,7 @@ fn quotas_of_transactions_are_failed_replies() {
         Limits { max_transactions: 1, ..Limits::default() },
         Limits { max_buffers: 1, ..Limits::default() },
         Limits { max_objects: 1, ..Limits::default() },
+        Limits { max_buffer_objects: 1, ..Limits::default() },
         Limits { max_nodes: 2, ..Limits::default() },
     ] {
         let mut w = World::with(limits, Profile::default());

@@ -1,7 +1,7 @@
 //! Two guests in one world: what crosses, what does not, and what is left when one goes.
 
 use binder::protocol::{Command, Return, br, ioctl, object};
-use binder::{Body, Census, Errno, Kuid, NeedKind, Open, Pid};
+use binder::{Body, Census, Errno, Kuid, Limits, NeedKind, Open, Pid, Profile};
 
 use crate::payloads::*;
 use crate::trio::*;
@@ -47,6 +47,19 @@ fn a_call_is_copied_from_guest_to_guest_and_its_sender_has_no_pid_there() {
     assert_eq!(w.look(client.proc, answer.data, answer.data_size), back);
     assert!(w.asked.iter().all(|kind| *kind == NeedKind::Data), "no pages of another guest: {:?}", w.asked);
     w.finish();
+}
+
+/// covers: B496
+#[test]
+fn a_guest_that_keeps_too_many_commands_waiting_goes_on_without_its_pages() {
+    for (bytes, asked) in [(4, vec![NeedKind::Pages]), (3, vec![])] {
+        let mut w = World::with(Limits { max_suspended_bytes: bytes, ..Limits::default() }, Profile::default());
+        w.domain.attach(OTHER);
+        let th = w.process(10);
+        assert_eq!(w.write(th, &[Command::EnterLooper]).wc, 4);
+        assert_eq!(w.asked, asked);
+        w.finish();
+    }
 }
 
 #[test]
