@@ -191,8 +191,7 @@ impl Domain {
             Work::Freeze(freeze) => self.freezes.get(freeze).filter(|it| it.proc == id).map(|it| it.cookie),
             _ => None,
         })?;
-        let known = lsm.keys().all(|(target, _)| self.procs.contains_key(&ProcId(*target)));
-        holds(known, "the LSM judged a process that is not there")?;
+        lsm.check(|target| self.procs.contains_key(&target))?;
         for thread in freezers {
             let activity = self.threads.get(*thread).map(|thread| &thread.activity);
             let waits = matches!(activity, Some(Activity::Freezing(wait)) if wait.target == id);

@@ -52,7 +52,7 @@ impl Domain {
                 Err(errno) => Err(errno),
             },
             ioctl::THREAD_EXIT => {
-                self.release_thread(cx, thread);
+                self.exit_thread(cx, thread);
                 Ok(Vec::new())
             }
             _ => self.simple_ioctl(cx, header, thread, proc, body),

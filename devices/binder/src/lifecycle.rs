@@ -9,7 +9,7 @@ use crate::errno::Errno;
 use crate::ids::{GuestId, ProcId, Tid};
 use crate::logs::Counters;
 use crate::message::{Answer, Header, Open};
-use crate::proc::{Context, ContextId, HandleTable, Proc, WaitingList};
+use crate::proc::{Answers, Context, ContextId, HandleTable, Proc, WaitingList};
 use crate::protocol::br;
 use crate::sched::Scheduling;
 use crate::thread::{Activity, Thread};
@@ -74,7 +74,7 @@ impl Domain {
             async_received: false,
             outstanding: 0,
             spam_detection: false,
-            lsm: BTreeMap::new(),
+            lsm: Answers::default(),
             freezers: BTreeSet::new(),
             poll_due: false,
             counters: Counters::default(),
@@ -176,8 +176,25 @@ impl Domain {
         Ok(id)
     }
 
-    /// BINDER_THREAD_EXIT, and the end of every thread of a process (B305 to B310, B052).
-    pub(crate) fn release_thread(&mut self, cx: &mut Cx<'_>, id: ThreadId) {
+    /// BINDER_THREAD_EXIT.
+    pub(crate) fn exit_thread(&mut self, cx: &mut Cx<'_>, id: ThreadId) {
+        let guest = self.thread_guest(id);
+        let has_events = self.threads.get(id).is_some_and(|thread| thread.notices > 0);
+        self.release_thread(cx, id);
+        if has_events {
+            self.drop_stale_events(guest);
+        }
+    }
+
+    /// Events of threads that ended are not sent any more.
+    fn drop_stale_events(&mut self, guest: GuestId) {
+        if let Some(guest) = self.guests.get_mut(&guest) {
+            guest.events.retain(|(thread, _)| self.threads.get(*thread).is_some());
+        }
+    }
+
+    /// The end of a thread (B305 to B310, B052). Its events stay, to be dropped with all others of its process.
+    fn release_thread(&mut self, cx: &mut Cx<'_>, id: ThreadId) {
         self.leave_waiting(id);
         let party = self.party(id);
         let activity = self.take_activity(id);
@@ -192,9 +209,6 @@ impl Domain {
         }
         if let Some(guest) = self.guests.get_mut(&thread.guest) {
             guest.threads = guest.threads.saturating_sub(1);
-            if thread.notices > 0 {
-                guest.events.retain(|(thread, _)| *thread != id);
-            }
         }
         self.release_activity(cx, id, thread.guest, activity);
         let (unanswered, active_transactions) = self.leave_stack(cx, id, &thread);
@@ -291,6 +305,7 @@ impl Domain {
         while let Some(thread) = self.procs.get(&id).and_then(|proc| proc.threads.values().next().copied()) {
             self.release_thread(cx, thread);
         }
+        self.drop_stale_events(guest);
         while let Some((_, node)) = self.procs.get_mut(&id).and_then(|proc| proc.nodes.pop_first()) {
             self.release_node(cx, node);
         }
@@ -307,9 +322,7 @@ impl Domain {
         if let (Some(proc), true) = (&removed, self.faults.is_some()) {
             self.forget_doomed(proc.guest, proc.pid);
         }
-        for other in self.procs.values_mut() {
-            other.lsm.retain(|(target, _), _| *target != id.0);
-        }
+        self.procs.values_mut().for_each(|other| other.lsm.forget(id));
         if let Some(guest) = self.guests.get_mut(&guest) {
             guest.procs = guest.procs.saturating_sub(1);
             removed.iter().for_each(|proc| guest.counters.add(&proc.counters));

@@ -8,7 +8,7 @@ use crate::arena::{NodeId, RefId, ThreadId};
 use crate::buffer::Mapping;
 use crate::check::{Inconsistent, holds};
 use crate::errno::Errno;
-use crate::ids::{GuestId, Kuid, Pid, Tid};
+use crate::ids::{GuestId, Kuid, Pid, ProcId, Tid};
 use crate::logs::Counters;
 use crate::message::LsmQuestion;
 use crate::sched::Scheduling;
@@ -66,13 +66,51 @@ pub(crate) struct Proc {
     pub outstanding: u32,
     pub spam_detection: bool,
     /// The LSM's answers about this sender, in mode cache.
-    pub lsm: BTreeMap<(u32, LsmQuestion), bool>,
+    pub lsm: Answers,
     /// Threads that wait in `BINDER_FREEZE` for this process.
     pub freezers: BTreeSet<ThreadId>,
     /// Its armed threads are looked at when the message ends.
     pub poll_due: bool,
     /// Its commands and returns.
     pub counters: Counters,
+}
+
+/// What the LSM said about a sender and its targets.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Answers(BTreeMap<(ProcId, LsmQuestion), bool>);
+
+impl Answers {
+    /// So many are remembered: as many as a busy system's processes have of each other.
+    const MAX: usize = 512;
+
+    pub(crate) fn get(&self, target: ProcId, question: LsmQuestion) -> Option<bool> {
+        self.0.get(&(target, question)).copied()
+    }
+
+    /// Remembers one; where there are too many, all others are asked for again.
+    pub(crate) fn insert(&mut self, target: ProcId, question: LsmQuestion, allowed: bool) {
+        if self.0.len() >= Self::MAX {
+            self.0.clear();
+        }
+        self.0.insert((target, question), allowed);
+    }
+
+    /// A target is gone.
+    pub(crate) fn forget(&mut self, target: ProcId) {
+        for question in [LsmQuestion::Transaction, LsmQuestion::TransferBinder] {
+            self.0.remove(&(target, question));
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    /// Whether they are of processes that are there.
+    pub(crate) fn check(&self, mut is_there: impl FnMut(ProcId) -> bool) -> Result<(), Inconsistent> {
+        let known = self.0.keys().all(|(target, _)| is_there(*target)) && self.0.len() <= Self::MAX;
+        holds(known, "the LSM judged a process that is not there, or too many")
+    }
 }
 
 /// Parked threads; the most recently parked one is taken first (B083).

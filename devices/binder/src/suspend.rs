@@ -328,7 +328,7 @@ impl Domain {
                         && self.procs.contains_key(proc)
                         && let Some(sender) = self.procs.get_mut(&sending.sender.proc)
                     {
-                        sender.lsm.insert((proc.0, *question), allowed);
+                        sender.lsm.insert(*proc, *question, allowed);
                     }
                 }
                 _ => return Err(Mismatch),

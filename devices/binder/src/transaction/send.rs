@@ -12,7 +12,7 @@ use crate::message::{Answer, Chunk, LsmQuestion, Need};
 use crate::node::Side;
 use crate::proc::Proc;
 use crate::protocol::{TransactionData, br, tf};
-use crate::thread::Call;
+use crate::thread::{Activity, Call};
 use crate::trace::{MAX_OBJECTS, ObjectRecord, Party, SentObject, TraceEvent, TransactionRecord, UserError};
 use crate::transaction::copy::Copier;
 use crate::transaction::objects::{Plan, What};
@@ -208,7 +208,7 @@ impl Domain {
             // The sender's security module knows nothing of another guest's processes.
             return Permission::Granted;
         }
-        let known = || self.procs.get(&s.sender.proc)?.lsm.get(&(target.0, question)).copied();
+        let known = || self.procs.get(&s.sender.proc)?.lsm.get(target, question);
         let answer = match self.limits.lsm {
             LsmMode::Off => Some(true),
             LsmMode::Ask => answer,
@@ -222,9 +222,19 @@ impl Domain {
         }
     }
 
-    /// The guest's policy has changed: what the LSM said before is worth nothing.
+    /// The guest's policy has changed: what the LSM said before is worth nothing, and an answer that is on its way is
+    /// good for its own send only.
     pub(crate) fn forget_permissions(&mut self, guest: GuestId) -> Answer {
-        self.procs.values_mut().filter(|proc| proc.guest == guest).for_each(|proc| proc.lsm.clear());
+        for proc in self.procs.values_mut().filter(|proc| proc.guest == guest) {
+            proc.lsm.clear();
+            for thread in proc.threads.values() {
+                if let Some(Activity::Suspended { sending, .. }) =
+                    self.threads.get_mut(*thread).map(|thread| &mut thread.activity)
+                {
+                    sending.asks_anew = true;
+                }
+            }
+        }
         Answer::default()
     }
 

@@ -282,3 +282,28 @@ fn a_message_that_copies_much_ends_early() {
     assert_eq!(w.trace.iter().filter(more).count(), 1);
     w.finish();
 }
+
+/// covers: B031, B052 (events of threads that end)
+#[test]
+fn events_go_with_their_threads_alone() {
+    let mut w = World::new();
+    let first = w.process(10);
+    w.become_manager(first);
+    let sleepers: Vec<Th> = (11..14).map(|tid| w.looper(first.proc, tid)).collect();
+    let other = w.process(20);
+    for th in sleepers.iter().chain([&other]) {
+        assert!(w.read(*th).parked);
+    }
+    // Nobody takes the events away.
+    w.note(first.proc, Body::Flush);
+    w.note(other.proc, Body::Flush);
+    assert_eq!(w.census().events, 4);
+    let exit = Ioctl { cmd: ioctl::THREAD_EXIT, arg: vec![0; 4], ..Ioctl::default() };
+    w.message(Header { proc: first.proc.0, tid: first.tid, ..Header::default() }, Body::Ioctl(exit));
+    assert_eq!(w.census().events, 4, "that one had none");
+    w.release(first.proc);
+    assert_eq!(w.census().events, 1);
+    let event = w.domain.next_event(GUEST).unwrap();
+    assert_eq!((event.proc, event.tid), (other.proc, other.tid));
+    w.finish();
+}

@@ -53,7 +53,8 @@ fn a_call_is_copied_from_guest_to_guest_and_its_sender_has_no_pid_there() {
 #[test]
 fn a_guest_that_keeps_too_many_commands_waiting_goes_on_without_its_pages() {
     for (bytes, asked) in [(4, vec![NeedKind::Pages]), (3, vec![])] {
-        let mut w = World::with(Limits { max_suspended_bytes: bytes, ..Limits::default() }, Profile::default());
+        let mut w =
+            World::with(Limits { max_suspended_bytes: bytes, ..Limits::default() }, Profile::default());
         w.domain.attach(OTHER);
         let th = w.process(10);
         assert_eq!(w.write(th, &[Command::EnterLooper]).wc, 4);

@@ -243,6 +243,46 @@ fn the_lsm_is_asked_as_the_mode_says() {
     }
 }
 
+/// covers: B124, B496
+#[test]
+fn remembered_answers_of_the_lsm_are_bounded() {
+    let limits = Limits { lsm: LsmMode::Cache, ..Limits::default() };
+    let Trio { mut w, manager, client, handle, .. } = trio_with(World::with(limits, Profile::default()), 0);
+    let ask = |w: &mut World, handle| {
+        w.asked.clear();
+        w.oneway(client, handle, b"");
+        w.asked.iter().filter(|kind| **kind == NeedKind::Lsm).count()
+    };
+    assert_eq!([ask(&mut w, handle), ask(&mut w, handle)], [1, 0]);
+    for pid in 1000..1520 {
+        let owner = w.process(pid);
+        let handle = w.publish(manager, owner, client, 0x4000, 0);
+        assert_eq!([ask(&mut w, handle), ask(&mut w, handle)], [1, 0], "{pid}");
+    }
+    assert_eq!(
+        [ask(&mut w, handle), ask(&mut w, handle)],
+        [1, 0],
+        "forgotten for the others, and asked again"
+    );
+    w.finish();
+}
+
+/// covers: B124
+#[test]
+fn an_answer_of_an_old_policy_is_good_for_its_own_send_only() {
+    let limits = Limits { lsm: LsmMode::Cache, ..Limits::default() };
+    let Trio { mut w, client, handle, .. } = trio_with(World::with(limits, Profile::default()), 0);
+    let needs = suspended(&mut w, client, handle, 1);
+    assert!(matches!(needs[..], [Need::Lsm { .. }]), "{needs:?}");
+    // Asked under the old policy, which granted it; the new one does not.
+    assert_eq!(w.message(Header::default(), Body::Policy).errno, Errno::OK);
+    assert_eq!(resume(&mut w, client, &needs).returns, [Return::Noop, TC]);
+    w.lsm_error = Errno(-13);
+    assert_eq!(w.oneway(client, handle, b"").returns, [Return::Noop, Return::FailedReply]);
+    assert_eq!(w.extended_error(client), (br::FAILED_REPLY, -1));
+    w.finish();
+}
+
 /// covers: B124, B181, B343
 #[test]
 fn a_denial_is_eperm() {
