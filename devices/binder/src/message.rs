@@ -63,7 +63,7 @@ impl Header {
 }
 
 /// A message from the shim.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Who, and in which state.
     pub header: Header,
@@ -147,7 +147,6 @@ pub struct Ioctl {
     /// 0, or `EFAULT` when the argument cannot be read.
     pub arg_error: Errno,
     /// The argument: `_IOC_SIZE(cmd)` bytes or more (the wire field is 48 bytes long).
-    #[serde(serialize_with = "as_bytes")]
     pub arg: Vec<u8>,
     /// Answer of `security_binder_set_context_mgr`, for the commands that need it.
     pub lsm_error: Errno,
@@ -169,12 +168,11 @@ pub enum ChunkEnd {
 
 /// A piece of the write stream (`struct vb_chunk`): whole commands, but for a last one that
 /// write_size cuts short.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chunk {
     /// write_consumed of the first byte.
     pub position: u64,
     /// The commands.
-    #[serde(serialize_with = "as_bytes")]
     pub bytes: Vec<u8>,
     /// Why it ends where it ends.
     pub end: ChunkEnd,
@@ -184,7 +182,7 @@ pub struct Chunk {
 
 /// Sender's memory (`struct vb_range`). Pages that it names stay valid until the ioctl is answered
 /// with anything else than [`Status::Needs`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Range {
     /// User address of the first byte.
     pub address: u64,
@@ -477,7 +475,7 @@ impl Action {
 }
 
 /// Something that happens to a thread that sleeps or polls (`struct vb_event`).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Whose thread.
     pub proc: ProcId,

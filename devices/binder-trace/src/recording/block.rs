@@ -28,14 +28,42 @@ const KEPT: usize = 2 * FULL;
 #[derive(Serialize, Deserialize)]
 pub(super) enum Entry<E, R, S> {
     /// When, and of which guest, the events and steps are that follow in this block.
-    Stamp {
-        at: Duration,
-        guest: GuestId,
-    },
+    Stamp(Stamp),
     Event(E),
     /// Any other record.
     Record(R),
     Step(S),
+}
+
+/// What stands before the steps of a call: that an entry is a step, which one, and that there is an event.
+mod tag {
+    pub const MESSAGE: [u8; 2] = [3, 3];
+    pub const ANSWER: [u8; 2] = [3, 4];
+    pub const EVENT: [u8; 3] = [3, 5, 1];
+}
+
+/// A time and a guest, as bytes of fixed places: every block has one.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Stamp([u8; STAMP]);
+
+/// Nanoseconds, and the guest's number.
+const STAMP: usize = 8 + 4;
+
+impl Stamp {
+    /// A time that no clock reaches, 584 years, is the last that can be told.
+    fn new(at: Duration, guest: GuestId) -> Stamp {
+        let mut bytes = [0; STAMP];
+        let nanos = at.as_secs().saturating_mul(1_000_000_000).saturating_add(at.subsec_nanos().into());
+        bytes[..8].copy_from_slice(&nanos.to_le_bytes());
+        bytes[8..].copy_from_slice(&guest.0.to_le_bytes());
+        Stamp(bytes)
+    }
+
+    /// What it says.
+    pub fn told(self) -> (Duration, GuestId) {
+        let [nanos @ .., a, b, c, d] = self.0;
+        (Duration::from_nanos(u64::from_le_bytes(nanos)), GuestId(u32::from_le_bytes([a, b, c, d])))
+    }
 }
 
 /// Records that will be written together, encoded one after another in the same memory.
@@ -74,12 +102,23 @@ impl Block {
     /// Adds a step. Blocks whose messages are of one thread are taken to be like each other.
     pub fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) {
         self.stamp(at, guest);
+        // What calls consist of is written at once; the rest by serde, which comes to the same.
         match step {
-            Step::Message(message) => self.like = Some(message.header.tid.0),
-            Step::Answer { .. } | Step::Turn | Step::Reset => self.holds.messages += 1,
-            _ => {}
+            Step::Message(message) => {
+                self.like = Some(message.header.tid.0);
+                self.put(tag::MESSAGE, message.as_ref());
+            }
+            Step::Answer { reads, answer } => {
+                self.holds.messages += 1;
+                self.put(tag::ANSWER, &(reads.as_ref(), answer.as_ref()));
+            }
+            Step::Event(Some(event)) => self.put(tag::EVENT, event.as_ref()),
+            Step::Turn | Step::Reset => {
+                self.holds.messages += 1;
+                self.push(&Entry::Step(step));
+            }
+            _ => self.push(&Entry::Step(step)),
         }
-        self.push(&Entry::Step(step));
     }
 
     /// Adds any record.
@@ -118,8 +157,22 @@ impl Block {
     fn stamp(&mut self, at: Duration, guest: GuestId) {
         if self.stamp != Some((at, guest)) {
             self.stamp = Some((at, guest));
-            self.append(&Entry::Stamp { at, guest });
+            // As serde would have it: the word for a stamp, and its bytes; with room for the head before the first.
+            let mut entry = [0; ROOM + 1 + STAMP];
+            entry[ROOM + 1..].copy_from_slice(&Stamp::new(at, guest).0);
+            match self.encoder.len() {
+                0 => self.encoder.raw(&entry),
+                _ => self.encoder.raw(&entry[ROOM..]),
+            }
         }
+    }
+
+    /// Adds a step by the words for an entry that is one, and for which. A stamp came before.
+    #[inline]
+    fn put<const N: usize>(&mut self, words: [u8; N], step: &impl Serialize) {
+        self.records += 1;
+        self.encoder.raw(&words);
+        self.encoder.append(step);
     }
 
     #[inline]
@@ -162,12 +215,11 @@ pub(super) struct Plain<'a> {
 }
 
 impl Plain<'_> {
-    /// Puts the block into `to` as a file has it that has told what `likeness` remembers.
-    pub fn told(&self, likeness: &mut Likeness, to: &mut Vec<u8>) {
-        to.clear();
-        to.extend([0; HEAD]);
-        likeness.encode(self.padded, self.padded.len() - GROUP, self.like, to);
-        seal(to);
+    /// The block as a file has it that has told what `likeness` remembers.
+    pub fn told<'l>(&self, likeness: &'l mut Likeness) -> &'l [u8] {
+        let block = likeness.encode::<HEAD>(self.padded, self.padded.len() - GROUP, self.like);
+        seal(block);
+        block
     }
 }
 
@@ -177,4 +229,47 @@ fn seal(block: &mut [u8]) {
         block.split_first_chunk_mut::<HEAD>().expect("a block begins with room for its head");
     head[..4].copy_from_slice(&(stored.len() as u32).to_le_bytes());
     head[4..].copy_from_slice(&crc32fast::hash(stored).to_le_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::borrow::Cow;
+
+    use binder::message::{Answer, Body, Event, EventKind, Header, Message};
+    use binder::replay::Reads;
+    use binder::{ProcId, Seq, Tid};
+
+    use super::*;
+
+    #[test]
+    fn steps_are_written_as_serde_would() {
+        let header = Header { tid: Tid(7), ..Header::default() };
+        let message = Message { header, body: Body::Poll };
+        let (kind, fetch) = (EventKind::Poll, false);
+        let event = Event { proc: ProcId(1), tid: Tid(2), seq: Seq(3), fetch, kind, idle_pages: 4 };
+        let (reads, answer) = (Cow::Owned(Reads::default()), Cow::Owned(Answer::default()));
+        let steps = [
+            (Step::Message(Cow::Borrowed(&message)), 0, Some(7)),
+            (Step::Answer { reads, answer }, 1, None),
+            (Step::Event(Some(Cow::Borrowed(&event))), 0, None),
+            (Step::Event(None), 0, None),
+            (Step::Turn, 1, None),
+            (Step::Reset, 1, None),
+        ];
+        let (at, guest) = (Duration::from_nanos(1_234_567_890_123), GuestId(5));
+        for (step, messages, like) in steps {
+            let mut block = Block::default();
+            block.step(at, guest, &step);
+            let stamp: Entry<(), (), ()> = Entry::Stamp(Stamp::new(at, guest));
+            let entry: Entry<(), (), &Step<'_>> = Entry::Step(&step);
+            let expected =
+                [postcard::to_stdvec(&stamp).unwrap(), postcard::to_stdvec(&entry).unwrap()].concat();
+            block.end(|mut block| {
+                assert_eq!(block.whole()[ROOM..], expected, "{step:?}");
+                assert_eq!(block.holds, Lost { guest: Some(guest), messages, events: 0 });
+                assert_eq!((block.records, block.like), (1, like));
+            });
+        }
+        assert_eq!(Stamp::new(at, guest).told(), (at, guest));
+    }
 }

@@ -227,7 +227,9 @@ impl ser::Serializer for &mut Encoder {
     #[inline]
     fn serialize_bytes(self, value: &[u8]) -> Done {
         self.number(value.len() as u64);
-        self.raw(value);
+        if !value.is_empty() {
+            self.raw(value);
+        }
         Ok(())
     }
 

@@ -11,6 +11,9 @@
 //!
 //! At the start the block in each slot is all zeros. Behind the last of its entries a block has zeros up to 64 bytes.
 
+/// Memory that stays for the next block.
+const KEPT: usize = 64 << 10;
+
 /// Blocks that are remembered.
 const SLOTS: usize = 64;
 
@@ -24,55 +27,70 @@ pub(super) const GROUP: usize = 8 * WORD;
 
 const GROUPS: usize = LONGEST / GROUP;
 
+/// Slot and length.
+const TOP: usize = 3;
+
+/// Room for all that can be told of a block by its differences, and for what is written behind the last word.
+const TOLD: usize = TOP + GROUPS + (1 + WORD) * (LONGEST / WORD) + WORD;
+
 /// The blocks that a writer and its readers remember.
 pub(super) struct Likeness {
     slots: Vec<[[u8; GROUP]; GROUPS]>,
-    /// Room for those that differ, and for what is written behind the last.
-    words: [u8; (1 + WORD) * (LONGEST / WORD) + WORD],
+    /// What was told last, and room.
+    told: Vec<u8>,
 }
 
 impl Default for Likeness {
     fn default() -> Self {
-        Likeness {
-            slots: vec![[[0; GROUP]; GROUPS]; SLOTS],
-            words: [0; (1 + WORD) * (LONGEST / WORD) + WORD],
-        }
+        Likeness { slots: vec![[[0; GROUP]; GROUPS]; SLOTS], told: Vec::new() }
     }
 }
 
 impl Likeness {
-    /// Appends entries to `to` as a file has them: by the words in which they differ from a block that had this
+    /// Entries as a file has them, behind room for a `head`: by the words in which they differ from a block that had this
     /// `like` and the same length, if there was one. They are the first `length` bytes of `padded`, behind which it has
     /// zeros up to a whole [`GROUP`].
-    pub(super) fn encode(&mut self, padded: &[u8], length: usize, like: Option<u32>, to: &mut Vec<u8>) {
+    pub(super) fn encode<const HEAD: usize>(
+        &mut self,
+        padded: &[u8],
+        length: usize,
+        like: Option<u32>,
+    ) -> &mut [u8] {
         let Some(like) = like.filter(|_| length <= LONGEST) else {
-            to.push(0);
-            to.extend(&padded[..length]);
-            return;
+            self.told.clear();
+            self.told.shrink_to(KEPT);
+            self.told.extend([0; HEAD]);
+            self.told.push(0);
+            self.told.extend(&padded[..length]);
+            return &mut self.told;
         };
+        if self.told.len() < HEAD + TOLD {
+            self.told.resize(HEAD + TOLD, 0);
+        }
         let slot = slot_of(like, length);
         let [low, high] = (length as u16).to_le_bytes();
-        to.extend([slot as u8, low, high]);
-        let mut mask = [0; GROUPS];
-        let mut told = 0;
         let (groups, _) = padded.as_chunks::<GROUP>();
         let count = length.div_ceil(GROUP);
-        for ((now, before), mask) in groups[..count].iter().zip(&mut self.slots[slot]).zip(&mut mask) {
+        let (top, rest) = self.told[HEAD..].split_at_mut(TOP);
+        top.copy_from_slice(&[slot as u8, low, high]);
+        let (masks, words) = rest.split_at_mut(count);
+        let mut told = 0;
+        for ((now, before), mask) in groups[..count].iter().zip(&mut self.slots[slot]).zip(masks) {
+            *mask = 0;
             if now == before {
                 continue;
             }
-            let ((words, _), (old, _)) = (now.as_chunks::<WORD>(), before.as_chunks::<WORD>());
-            *mask = (0..8).fold(0, |mask, bit| mask | u8::from(words[bit] != old[bit]) << bit);
+            let ((new, _), (old, _)) = (now.as_chunks::<WORD>(), before.as_chunks::<WORD>());
+            *mask = (0..8).fold(0, |mask, bit| mask | u8::from(new[bit] != old[bit]) << bit);
             let mut left = *mask;
             while left != 0 {
                 let at = left.trailing_zeros() as usize;
-                told += tell(words[at], old[at], &mut self.words[told..]);
+                told += tell(differing(new[at], old[at]), &mut words[told..]);
                 left &= left - 1;
             }
             *before = *now;
         }
-        to.extend(&mask[..count]);
-        to.extend(&self.words[..told]);
+        &mut self.told[..HEAD + TOP + count + told]
     }
 
     /// The entries of what [`encode`](Self::encode) made, put into `to`; `None`: they are `stored` from its second byte on.
@@ -105,10 +123,15 @@ impl Likeness {
     }
 }
 
+/// The bits in which two words differ, the first byte's lowest.
+#[inline]
+fn differing(now: [u8; WORD], before: [u8; WORD]) -> u64 {
+    u64::from_le_bytes(now) ^ u64::from_le_bytes(before)
+}
+
 /// Writes how a word differs from what it was, and gives the number of bytes of that.
 #[inline]
-fn tell(now: [u8; WORD], before: [u8; WORD], to: &mut [u8]) -> usize {
-    let differs = u64::from_le_bytes(now) ^ u64::from_le_bytes(before);
+fn tell(differs: u64, to: &mut [u8]) -> usize {
     let same = differs.trailing_zeros() / 8;
     let differing = (differs >> (8 * same)).to_le_bytes();
     let count = WORD - (differs.leading_zeros() / 8 + same) as usize;
@@ -141,9 +164,7 @@ mod tests {
     fn encode(likeness: &mut Likeness, entries: &[u8], like: Option<u32>) -> Vec<u8> {
         let mut padded = entries.to_vec();
         padded.resize(entries.len().next_multiple_of(GROUP), 0);
-        let mut stored = Vec::new();
-        likeness.encode(&padded, entries.len(), like, &mut stored);
-        stored
+        likeness.encode::<3>(&padded, entries.len(), like)[3..].to_vec()
     }
 
     fn decoded(likeness: &mut Likeness, stored: &[u8]) -> Vec<u8> {

@@ -117,7 +117,7 @@ impl<R: Read> Reader<R> {
             self.next = self.block.len() - rest.len();
             let missing = || self.damaged("an event has no time".to_owned());
             match entry {
-                Entry::Stamp { at, guest } => self.stamp = Some((at, guest)),
+                Entry::Stamp(stamp) => self.stamp = Some(stamp.told()),
                 Entry::Event(event) => {
                     let (at, guest) = self.stamp.ok_or_else(missing)?;
                     return Ok(Some(Record::Event(Stamped { at, guest, event })));

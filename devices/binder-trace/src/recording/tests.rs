@@ -135,7 +135,7 @@ fn events_of_one_message_are_one_block_with_one_stamp() {
     let added =
         |events: &[Record], more: Record| block(&[events, &[more]].concat()).len() - block(events).len();
     let one = [event(1_700, 0)];
-    assert_eq!(added(&one, event(1_700, 0)) + 6, added(&one, event(1_701, 0)), "a stamp of six bytes");
+    assert_eq!(added(&one, event(1_700, 0)) + 13, added(&one, event(1_701, 0)), "a stamp of 13 bytes");
 }
 
 #[test]
@@ -154,8 +154,8 @@ fn a_block_tells_when_it_is_full_and_keeps_no_more_memory_than_it_needs() {
 fn an_event_without_a_time_is_damage() {
     let mut bytes = encode_header(&header());
     let whole = block(&records()[1..2]);
-    // Without the stamp: its tag, no seconds, two bytes of nanoseconds, the guest.
-    let stored = [&[0], &whole[9 + 5..]].concat();
+    // Without the stamp: its tag, eight bytes of nanoseconds, four of the guest.
+    let stored = [&[0], &whole[9 + 13..]].concat();
     bytes.extend((stored.len() as u32).to_le_bytes());
     bytes.extend(crc32fast::hash(&stored).to_le_bytes());
     bytes.extend(stored);

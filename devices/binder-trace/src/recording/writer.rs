@@ -8,9 +8,6 @@ use super::block::{Ended, Plain};
 use super::likeness::Likeness;
 use super::{Block, Header, MAGIC, Record, RecordingError};
 
-/// Memory that stays for the next block.
-const KEPT: usize = 64 << 10;
-
 /// The bytes that a recording begins with.
 pub fn encode_header(header: &Header) -> Vec<u8> {
     let text = serde_json::to_vec(header).expect("a header is text and numbers");
@@ -33,8 +30,6 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
 pub struct Writer<W: Write> {
     out: BufWriter<W>,
     likeness: Likeness,
-    /// The block that is being written.
-    block: Vec<u8>,
     failed: Option<io::Error>,
 }
 
@@ -51,7 +46,7 @@ impl<W: Write> Writer<W> {
     pub fn new(out: W, header: &Header) -> Result<Self, RecordingError> {
         let mut out = BufWriter::with_capacity(1 << 16, out);
         out.write_all(&encode_header(header)).map_err(RecordingError::Write)?;
-        Ok(Writer { out, likeness: Likeness::default(), block: Vec::new(), failed: None })
+        Ok(Writer { out, likeness: Likeness::default(), failed: None })
     }
 
     /// Appends a whole block, as [`Block::end`] gives it. An error is kept for [`finish`](Self::finish): the guest
@@ -62,9 +57,7 @@ impl<W: Write> Writer<W> {
 
     pub(super) fn plain(&mut self, block: Plain<'_>) {
         if self.failed.is_none() {
-            block.told(&mut self.likeness, &mut self.block);
-            self.failed = self.out.write_all(&self.block).err();
-            self.block.shrink_to(KEPT);
+            self.failed = self.out.write_all(block.told(&mut self.likeness)).err();
         }
     }
 
