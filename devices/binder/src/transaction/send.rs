@@ -1,7 +1,7 @@
 //! Sending: BC_TRANSACTION and BC_REPLY in B117's order of checks, suspended where the guest must help.
 
 use crate::arena::{BufferId, ThreadId};
-use crate::buffer::{Buffer, Sizes, align8};
+use crate::buffer::{Buffer, MAX_MAPPING, Sizes, align8};
 use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
@@ -303,7 +303,8 @@ impl Domain {
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let proc = self.procs.get_mut(&target).ok_or(SendError::dead(Errno::OK))?;
         let guest = self.guests.get_mut(&proc.guest).ok_or(SendError::dead(Errno::OK))?;
-        let objects = guest.buffer_objects.saturating_add(s.data.offsets_size / 8);
+        // More offsets than any mapping has room for are judged where the buffer is placed.
+        let objects = guest.buffer_objects.saturating_add(s.data.offsets_size.min(MAX_MAPPING) / 8);
         if guest.buffers >= self.limits.max_buffers || objects > u64::from(self.limits.max_buffer_objects) {
             return Err(SendError::failed(Errno::ENOMEM));
         }
