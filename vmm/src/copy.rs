@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use control::{CopyError, Limits};
+use control::{CopyError, Limits, UnpackError};
 
 use crate::args::{PullArgs, PushArgs};
 use crate::exit::{Code, Failure};
@@ -43,7 +43,10 @@ fn told(what: &str, error: CopyError) -> Failure {
     let message = format!("cannot copy {what}");
     match error {
         CopyError::Client(error) => failed(&message, error),
-        CopyError::NoName(_) => Failure::because(Code::Usage, message, error),
-        error => Failure::because(Code::Internal, message, error),
+        error @ CopyError::Unpack(UnpackError::BadName(_) | UnpackError::Archive(_)) => {
+            Failure::because(Code::Internal, message, error)
+        }
+        // What was named is not there, or is no place for a file.
+        error => Failure::because(Code::Usage, message, error),
     }
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Code {
-    /// The command line is wrong.
+    /// The command line is wrong, or a file that it names.
     Usage = 240,
     /// An image, kernel, initrd, recipe, trace or snapshot file is missing or damaged.
     Image = 241,

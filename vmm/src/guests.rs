@@ -4,7 +4,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use control::wire::Status;
+use control::wire::{ErrorCode, Status};
 use control::{Client, ClientError, place};
 
 use crate::args::{EventsArgs, PsArgs, StopArgs, WaitArgs};
@@ -29,6 +29,7 @@ pub fn connect(guest: &str) -> Result<Client, Failure> {
 pub fn failed(what: &str, error: ClientError) -> Failure {
     let code = match &error {
         ClientError::NoGuest(_) | ClientError::Place(_) => Code::Usage,
+        ClientError::Refused { code: ErrorCode::BadRequest, .. } => Code::Usage,
         ClientError::TimedOut(_) => Code::Timeout,
         error if error.is_gone() => Code::GuestLost,
         _ => Code::Internal,

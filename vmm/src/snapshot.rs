@@ -54,11 +54,16 @@ fn unusable(path: &Path, error: SnapshotError) -> Failure {
 /// A snapshot could not be made.
 pub fn not_made(path: &Path, error: SnapshotError) -> Failure {
     let code = match error {
-        SnapshotError::Write(_) => Code::Usage,
+        SnapshotError::Write(_) | SnapshotError::Destination(_) => Code::Usage,
         SnapshotError::Ended => Code::GuestLost,
         _ => Code::Internal,
     };
     Failure::because(code, format!("cannot save the guest to {}", path.display()), error)
+}
+
+/// Whether a guest can be saved to `path`, before there is one.
+pub fn check(path: &Path) -> Result<(), Failure> {
+    machine::check_destination(path).map_err(|error| not_made(path, error))
 }
 
 fn info(path: &Path, verify: bool, json: bool) -> Result<(), Failure> {

@@ -166,7 +166,7 @@ impl Client {
         let mut sent = write(&mut archive);
         if sent.is_ok() {
             let finished = archive.into_inner().and_then(|mut out| out.flush());
-            sent = finished.map_err(|source| CopyError::Host { path: "the connection".to_owned(), source });
+            sent = finished.map_err(|error| ClientError::Broken(error.to_string()).into());
         }
         match sent.is_ok() {
             true => input.close()?,

@@ -13,7 +13,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, fchmod, mkdirat, openat, symlinkat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, fchmod, mkdirat, openat, statat, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use tar::{Archive, EntryType};
 
@@ -89,6 +91,17 @@ pub fn unpack(
     };
     unpacker.run(input)?;
     Ok(unpacker.done)
+}
+
+/// Removes the file or link of that name, if there is one. A folder, a device, a pipe or a socket stays.
+fn clear(folder: &OwnedFd, leaf: &[u8]) -> Result<(), Errno> {
+    match statat(folder, leaf, AtFlags::SYMLINK_NOFOLLOW).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::RegularFile | FileType::Symlink) => unlinkat(folder, leaf, AtFlags::empty()),
+        Ok(FileType::Directory) => Err(Errno::ISDIR),
+        Ok(_) => Err(Errno::EXIST),
+        Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 struct Unpacker {
@@ -172,8 +185,9 @@ impl Unpacker {
             EntryType::Symlink => match link {
                 Some(target) if leads_inside(target, parents.len()) => {
                     let folder = self.folder(parents).map_err(|error| self.failed(&path, error))?;
-                    let _ = unlinkat(&folder, leaf.as_slice(), AtFlags::empty());
-                    symlinkat(target, &folder, leaf.as_slice()).map_err(|error| self.failed(&path, error))?;
+                    let made =
+                        clear(&folder, leaf).and_then(|()| symlinkat(target, &folder, leaf.as_slice()));
+                    made.map_err(|error| self.failed(&path, error))?;
                 }
                 _ => self.leave_out(&path, "a link that leads out"),
             },
@@ -216,13 +230,10 @@ impl Unpacker {
         Ok(folder)
     }
 
-    /// Makes a new file. What is there by its name goes, unless it is a folder.
+    /// Makes a new file, in the [place](clear) of one.
     fn file(&self, parents: &[Vec<u8>], leaf: &[u8]) -> Result<File, Errno> {
         let folder = self.folder(parents)?;
-        match unlinkat(&folder, leaf, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(error),
-        }
+        clear(&folder, leaf)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         openat(&folder, leaf, flags, Mode::RUSR | Mode::WUSR).map(File::from)
     }
@@ -385,6 +396,26 @@ mod tests {
         Hostile::new().file("top/there", b"mine").unpack(&into).unwrap();
         assert_eq!(fs::read(into.join("got/there")).unwrap(), b"mine");
         assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("got");
+        rustix::fs::mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+        for archive in [
+            Hostile::new().file("top", b"x"),
+            Hostile::new().with(EntryType::Directory, "top/", "", b"").with(
+                EntryType::Symlink,
+                "top/got",
+                "x",
+                b"",
+            ),
+        ] {
+            let result = archive.unpack(folder.path());
+            assert!(matches!(result, Err(UnpackError::Make { .. })), "{result:?}");
+        }
+        assert!(std::os::unix::fs::FileTypeExt::is_fifo(&pipe.metadata().unwrap().file_type()));
     }
 
     #[test]

@@ -218,7 +218,8 @@ pub enum ErrorCode {
     Denied,
     /// This guest or this version cannot do it.
     Unsupported,
-    /// The request does not fit the state of its id: unknown, in use, or without such a stream.
+    /// The request does not fit the state of its id (unknown, in use, or without such a stream), or what it
+    /// names is wrong: a file that cannot be made.
     BadRequest,
     /// Too much is under way.
     Busy,

@@ -64,4 +64,4 @@ pub use input_log::{
 pub use machine::{Machine, MachineConfig, Running, SerialConsole, Start};
 pub use news::News;
 pub use outcome::{End, ExitCounts, Outcome, RunStats};
-pub use snapshot::{FORMAT, Header, Labels, Snapshot, SnapshotError};
+pub use snapshot::{FORMAT, Header, Labels, Snapshot, SnapshotError, check_destination, is_special};

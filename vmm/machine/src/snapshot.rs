@@ -16,6 +16,6 @@ mod state;
 mod tests;
 
 pub use error::SnapshotError;
-pub use file::{FORMAT, Header, Labels, Snapshot};
+pub use file::{FORMAT, Header, Labels, Snapshot, check_destination, is_special};
 pub(crate) use file::{Facts, write};
 pub(crate) use state::MachineState;

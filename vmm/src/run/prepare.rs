@@ -38,6 +38,7 @@ use crate::serve::events::Events;
 use crate::serve::saver::Saver;
 use crate::serve::watchers::Watchers;
 use crate::serve::{self, Clients, Server};
+use crate::snapshot;
 use crate::terminal::{self, RawMode};
 
 /// Makes a guest ready. `report` and `server` are filled in on the way, for a run that fails there.
@@ -49,6 +50,9 @@ pub fn prepare(
     events: &Events,
 ) -> Result<Prepared, Failure> {
     let began = Instant::now();
+    if let Some(path) = &args.snapshot_to {
+        snapshot::check(path)?;
+    }
     let logging = Logging::of(args)?;
     let fast = if args.fast { fast::prepare(args, &standing.voice)? } else { None };
     let args = fast.as_ref().map_or(args, |fast| &fast.args);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use binder::faults::Counts as FaultCounts;
 use binder_trace::tally::Tally;
 use devices::virtio::binder::{Counters, Handling};
-use machine::{Kind, Outcome, RunStats};
+use machine::{Kind, Outcome, RunStats, is_special};
 use serde::Serialize;
 
 use super::session::ReadyAt;
@@ -174,11 +174,6 @@ impl Report {
             faults: &self.faults,
         }
     }
-}
-
-/// Whether `path` is something that must not be replaced by a file.
-fn is_special(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
 }
 
 /// Where the status file is written before it gets its name.

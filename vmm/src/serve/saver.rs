@@ -60,6 +60,7 @@ fn code(error: &SnapshotError) -> ErrorCode {
     match error {
         SnapshotError::Ended => ErrorCode::GuestLost,
         SnapshotError::NotSaved(_) => ErrorCode::Unsupported,
+        SnapshotError::Write(_) | SnapshotError::Destination(_) => ErrorCode::BadRequest,
         _ => ErrorCode::Failed,
     }
 }

@@ -13,6 +13,9 @@ pub enum SnapshotError {
     /// The file cannot be written.
     #[error("cannot write it")]
     Write(#[source] io::Error),
+    /// What it is to be saved to is no place for a file.
+    #[error("{0}")]
+    Destination(String),
     /// It is something else.
     #[error("it is not a snapshot of bindervm")]
     NotASnapshot,

@@ -12,7 +12,7 @@
 //! allocated for them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -90,6 +90,28 @@ pub(crate) struct Facts {
     pub labels: Labels,
 }
 
+/// Whether something stands at `path` that must not be replaced by a file: a device, a pipe, a socket, a folder.
+pub fn is_special(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| !metadata.is_file())
+}
+
+/// Whether a snapshot can be saved to `path`, before anything is done for it: its folder is there, and it would
+/// replace nothing but a file.
+pub fn check_destination(path: &Path) -> Result<(), SnapshotError> {
+    let wrong = |what: String| Err(SnapshotError::Destination(what));
+    if is_special(path) {
+        return wrong("it is there and no regular file: name another".to_owned());
+    }
+    match folder_of(path) {
+        folder if folder.is_dir() => Ok(()),
+        folder => wrong(format!("there is no folder {}", folder.display())),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Writes a snapshot to `path`, whole or not at all.
 pub(crate) fn write(
     path: &Path,
@@ -97,12 +119,11 @@ pub(crate) fn write(
     state: &MachineState,
     ram: &GuestRam,
 ) -> Result<Header, SnapshotError> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut part = tempfile::Builder::new()
-        .prefix(".snapshot-")
-        .suffix(".part")
-        .tempfile_in(folder)
-        .map_err(SnapshotError::Write)?;
+    check_destination(path)?;
+    // The name of the part is nobody's business, and the crate's error has it.
+    let unnamed = |error: io::Error| SnapshotError::Write(error.kind().into());
+    let part = tempfile::Builder::new().prefix(".snapshot-").suffix(".part").tempfile_in(folder_of(path));
+    let mut part = part.map_err(unnamed)?;
     let state = postcard::to_stdvec(state).map_err(|error| SnapshotError::NotSaved(error.to_string()))?;
     let Facts { engine, cpus, memory, guest_time, labels } = facts;
     let file = part.as_file_mut();

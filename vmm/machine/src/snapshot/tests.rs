@@ -202,3 +202,18 @@ fn a_header_that_asks_for_too_much_is_refused() {
     }
     opened(&with_header(&made, |_| ())).unwrap();
 }
+
+#[test]
+fn what_is_no_file_is_not_replaced() {
+    let made = Made::new();
+    let pipe = made.folder.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .unwrap();
+    let told = check_destination(&pipe).unwrap_err().to_string();
+    assert_eq!(told, "it is there and no regular file: name another");
+    assert!(is_special(&pipe) && is_special(made.folder.path()) && is_special(Path::new("/dev/full")));
+    let nowhere = check_destination(Path::new("/no/such/folder/x")).unwrap_err().to_string();
+    assert_eq!(nowhere, "there is no folder /no/such/folder");
+    check_destination(&made.folder.path().join("new")).unwrap();
+    check_destination(Path::new("new")).unwrap();
+}
