@@ -28,8 +28,14 @@ use crate::stop::Stop;
 /// How long waiting goes on between two looks at what may end it.
 pub const LOOK: Duration = Duration::from_millis(100);
 
+/// Bytes of a log's end in which complaints are looked for.
+const MAX_WORDS: usize = 4096;
+
 /// How long a guest may take to switch itself off before it is ended.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// How long what it said may take to be written down, once it has exited.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What `bindervm run` prints is a few lines, unless a guest floods it.
 pub(crate) const VMM_LOG: Bounds = Bounds { head: 1 << 20, tail: 64 << 10 };
@@ -438,7 +444,16 @@ impl Guest {
         self.wait_over(EXIT);
         let exited = self.process.exited();
         self.kill();
-        read_end(&self.folder.join(STATUS), exited)
+        let status = self.folder.join(STATUS);
+        let mut logs = vec![self.folder.join(LOG)];
+        if !self.is_alone {
+            // What is of no guest is said by the process, which has its log beside them.
+            logs.extend(self.folder.parent().map(|folder| folder.join(LOG)));
+        }
+        if !status.exists() {
+            self.process.wait_log(LAST_WORDS);
+        }
+        read_end(&status, exited, &logs)
     }
 
     fn wait_over(&self, limit: Duration) {
@@ -479,13 +494,22 @@ impl Answer {
     }
 }
 
-/// Reads how a run ended from its status file, or from the exit status where there is none.
-fn read_end(status: &Path, exited: Option<ExitStatus>) -> GuestEnd {
+/// Reads how a run ended from its status file; where there is none, from the exit status and the `logs` of the
+/// process.
+fn read_end(status: &Path, exited: Option<ExitStatus>, logs: &[PathBuf]) -> GuestEnd {
     let status: Option<serde_json::Value> =
         fs::read(status).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let Some(status) = status else {
         return match exited {
-            Some(status) => GuestEnd::Lost(format!("its process died: {status}")),
+            Some(status) => {
+                let why = logs.iter().find_map(|log| last_words(log)).map(|words| format!(": {words}"));
+                let message = format!("its process died: {status}{}", why.unwrap_or_default());
+                match status.code() {
+                    // A wrong command line or image, as where there is a status file.
+                    Some(240 | 241) => GuestEnd::Infrastructure(message),
+                    _ => GuestEnd::Lost(message),
+                }
+            }
             None => GuestEnd::Lost("it did not end in time, and was given up".to_owned()),
         };
     };
@@ -500,6 +524,21 @@ fn read_end(status: &Path, exited: Option<ExitStatus>) -> GuestEnd {
         ("signaled", _) => GuestEnd::Lost("its process was told to end by a signal".to_owned()),
         (other, _) => GuestEnd::Lost(format!("its process ended ({other})")),
     }
+}
+
+/// What a process that left no status file complained about last, from the end of its log.
+fn last_words(log: &Path) -> Option<String> {
+    let bytes = fs::read(log).ok()?;
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(MAX_WORDS)..]);
+    let lines: Vec<&str> = text.lines().collect();
+    let is_complaint =
+        |line: &&str| ["error: ", "bindervm: ", "thread '"].iter().any(|begin| line.starts_with(begin));
+    let at = lines.iter().rposition(is_complaint)?;
+    // A panic says why in the next line, and so does clap where it lists what is possible.
+    let follows = |line: &&&str| lines[at].starts_with("thread '") || line.starts_with("  ");
+    let words = std::iter::once(&lines[at]).chain(lines.get(at + 1).filter(follows));
+    let words = words.map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    Some(words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
 }
 
 /// The word that the command line has for a value of the plan: the plan's own.
@@ -518,7 +557,7 @@ mod tests {
     fn end(json: &str) -> GuestEnd {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), json).unwrap();
-        read_end(file.path(), None)
+        read_end(file.path(), None, &[])
     }
 
     #[test]
@@ -534,8 +573,34 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_leaves_no_status_is_heard() {
+        use std::os::unix::process::ExitStatusExt;
+        let folder = tempfile::tempdir().unwrap();
+        let (log, status) = (folder.path().join(LOG), folder.path().join(STATUS));
+        let end = |code: i32, said: &str| {
+            fs::write(&log, said).unwrap();
+            read_end(
+                &status,
+                Some(ExitStatus::from_raw(code << 8)),
+                &[folder.path().join("none"), log.clone()],
+            )
+        };
+        let said = "error: invalid value 'Aosp' for '--binder-profile <P>'\n  [possible values: aosp]\n\n  tip: x\n\n\
+                    For more information, try '--help'.\n";
+        let why = "error: invalid value 'Aosp' for '--binder-profile <P>' [possible values: aosp]";
+        let died = |code: i32| format!("its process died: exit status: {code}");
+        assert_eq!(end(240, said), GuestEnd::Infrastructure(format!("{}: {why}", died(240))));
+        let panic =
+            "bindervm: engine soft\nthread 'main' panicked at a.rs:1:2:\nno \u{1b}[1mway\nnote: run with\n";
+        let why = "thread 'main' panicked at a.rs:1:2: no  [1mway";
+        assert_eq!(end(101, panic), GuestEnd::Lost(format!("{}: {why}", died(101))));
+        assert_eq!(end(1, "g1| nothing of ours\n"), GuestEnd::Lost(died(1)));
+    }
+
+    #[test]
     fn words_are_those_of_the_command_line() {
         assert_eq!(word(BinderProfile::Linux6_12), "linux-6.12");
+        assert_eq!(word(BinderProfile::Aosp), "aosp");
         assert_eq!(word(Clock::Virtual), "virtual");
         assert_eq!(word(BinderDriver::Kernel), "kernel");
         assert_eq!(word(Engine::Soft), "soft");

@@ -62,6 +62,15 @@ impl Process {
         }
     }
 
+    /// Waits until what it said is written down, once it has exited. Others may hold its stderr open, and are not
+    /// waited for longer than `limit`.
+    pub fn wait_log(&self, limit: Duration) {
+        let until = Instant::now() + limit;
+        while self.log.as_ref().is_some_and(|log| !log.is_finished()) && Instant::now() < until {
+            thread::sleep(SLICE);
+        }
+    }
+
     /// Asks it to end; all of its guests are asked.
     pub fn terminate(&self) -> bool {
         self.exited().is_none() && kill_process(self.pid, Signal::TERM).is_ok()

@@ -23,7 +23,7 @@ fn cache() -> tempfile::TempDir {
 #[test]
 fn guests_go_on_from_a_snapshot_that_is_made_once() {
     let plan = format!(
-        "{MINIMAL}\n[guest.plain]\nimage = \"minimal\"\nstart = \"boot\"\n\
+        "{MINIMAL}\n[guest.plain]\nimage = \"minimal\"\nstart = \"boot\"\nbinder-profile = \"aosp\"\n\
          [[test]]\nname = \"one\"\nscript = \"od -An -N16 -tx1 /dev/urandom\"\nexpect.stdout = \"[0-9a-f]\"\n\
          [[test]]\nname = \"two\"\nseed = 8\nscript = \"od -An -N16 -tx1 /dev/urandom\"\n\
          [[test]]\nname = \"boots\"\nguest = \"plain\"\nscript = \"\"\n"
@@ -165,7 +165,7 @@ parser = "tap"
     ran.expect("floods", "passed", "[]");
     ran.expect("missing", "failed", "no-such-program");
     ran.expect("does-not-boot", "boot-failed", "");
-    ran.expect("has-no-image", "infrastructure", "bindervm image build no-such-image");
+    ran.expect("has-no-image", "infrastructure", "there is no image 'no-such-image'");
     ran.expect("wants-what-is-not-here", "skipped", "NO_SUCH_VARIABLE_FOR_SURE");
     ran.expect("is-expected-to-panic", "passed", "[]");
     ran.expect("reads-tap", "failed", "1 of 2 cases failed");

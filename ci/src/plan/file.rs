@@ -153,6 +153,7 @@ pub enum BinderProfile {
     #[serde(rename = "linux-7.2")]
     Linux7_2,
     /// The C driver of the Android common kernels.
+    #[serde(rename = "aosp")]
     Aosp,
 }
 
