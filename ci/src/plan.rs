@@ -407,7 +407,7 @@ mod tests {
             ),
         ];
         let others = "guest.own = { image = \"minimal\", binder = \"kernel\" }\n\
-                      guest.aosp = { image = \"minimal\", binder-profile = \"Aosp\" }\n";
+                      guest.aosp = { image = \"minimal\", binder-profile = \"aosp\" }\n";
         for (rest, expected) in cases {
             let message = wrong(&format!("{GUEST}{others}[[test]]\nname = \"x\"\n{rest}\n"));
             assert!(message.contains(expected), "{rest:?}: {message}");
@@ -415,6 +415,17 @@ mod tests {
         let twice =
             format!("{GUEST}[[test]]\nname = \"x\"\nscript = \"\"\n[[test]]\nname = \"x\"\nscript = \"\"\n");
         assert!(wrong(&twice).contains(":5:1: there is another test `x`"));
+    }
+
+    #[test]
+    fn a_command_that_is_one_text_is_told_how_to_be_a_list() {
+        let message = wrong(&format!("{GUEST}[[test]]\nname = \"x\"\ncommand = \"service list\"\n"));
+        assert!(
+            message.contains(
+                ":4:11: text, where a list of texts is expected; write a list: [\"service\", \"list\"]"
+            ),
+            "{message}"
+        );
     }
 
     #[test]

@@ -90,7 +90,11 @@ pub fn find_recipe(options: &Options, name_or_path: &str) -> Result<Recipe, Reci
         return Recipe::read(&path);
     }
     let known: Vec<_> = recipes(&options.recipes).into_iter().map(|recipe| recipe.name).collect();
-    Err(RecipeError::Unknown { name: name_or_path.to_owned(), known: known.join(", ") })
+    let known = match known.is_empty() {
+        true => ", which has none: bindervm was built from sources that have moved".to_owned(),
+        false => format!(" (known: {})", known.join(", ")),
+    };
+    Err(RecipeError::Unknown { name: name_or_path.to_owned(), folder: options.recipes.clone(), known })
 }
 
 /// Builds the image of a recipe (a name or a path), or finds that it is built.

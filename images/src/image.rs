@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use crate::build;
 use crate::cache::Cache;
 use crate::digest::Digest;
 use crate::manifest::{FORMAT, FileRecord, Manifest};
@@ -30,12 +31,14 @@ pub struct Image {
 #[derive(Debug, Error)]
 pub enum ImageError {
     /// Nothing of that name was built.
-    #[error("there is no image '{name}' (built: {built}); build it with `bindervm image build {name}`")]
+    #[error("there is no image '{name}' (built: {built}); {way_on}")]
     NotBuilt {
         /// What was asked for.
         name: String,
         /// Names that exist.
         built: String,
+        /// How to build it, or what may have been meant.
+        way_on: String,
     },
     /// No cache to look for names in.
     #[error("cannot look up image names: neither XDG_CACHE_HOME nor HOME is an absolute path")]
@@ -161,10 +164,32 @@ pub fn open_in(cache: &Cache, name: &str) -> Result<Image, ImageError> {
             let mut built: Vec<_> =
                 list_in(cache).into_iter().map(|listed| listed.image.manifest.name).collect();
             built.dedup();
+            let way_on = way_on(cache, name, &built);
             let built = if built.is_empty() { "none".into() } else { built.join(", ") };
-            Err(ImageError::NotBuilt { name: name.to_owned(), built })
+            Err(ImageError::NotBuilt { name: name.to_owned(), built, way_on })
         }
     }
+}
+
+/// What to do about an image that was not built: build it, if there is such a recipe; else maybe another was meant.
+fn way_on(cache: &Cache, name: &str, built: &[String]) -> String {
+    let recipes = build::recipes(&build::Options::new(cache.clone()).recipes);
+    let recipes: Vec<_> = recipes.into_iter().map(|recipe| recipe.name).collect();
+    if recipes.iter().any(|recipe| recipe == name) {
+        return format!("build it with `bindervm image build {name}`");
+    }
+    let known = built.iter().chain(&recipes).map(String::as_str);
+    did_you_mean(name, known)
+        .unwrap_or_else(|| "nor is there a recipe of that name; `bindervm image list` has all".to_owned())
+}
+
+/// The nearest of `known` to a name that nothing has, as a question, if one is near; of several the first.
+pub fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    known
+        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
+        .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| format!("did you mean `{name}`?"))
 }
 
 /// The folder of the image last built under that name, in the user's cache.
@@ -251,7 +276,17 @@ mod tests {
         let cache = Cache::at(root.path());
         write_sample(&cache, "tiny", "first");
         let said = open_in(&cache, "nope").unwrap_err().to_string();
-        assert!(said.contains("no image 'nope' (built: tiny)"), "{said}");
+        assert!(said.ends_with("no image 'nope' (built: tiny); nor is there a recipe of that name; `bindervm image list` has all"), "{said}");
+        // Of names that are equally near, one that is built.
+        write_sample(&cache, "aosp14", "first");
+        let said = |name: &str| open_in(&cache, name).unwrap_err().to_string();
+        assert!(said("aosp15").ends_with("did you mean `aosp14`?"), "{}", said("aosp15"));
+        assert!(said("tyni").ends_with("did you mean `tiny`?"), "{}", said("tyni"));
+        assert!(
+            said("aosp14").ends_with("build it with `bindervm image build aosp14`"),
+            "{}",
+            said("aosp14")
+        );
         assert_eq!(find_built_in(&cache, "../images/tiny"), None);
     }
 

@@ -52,7 +52,9 @@ pub use cache::Cache;
 pub use debian_kernel::Headers;
 pub use digest::Digest;
 pub use error::{BuildError, Failure, Purpose};
-pub use image::{Image, ImageError, Listed, find_built, find_built_in, list, list_in, open, open_in};
+pub use image::{
+    Image, ImageError, Listed, did_you_mean, find_built, find_built_in, list, list_in, open, open_in,
+};
 pub use kernel::{KernelError, extract_vmlinux};
 pub use manifest::{FileRecord, LoadedFor, Manifest, ModuleRecord, PackageRecord, SourceRecord};
 pub use progress::{Event, Progress};

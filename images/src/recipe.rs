@@ -312,11 +312,13 @@ fn ready_timeout() -> u64 {
 #[derive(Debug, Error)]
 pub enum RecipeError {
     /// No recipe of that name, nor a file.
-    #[error("there is no recipe '{name}' (known: {known}); give the path of a recipe.toml or a name")]
+    #[error("there is no recipe '{name}' in {}{known}; give a name, or the path of a recipe (a folder or a .toml)", folder.display())]
     Unknown {
         /// What was asked for.
         name: String,
-        /// Names that exist.
+        /// Where names are looked for: the folder of the sources that bindervm was built from.
+        folder: PathBuf,
+        /// Names that exist, as the message has them.
         known: String,
     },
     /// The file cannot be read.

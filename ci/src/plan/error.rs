@@ -5,6 +5,8 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use images::did_you_mean;
+
 /// A plan cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
@@ -71,9 +73,13 @@ impl Text<'_> {
     /// What serde found.
     pub fn malformed(&self, error: &toml::de::Error) -> PlanError {
         let message = error.message();
+        let list = list_wanted(message);
         let hint = unknown_key(message);
         // The list of all keys helps only where no near one is known.
         let message = match &hint {
+            None if list.is_some() => {
+                return self.wrong(error.span(), "text, where a list of texts is expected", list);
+            }
             Some(_) => message.split(", expected").next().unwrap_or(message),
             None => message,
         };
@@ -107,6 +113,20 @@ fn place(text: &str, at: usize) -> (usize, usize, String) {
     (line, column.min(shown.chars().count() + 1), shown)
 }
 
+/// How a text is written where serde wants a list: a command's words.
+fn list_wanted(message: &str) -> Option<String> {
+    let text = message
+        .trim_end()
+        .strip_prefix("invalid type: string \"")?
+        .strip_suffix("\", expected a sequence")?;
+    let words: Vec<_> = match text.contains(['\'', '\\']) {
+        // Its quotes are a shell's to judge.
+        true => vec![format!("\"{text}\"")],
+        false => text.split_whitespace().map(|word| format!("\"{word}\"")).collect(),
+    };
+    Some(format!("write a list: [{}]", words.join(", ")))
+}
+
 /// The key that was meant by an unknown one, as far as serde's message tells.
 fn unknown_key(message: &str) -> Option<String> {
     let rest =
@@ -114,15 +134,6 @@ fn unknown_key(message: &str) -> Option<String> {
     let (unknown, rest) = rest.split_once('`')?;
     let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
     did_you_mean(unknown, known.into_iter())
-}
-
-/// The nearest of `known`, if one is near.
-pub fn did_you_mean<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
-    known
-        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
-        .filter(|(distance, name)| *distance <= 2.max(name.len() / 3))
-        .min()
-        .map(|(_, name)| format!("did you mean `{name}`?"))
 }
 
 #[cfg(test)]
@@ -135,11 +146,5 @@ mod tests {
         assert_eq!(place(text, 0), (1, 1, "a = 1".into()));
         assert_eq!(place(text, text.find('ó').unwrap()), (2, 2, "żółw = 2 ".into()));
         assert_eq!(place(text, 9999), (3, 3, " x".into()));
-    }
-
-    #[test]
-    fn only_near_names_are_offered() {
-        assert_eq!(did_you_mean("imge", ["image", "cpus"].into_iter()), Some("did you mean `image`?".into()));
-        assert_eq!(did_you_mean("quux", ["image", "cpus"].into_iter()), None);
     }
 }

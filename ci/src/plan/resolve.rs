@@ -5,8 +5,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use images::did_you_mean;
+
 use self::test::TestDefaults;
-use super::error::{PlanError, Text, did_you_mean};
+use super::error::{PlanError, Text};
 use super::file::{BinderDriver, Clock, GuestEntry, Keep, PlanFile, RunEntry, Start};
 use super::value::{Memory, Time};
 use super::{GuestSpec, MAX_TESTS, Plan, Settings};

@@ -19,12 +19,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use binder::GuestId;
+use ci::plan::error::Text;
+use clap::error::{ContextKind, ContextValue};
 use clap::{FromArgMatches, Parser};
+use images::did_you_mean;
 use serde::Deserialize;
-use toml::Value;
+use toml::{Spanned, Value};
 
 use crate::args::{BinderArg, ClockArg, RunArgs, TraceTarget, parse_name, parse_trace_target};
 use crate::exit::{Code, Failure};
@@ -39,6 +43,9 @@ const MAX_GUESTS: usize = 64;
 /// Options of `run` that have no meaning for one guest of a process.
 const NOT_HERE: [&str; 7] =
     ["name", "detach", "detached", "die-with", "sandbox", "record-input", "replay-input"];
+
+/// Keys that are no options of `run`.
+const OF_GROUP: [&str; 3] = ["image", "command", "domain"];
 
 /// What a file says, judged.
 pub struct Group {
@@ -71,7 +78,7 @@ impl Group {
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
-    guest: BTreeMap<String, BTreeMap<String, Value>>,
+    guest: BTreeMap<String, BTreeMap<Spanned<String>, Value>>,
     #[serde(default)]
     domain: BTreeMap<String, DomainEntry>,
 }
@@ -98,18 +105,40 @@ pub fn read(path: &Path) -> Result<Group, Failure> {
     let unreadable = |error| Failure::because(Code::Usage, format!("cannot read {}", path.display()), error);
     let mut text = String::new();
     fs::File::open(path).and_then(|file| file.take(LIMIT).read_to_string(&mut text)).map_err(unreadable)?;
-    parse(&text).map_err(|problem| Failure::new(Code::Usage, format!("{}: {problem}", path.display())))
+    parse(path, &text).map_err(|problem| Failure::new(Code::Usage, problem))
 }
 
-fn parse(text: &str) -> Result<Group, String> {
-    let File { guest, domain } =
-        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
-    if guest.is_empty() || guest.len() > MAX_GUESTS {
-        return Err(format!("a group has 1 to {MAX_GUESTS} guests: write a [guest.NAME] table for each"));
+/// Judges a text. What is wrong is told with its place.
+fn parse(path: &Path, text: &str) -> Result<Group, String> {
+    let text = Text { path, text };
+    let file = toml::from_str(text.text).map_err(|error| text.malformed(&error).to_string())?;
+    group(file).map_err(|Problem { at, what, hint }| text.wrong(at, &what, hint).to_string())
+}
+
+/// What is wrong, and where if it has a place.
+struct Problem {
+    at: Option<Range<usize>>,
+    what: String,
+    hint: Option<String>,
+}
+
+impl From<String> for Problem {
+    fn from(what: String) -> Problem {
+        Problem { at: None, what, hint: None }
     }
-    let members: Result<Vec<Member>, String> = guest
+}
+
+fn group(File { guest, domain }: File) -> Result<Group, Problem> {
+    if guest.is_empty() || guest.len() > MAX_GUESTS {
+        return Err(
+            format!("a group has 1 to {MAX_GUESTS} guests: write a [guest.NAME] table for each").into()
+        );
+    }
+    let of =
+        |name: &str, problem: Problem| Problem { what: format!("guest {name}: {}", problem.what), ..problem };
+    let members: Result<Vec<Member>, Problem> = guest
         .into_iter()
-        .map(|(name, keys)| member(&name, keys).map_err(|problem| format!("guest {name}: {problem}")))
+        .map(|(name, keys)| member(&name, keys).map_err(|problem| of(&name, problem)))
         .collect();
     let members = members?;
     let mut domains: BTreeMap<String, DomainSpec> = BTreeMap::new();
@@ -124,28 +153,40 @@ fn parse(text: &str) -> Result<Group, String> {
     let group = Group { members, domains };
     match group.domains.keys().find(|name| group.of_domain(name).count() < 2) {
         Some(name) => {
-            Err(format!("domain {name} is shared by nobody: give two guests `domain = \"{name}\"`"))
+            Err(format!("domain {name} is shared by nobody: give two guests `domain = \"{name}\"`").into())
         }
         None => Ok(group),
     }
 }
 
 /// One guest from its table.
-fn member(name: &str, mut keys: BTreeMap<String, Value>) -> Result<Member, String> {
+fn member(name: &str, mut keys: BTreeMap<Spanned<String>, Value>) -> Result<Member, Problem> {
     parse_name(name)?;
+    let places: BTreeMap<String, Range<usize>> =
+        keys.keys().map(|key| (key.as_ref().clone(), key.span())).collect();
+    let at = |key: &str, what: String| Problem { at: places.get(key).cloned(), what, hint: None };
+    let options = <Options as clap::CommandFactory>::command();
+    let known = || options.get_arguments().filter_map(clap::Arg::get_long).chain(OF_GROUP);
+    if let Some(key) = places.keys().find(|key| !known().any(|known| known == *key)) {
+        let known = known().filter(|known| !NOT_HERE.contains(known));
+        return Err(Problem { hint: did_you_mean(key, known), ..at(key, format!("unknown key `{key}`")) });
+    }
     let domain = match keys.remove("domain") {
         None => None,
         Some(Value::String(domain)) => Some(domain),
-        Some(_) => return Err("`domain` is a name".to_owned()),
+        Some(_) => return Err(at("domain", "`domain` is a name".to_owned())),
     };
-    if let Some(key) = keys.keys().find(|key| NOT_HERE.contains(&key.as_str())) {
-        return Err(format!("`{key}` cannot be set for a guest of a group"));
+    if let Some(key) = places.keys().find(|key| NOT_HERE.contains(&key.as_str())) {
+        return Err(at(key, format!("`{key}` cannot be set for a guest of a group")));
     }
+    let words = |key: &str, value| words(key, value).map_err(|what| at(key, what));
+    let word = |key: &str, value| word(key, value).map_err(|what| at(key, what));
     let command = keys.remove("command").map(|value| words("command", value)).transpose()?;
     let image = keys.remove("image").map(|value| word("image", value)).transpose()?;
     let mut line: Vec<String> = image.into_iter().collect();
     line.push(format!("--name={name}"));
     for (key, value) in keys {
+        let key = key.into_inner();
         match value {
             Value::Boolean(true) => line.push(format!("--{key}")),
             Value::Boolean(false) => {}
@@ -157,10 +198,11 @@ fn member(name: &str, mut keys: BTreeMap<String, Value>) -> Result<Member, Strin
         line.push("--".to_owned());
         line.extend(command);
     }
-    let matches = <Options as clap::CommandFactory>::command()
+    let matches = options
+        .clone()
         .try_get_matches_from(line)
         .and_then(|mut matches| Options::from_arg_matches_mut(&mut matches));
-    let mut args = matches.map_err(|error| first_line(&error))?.run;
+    let mut args = matches.map_err(|error| at(&key_of(&error), first_line(&error)))?.run;
     if domain.is_some() {
         fits_a_domain(&args)?;
         // A binderfs is its guest's own; what guests share are the devices in /dev, by name.
@@ -209,6 +251,16 @@ fn words(key: &str, value: Value) -> Result<Vec<String>, String> {
     }
 }
 
+/// The key whose value clap does not like, if it says which: of `--memory <SIZE>` what is between.
+fn key_of(error: &clap::Error) -> String {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(arg)) => {
+            arg.trim_start_matches("--").split([' ', '=']).next().unwrap_or_default().to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
 /// What clap has to say, without its advice on command lines.
 fn first_line(error: &clap::Error) -> String {
     let text = error.to_string();
@@ -222,7 +274,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        parse(text).err().unwrap_or_else(|| panic!("{text} is taken"))
+        parse(Path::new("g.toml"), text).err().unwrap_or_else(|| panic!("{text} is taken"))
     }
 
     #[test]
@@ -240,7 +292,8 @@ mod tests {
             kernel = "bzImage"
             control = "/run/a.sock"
         "#;
-        let Group { members, domains } = parse(text).unwrap_or_else(|problem| panic!("{problem}"));
+        let Group { members, domains } =
+            parse(Path::new("g.toml"), text).unwrap_or_else(|problem| panic!("{problem}"));
         let [a, b] = members.as_slice() else { panic!("two guests") };
         assert_eq!((a.name.as_str(), b.name.as_str()), ("a", "b"));
         assert!(a.args.image.is_none() && a.args.control.is_some());
@@ -262,7 +315,7 @@ mod tests {
             [domain.x]
             trace = "x.bvtrace,payload=4K"
         "#;
-        let group = parse(text).unwrap_or_else(|problem| panic!("{problem}"));
+        let group = parse(Path::new("g.toml"), text).unwrap_or_else(|problem| panic!("{problem}"));
         let ids: Vec<_> = group.of_domain("x").map(|(id, member)| (id.0, member.name.as_str())).collect();
         assert_eq!(ids, [(0, "a"), (2, "c")]);
         assert_eq!(group.domains["x"].trace.as_ref().map(|target| target.payload), Some(4096));
@@ -272,13 +325,23 @@ mod tests {
     fn what_makes_no_sense_is_told() {
         for (text, problem) in [
             ("", "a [guest.NAME] table for each"),
-            ("guests = 3", "unknown field `guests`"),
-            ("[guest.a]\nimage = \"i\"\nmemroy = \"1G\"", "guest a: unexpected argument '--memroy' found"),
-            ("[guest.a]\nimage = \"i\"\nmemory = \"1X\"", "'X' is not a unit"),
+            ("guests = 3", "g.toml:1:1: unknown field `guests`; did you mean `guest`?"),
+            (
+                "[guest.a]\nimage = \"i\"\nbinder-profle = \"aosp\"",
+                ":3:1: guest a: unknown key `binder-profle`; did you",
+            ),
+            (
+                "[guest.a]\nimage = \"i\"\nmemroy = \"1G\"",
+                "g.toml:3:1: guest a: unknown key `memroy`; did you mean `memory`?",
+            ),
+            (
+                "[guest.a]\nimage = \"i\"\nmemory = \"1X\"",
+                "g.toml:3:1: guest a: invalid value '1X' for '--memory <SIZE>': 'X' is not a unit",
+            ),
             ("[guest.a]\nmemory = \"1G\"", "guest a: the following required arguments were not provided"),
             ("[guest.a]\nimage = \"i\"\nname = \"b\"", "`name` cannot be set"),
             ("[guest.\"../a\"]\nimage = \"i\"", "a name has 1 to 64"),
-            ("[guest.a]\nimage = \"i\"\ncommand = \"ls\"", "`command` is a list"),
+            ("[guest.a]\nimage = \"i\"\ncommand = \"ls\"", "g.toml:3:1: guest a: `command` is a list"),
             ("[guest.a]\nimage = \"i\"\nseed = 1.5", "`seed` is text or a number"),
             ("[guest.a]\nimage = \"i\"\ndomain = \"d\"", "domain d is shared by nobody"),
             ("[domain.d]\n[guest.a]\nimage = \"i\"", "domain d is shared by nobody"),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::error::{PlanError, did_you_mean};
+use images::did_you_mean;
+
+use super::super::error::PlanError;
 use super::super::file::{BinderDriver, Isolation, Keep, RoleEntry, Sharing, TestEntry};
 use super::super::value::{OneOrMany, Time};
 use super::super::{GuestSpec, RoleSpec, Share, TestSpec};
