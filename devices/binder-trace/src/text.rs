@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::aidl::Table;
-use crate::constants::flags;
+use crate::constants::{STATUS_CODE, flags};
 use crate::event::{Value, objects};
 use crate::item::Event;
 use crate::model::{Call, Model, Outcome, Peer};
@@ -126,11 +126,14 @@ pub fn call(call: &Call, table: &Table, style: Style) -> String {
 }
 
 fn result(line: &mut String, call: &Call, table: &Table) {
+    let is_status = call.reply.as_ref().is_some_and(|reply| reply.record.flags & STATUS_CODE != 0);
     match &call.outcome {
         Outcome::Ok => match call.result_values(table) {
             Some(values) if !values.values.is_empty() || values.rest.is_some() => {
                 put(line, format_args!("{values}"));
             }
+            // It may carry an exception, which only who knows the method can tell from its values.
+            None if call.reply.is_some() && !is_status => line.push_str("replied"),
             _ => line.push_str("ok"),
         },
         Outcome::Failed(_, errno) => put(line, format_args!("{} (errno {errno})", call.result())),

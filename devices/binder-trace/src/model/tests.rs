@@ -141,9 +141,9 @@ fn calls_are_put_together_with_their_names() {
          service=binder(node 7), allowIsolated=false, dumpPriority=0) = ok <total 6000ns, queue 2000ns, service \
          3000ns> id=2 handle=0 node=1 service=context-manager code=3 flags=0 size=124 objects=binder(node 7)@88 \
          reply_size=4",
-        "     0.000120000 g0   service 2/2 -> 3/3 ?.#9(...) = ok <total 6000ns, queue 1000ns, service 4000ns> id=11 \
+        "     0.000120000 g0   service 2/2 -> 3/3 ?.#9(...) = replied <total 6000ns, queue 1000ns, service 4000ns> id=11 \
          handle=1 node=8 code=9 flags=0 size=16 reply_size=16 in=10",
-        "     0.000100000 g0 client 1/1 -> service 2/2 demo.IDemo.#9(...) = ok <total 60us, queue 10us, service 40us> \
+        "     0.000100000 g0 client 1/1 -> service 2/2 demo.IDemo.#9(...) = replied <total 60us, queue 10us, service 40us> \
          id=10 handle=4 node=7 service=demo code=9 flags=0 size=44 reply_size=16",
         "     0.000200000 g0 client 1/1 => service 2/2 ?.#9(...) = ok <total 1000ns, queue 1000ns, service 29us> id=20 \
          handle=0 code=9 flags=ONE_WAY size=16",
