@@ -22,6 +22,12 @@ fn a_wrong_command_line_is_240() {
     refused(&["run", "minimal", "--memory", "lots"], 240);
     refused(&["run", "minimal", "--timeout", "soon"], 240);
     refused(&["run", "minimal", "--name", "../../etc/passwd"], 240);
+    for args in [&["run", "minimal", "service", "list"][..], &["exec", "g1", "true"]] {
+        let told = refused(args, 240);
+        assert!(told.contains("the guest's command comes after `--`"), "{told}");
+    }
+    assert!(!refused(&["run", "minimal", "--sed", "1"], 240).contains("after `--`"));
+    refused(&["run", "minimal", "--engine", "soft", "--snapshot-to", "/dev/full"], 240);
     assert!(refused(&["run", "minimal", "--memory", "1M", "--", "true"], 240).contains("too little"));
     assert!(refused(&["run", "minimal", "--memory", "3", "--", "true"], 240).contains("3M"));
 }
@@ -36,7 +42,11 @@ fn help_and_version_are_answers() {
 #[test]
 fn an_image_that_is_not_there_or_not_one_is_241() {
     let folder = tempfile::tempdir().unwrap();
-    assert!(refused(&["run", "no-such-image", "--", "true"], 241).contains("bindervm image build"));
+    assert!(
+        refused(&["run", "no-such-image", "--", "true"], 241).contains("nor is there a recipe of that name")
+    );
+    assert!(refused(&["run", "minimall", "--", "true"], 241).contains("did you mean `minimal`?"));
+    assert!(refused(&["image", "build", "no-such"], 241).contains("there is no recipe 'no-such' in /"));
     file(folder.path(), "manifest.json", b"{ not json");
     refused(&["run", folder.path().to_str().unwrap(), "--", "true"], 241);
 }

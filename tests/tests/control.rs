@@ -189,6 +189,32 @@ fn names_are_taken_freed_and_listed() {
 }
 
 #[test]
+fn a_command_whose_guest_panics_hears_why() {
+    let guest = Serving::of("minimal", "g1", []);
+    let followed =
+        guest.command(["events", "g1", "--follow"]).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+    let mut followed = followed.unwrap();
+    // Its reader goes while nothing happens.
+    let mut begin = [0; 1];
+    followed.stdout.take().unwrap().read_exact(&mut begin).unwrap();
+    let until = std::time::Instant::now() + LIMIT;
+    let ended = loop {
+        match followed.try_wait().unwrap() {
+            Some(ended) => break ended,
+            None => assert!(std::time::Instant::now() < until, "it waits for the next event"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(ended.code(), Some(0));
+
+    let output =
+        guest.command(["exec", "g1", "--", "sh", "-c", "echo c >/proc/sysrq-trigger"]).output().unwrap();
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(245), "{told}");
+    assert!(told.contains("the guest's kernel panicked: "), "{told}");
+}
+
+#[test]
 fn a_guest_that_ignores_stop_is_killed_and_a_run_with_a_command_says_so() {
     let mut guest = Serving::of("minimal", "g1", []);
     let stop = guest.command(["stop", "g1", "--kill"]).output().unwrap();

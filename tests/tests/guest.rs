@@ -1,5 +1,6 @@
 //! The main job on a real guest: the stock kernel, our shim, AOSP's servicemanager.
 
+use std::io::Read;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ fn output_of_any_size_arrives_whole() {
 fn a_guest_panic_is_told_at_once_with_the_last_console_lines() {
     let ended = Guest::of("minimal").shell("echo c > /proc/sysrq-trigger; sleep 1000").expect(243);
     assert!(ended.stderr.contains("sysrq triggered crash"), "{ended}");
+    let last = ended.last_run();
+    assert!(last.contains("exit code     243: the guest's kernel panicked: "), "{last}");
     assert_eq!(ended.status["ended"], "failed");
     assert_eq!(ended.status["reason"], "guest-panic");
 }
@@ -221,4 +224,40 @@ fn the_kernels_own_driver_serves_the_same_image() {
     let ended = Guest::of("aosp14").with(["--binder", "kernel"]).run(["service", "list"]).expect(0);
     assert!(ended.stdout.starts_with("Found 1 services:"), "{ended}");
     assert_eq!(ended.status["binder"]["messages"], 0);
+}
+
+#[test]
+fn a_reader_that_goes_away_hangs_the_command_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = folder.path().join("status.json");
+    // One that dies of it, and one that does not listen.
+    for command in [["yes", "", ""], ["sh", "-c", "trap '' HUP; while echo y; do :; done"]] {
+        let mut run = bindervm()
+            .args(["run", "minimal", "--engine", "soft", "--timeout", "5m", "--status"])
+            .arg(&status)
+            .arg("--")
+            .args(command.iter().filter(|word| !word.is_empty()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = [0; 2];
+        run.stdout.take().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"y\n");
+        assert_eq!(run.wait().unwrap().code(), Some(0), "{command:?}");
+        let told: serde_json::Value = serde_json::from_slice(&std::fs::read(&status).unwrap()).unwrap();
+        assert_eq!(told["ended"], "hung-up", "{told}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_told_and_is_249() {
+    for option in ["--console-log", "--events", "--status", "--trace"] {
+        let args = ["run", "minimal", "--engine", "soft", option, "/dev/full", "--", "true"];
+        let (code, output) = tests::bindervm_with(&args);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(code, 249, "{option}: {said}");
+        assert!(said.contains("No space left"), "{option}: {said}");
+    }
 }

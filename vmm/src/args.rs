@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use clap::builder::StyledStr;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::trace::args::TraceArgs;
@@ -108,6 +110,19 @@ pub enum ImageCommand {
     },
     /// List the built images.
     List,
+}
+
+/// Adds the way on to what clap says of a guest's command that is not behind `--`.
+pub fn with_advice(mut error: clap::Error) -> clap::Error {
+    let of_command =
+        ["run", "exec"].iter().any(|name| std::env::args_os().nth(1).is_some_and(|arg| arg == *name));
+    let is_word = matches!(error.get(ContextKind::InvalidArg), Some(ContextValue::String(word)) if !word.starts_with('-'));
+    if error.kind() == ErrorKind::UnknownArgument && of_command && is_word {
+        let advice =
+            StyledStr::from("the guest's command comes after `--`: bindervm run aosp14 -- service list");
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice]));
+    }
+    error
 }
 
 #[cfg(test)]

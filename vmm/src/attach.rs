@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use agent_protocol::{ExecRequest, WindowSize};
 use control::wire::Stream;
@@ -12,7 +12,8 @@ use signal_hook::iterator::Signals;
 
 use crate::args::{ConsoleArgs, ExecArgs, ShellArgs};
 use crate::exit::{Code, Failure};
-use crate::guests::{connect, failed};
+use crate::guests::{self, connect, failed};
+use crate::output;
 use crate::terminal::{self, RawMode};
 
 /// Ctrl-], as telnet has it.
@@ -42,6 +43,7 @@ pub fn shell(args: &ShellArgs) -> Result<u8, Failure> {
 }
 
 fn run(guest: &str, mut request: ExecRequest, limit: Option<Duration>) -> Result<u8, Failure> {
+    let began = SystemTime::now();
     let client = connect(guest)?;
     let program = request.argv.first().cloned().unwrap_or_default();
     if let (Some(_), Ok(term)) = (&request.tty, std::env::var("TERM"))
@@ -60,7 +62,13 @@ fn run(guest: &str, mut request: ExecRequest, limit: Option<Duration>) -> Result
         let input = running.input();
         pump(input, None).map_err(thread_failure)?;
     }
-    show(running, &program, limit)
+    let ended = show(running, &program, limit);
+    if ended.as_ref().is_err_and(|failure| failure.code == Code::GuestLost)
+        && let Some(log) = guests::log_since(guest, began)
+    {
+        eprintln!("bindervm: what its process said last is in {}", log.display());
+    }
+    ended
 }
 
 /// Writes what the command prints, until it ends.
@@ -109,6 +117,7 @@ pub fn console(args: &ConsoleArgs) -> Result<(), Failure> {
         eprintln!("bindervm: the console of {}; Ctrl-] detaches", client.greeting().guest);
     }
     let raw = if interactive { Some(raw_mode()?) } else { None };
+    output::end_with_reader()?;
     pump(running.input(), Some(DETACH)).map_err(thread_failure)?;
     let ended = show(running, "", None);
     drop(raw);

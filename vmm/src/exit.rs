@@ -92,6 +92,8 @@ pub enum Status {
     PoweredOff,
     /// A guest without a command was stopped from outside: `bindervm stop`.
     Stopped,
+    /// Nobody read the command's output any more (`| head`), and it was hung up.
+    HungUp,
     /// The guest was saved (`--snapshot-to` without a command).
     Saved,
     /// bindervm ended the run.
@@ -109,7 +111,7 @@ impl Status {
         match self {
             Status::Exited { code } => *code,
             Status::Signaled { signal } => 128u8.saturating_add(*signal),
-            Status::PoweredOff | Status::Stopped | Status::Saved => 0,
+            Status::PoweredOff | Status::Stopped | Status::HungUp | Status::Saved => 0,
             Status::Failed { reason, .. } => *reason as u8,
         }
     }

@@ -1,8 +1,8 @@
 //! `bindervm ps`, `stop` and `wait`: the guests that run, from outside.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use control::wire::{ErrorCode, Status};
 use control::{Client, ClientError, place};
@@ -35,6 +35,14 @@ pub fn failed(what: &str, error: ClientError) -> Failure {
         _ => Code::Internal,
     };
     Failure::because(code, what.to_owned(), error)
+}
+
+/// The log of a guest that runs in the background, if its process wrote to it since `began`.
+pub fn log_since(guest: &str, began: SystemTime) -> Option<PathBuf> {
+    let socket = if guest.contains('/') { PathBuf::from(guest) } else { place::socket(guest).ok()? };
+    let log = socket.with_extension("log");
+    let written = log.metadata().ok()?.modified().ok()?;
+    (written >= began).then_some(log)
 }
 
 /// Lists the guests that run. Sockets of guests that died are removed on the way.
@@ -148,6 +156,7 @@ pub fn wait(args: &WaitArgs) -> Result<u8, Failure> {
 /// Prints the events of a guest's run.
 pub fn events(args: &EventsArgs) -> Result<(), Failure> {
     let client = connect(&args.guest.guest)?;
+    output::end_with_reader()?;
     let following = client.events(args.follow).map_err(|error| failed("cannot read the events", error))?;
     let dropped = following.dropped();
     // A line at a time: who reads them waits for each.

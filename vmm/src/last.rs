@@ -21,6 +21,8 @@ pub struct LastRun {
     pub command: String,
     /// Exit code of `bindervm`.
     pub exit_code: u8,
+    /// What that means, where bindervm ended the run.
+    pub reason: Option<String>,
     /// The engine, where it got that far.
     pub engine: Option<String>,
     /// Instructions executed, where they are counted.
@@ -46,7 +48,10 @@ impl LastRun {
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "command       {}", self.command)?;
-        writeln!(out, "exit code     {}", self.exit_code)?;
+        match &self.reason {
+            Some(reason) => writeln!(out, "exit code     {}: {reason}", self.exit_code)?,
+            None => writeln!(out, "exit code     {}", self.exit_code)?,
+        }
         if let Some(engine) = &self.engine {
             writeln!(out, "engine        {engine}")?;
         }

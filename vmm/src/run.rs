@@ -133,6 +133,11 @@ pub fn conclude(
 ) -> u8 {
     let voice = &standing.voice;
     voice.finish();
+    let unwritten = |error| Failure::because(Code::Internal, "cannot write the file of --events", error);
+    let status = match (status, events.unwritten().map(unwritten)) {
+        (Ok(_), Some(failure)) => Err(failure),
+        (status, _) => status,
+    };
     let status = status.unwrap_or_else(|failure| {
         terminal::restore();
         voice.say(failure.chain());
@@ -151,8 +156,11 @@ pub fn conclude(
     if exit_code != 0 && args.seed != 0 && report.engine == Some(Kind::Soft) {
         voice.say(format_args!("the seed was {}; to repeat: {}", args.seed, last::command_line()));
     }
-    report.last_run(exit_code).keep();
+    report.last_run(&status, exit_code).keep();
     events.end(exit_code, report.json(&status));
+    if events.unwritten().is_some() {
+        exit_code = Code::Internal as u8;
+    }
     if let Some(server) = server {
         server.finish(report.json(&status), exit_code);
     }

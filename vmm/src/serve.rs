@@ -196,7 +196,7 @@ impl Server {
     pub fn finish(mut self, status: serde_json::Value, exit_code: u8) {
         self.stop_accepting();
         for exec in self.guest.commands.take() {
-            exec.lost();
+            exec.lost(status["message"].as_str());
         }
         self.guest.binder.recording.followers().finish();
         self.guest.watchers.ended(status, exit_code);

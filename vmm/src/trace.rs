@@ -41,6 +41,9 @@ pub fn run(args: &TraceArgs) -> Result<(), Failure> {
     }
     let table =
         table(&args.aidl).map_err(|error| Failure::because(Code::Usage, "cannot use --aidl", error))?;
+    if args.follow && args.perfetto.is_none() && args.html.is_none() {
+        output::end_with_reader()?;
+    }
     match show(args, &table) {
         Ok(()) => Ok(()),
         Err(ShowError::Output(error)) => output::judge(Err(error)),

@@ -52,6 +52,8 @@ pub struct Choice {
     pub kind: Kind,
     /// One plain line for the user.
     pub reason: String,
+    /// What speaks against it, though it was asked for.
+    pub doubt: Option<&'static str>,
 }
 
 /// Resolves what was asked for on this computer.
@@ -61,10 +63,11 @@ pub struct Choice {
 /// that the interpreter lacks. Asking for [`Kind::Kvm`] takes any `/dev/kvm` that opens.
 pub fn choose(kind: Kind) -> Result<Choice, EngineError> {
     match kind {
-        Kind::Soft => Ok(Choice { kind: Kind::Soft, reason: "soft: asked for".into() }),
+        Kind::Soft => Ok(Choice { kind: Kind::Soft, reason: "soft: asked for".into(), doubt: None }),
         Kind::Kvm => {
             open_kvm().map_err(EngineError::OpenKvm)?;
-            Ok(Choice { kind: Kind::Kvm, reason: "kvm: asked for".into() })
+            let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+            Ok(asked_for_kvm(&cpuinfo))
         }
         Kind::Auto => {
             let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -77,20 +80,34 @@ fn open_kvm() -> io::Result<()> {
     File::options().read(true).write(true).open("/dev/kvm").map(drop)
 }
 
+/// KVM, whose device opens, on a computer whose CPU may not be made for it.
+fn asked_for_kvm(cpuinfo: &str) -> Choice {
+    let doubt = match hardware_virtualization(cpuinfo) {
+        Some(_) => None,
+        None => Some(
+            "the CPU shows neither vmx nor svm: KVM interprets every instruction, and a stock kernel does not come up",
+        ),
+    };
+    Choice { kind: Kind::Kvm, reason: "kvm: asked for".into(), doubt }
+}
+
 /// The rule of `auto`, apart from the computer it is applied to.
 fn decide(dev_kvm: io::Result<()>, cpuinfo: &str) -> Choice {
     match (dev_kvm, hardware_virtualization(cpuinfo)) {
         (Ok(()), Some(flag)) => {
-            Choice { kind: Kind::Kvm, reason: format!("kvm: /dev/kvm opens and the CPU has {flag}") }
+            let reason = format!("kvm: /dev/kvm opens and the CPU has {flag}");
+            Choice { kind: Kind::Kvm, reason, doubt: None }
         }
         (Ok(()), None) => Choice {
             kind: Kind::Soft,
             reason: "soft: /dev/kvm opens, but the CPU shows neither vmx nor svm, so KVM would \
                      interpret every instruction"
                 .into(),
+            doubt: None,
         },
         (Err(error), _) => {
-            Choice { kind: Kind::Soft, reason: format!("soft: /dev/kvm does not open ({error})") }
+            let reason = format!("soft: /dev/kvm does not open ({error})");
+            Choice { kind: Kind::Soft, reason, doubt: None }
         }
     }
 }
@@ -130,8 +147,19 @@ mod tests {
     }
 
     #[test]
+    fn kvm_that_was_asked_for_is_taken_with_a_word_on_the_cpu() {
+        assert_eq!(asked_for_kvm("flags : vmx").doubt, None);
+        let slow = asked_for_kvm("flags : fpu");
+        assert!(
+            slow.kind == Kind::Kvm && slow.doubt.is_some_and(|doubt| doubt.contains("neither vmx nor svm"))
+        );
+    }
+
+    #[test]
     fn the_reason_is_one_line_that_names_the_engine() {
-        for choice in [decide(Ok(()), "flags: vmx"), decide(Ok(()), ""), decide(denied(), "")] {
+        for choice in
+            [decide(Ok(()), "flags: vmx"), decide(Ok(()), ""), decide(denied(), ""), asked_for_kvm("")]
+        {
             assert!(choice.reason.starts_with(&choice.kind.to_string()), "{}", choice.reason);
             assert!(!choice.reason.contains('\n'));
         }

@@ -10,12 +10,16 @@ use agent_protocol::{
 use devices::cpu_time;
 use machine::{Activity, Handle, SnapshotRequest};
 use rustix::io::Errno;
+use signal_hook::consts::SIGHUP;
 
 use super::session::{CommandEnd, ReadyAt, Session};
 use super::standing::Voice;
 use crate::serve::commands::Commands;
 use crate::serve::events::Events;
 use crate::serve::watchers::Watchers;
+
+/// Guest time that a command has to end when it was hung up.
+const HANG_UP: Duration = Duration::from_secs(2);
 
 /// Listens to the agent, on the vCPU's thread.
 pub struct Listener {
@@ -40,6 +44,8 @@ pub struct Listener {
     pub has_command: bool,
     /// Commands of the control socket's clients.
     pub commands: Commands,
+    /// The run's own command, while it runs.
+    pub own: Option<(AgentLink, ExecId)>,
     /// Clients that wait for the guest.
     pub watchers: Watchers,
     /// Who looks on.
@@ -65,9 +71,13 @@ impl AgentEvents for Listener {
             }
             AgentEvent::Started(id, pid) => match self.commands.find(id) {
                 Some(exec) => exec.started(pid, &self.activity),
-                // A file's bytes are there already; nobody says anything.
-                None if self.stdin_file.is_some() => {}
-                None => self.session.started(self.activity.listen()),
+                None => {
+                    self.own = Some((link.clone(), id));
+                    // A file's bytes are there already; nobody says anything.
+                    if self.stdin_file.is_none() {
+                        self.session.started(self.activity.listen());
+                    }
+                }
             },
             AgentEvent::StdinRoom(id, room) => match (self.commands.find(id), &self.stdin_file) {
                 (Some(exec), _) => exec.stdin_room(),
@@ -98,9 +108,10 @@ impl AgentEvents for Listener {
                 self.session.note(text);
             }
             AgentEvent::Lost(reason) => {
+                self.own = None;
                 self.session.set_lost(reason.clone());
                 self.watchers.lost();
-                self.commands.take().iter().for_each(|exec| exec.lost());
+                self.commands.take().iter().for_each(|exec| exec.lost(Some(&reason.to_string())));
                 // The guest goes down, and need not be kept waiting for that.
                 self.activity.set_busy(true);
                 // A guest whose agent closed its port goes down, and says why. One that speaks
@@ -120,12 +131,11 @@ impl AgentEvents for Listener {
         if self.commands.is_nobodys(id, false) {
             return bytes.len();
         }
-        // Written through at once; a slow reader holds the guest back. One that went away (a closed
-        // pipe) loses the bytes, not the run.
-        if let Err(error) = self.voice.output(stream, bytes)
-            && error != Errno::PIPE
-        {
-            self.session.set_unwritten(error);
+        // Written through at once; a slow reader holds the guest back.
+        match self.voice.output(stream, bytes) {
+            Ok(()) => {}
+            Err(Errno::PIPE) => self.hang_up(),
+            Err(error) => self.session.set_unwritten(error),
         }
         bytes.len()
     }
@@ -156,7 +166,27 @@ impl Listener {
         true
     }
 
+    /// Nobody reads the command's output any more, as behind `| head`: it is hung up, as that of a client is
+    /// who goes. One that does not listen, and prints on, ends with the guest.
+    fn hang_up(&mut self) {
+        let Some((link, id)) = &self.own else { return };
+        let now = self.clock.now();
+        match self.session.hang_up(now) {
+            since if since == now => {
+                let _ = link.signal(*id, SIGHUP as u32);
+                let _ = link.close_stdin(*id);
+                self.session.stdin_ended();
+            }
+            since if now - since > HANG_UP => {
+                let _ = link.power_off();
+                self.own = None;
+            }
+            _ => {}
+        }
+    }
+
     fn command_ended(&mut self, link: &AgentLink, end: CommandEnd) {
+        self.own = None;
         let well = matches!(end, CommandEnd::Exited(ExitStatus::Code(0)));
         self.session.command_ended(end);
         if well && self.save_guest() {

@@ -104,6 +104,7 @@ pub fn prepare(
         raw_mode,
         has_command: making.has_command,
         is_replay: making.is_replay,
+        console_log: making.console_log,
         session: making.session,
         _fast: fast,
     })
@@ -131,6 +132,8 @@ struct Making<'a> {
     session: Session,
     activity: Activity,
     log: ConsoleLog,
+    /// The file of the serial console.
+    console_log: console::Log,
     commands: Commands,
     watchers: Watchers,
     /// The recording, if its file is one that is to be saved in a hurry.
@@ -182,6 +185,7 @@ impl<'a> Making<'a> {
             session: Session::default(),
             activity: Activity::new(),
             log: ConsoleLog::new(),
+            console_log: console::Log::default(),
             commands: Commands::default(),
             watchers: Watchers::default(),
             trace_file: Arc::default(),
@@ -198,7 +202,7 @@ impl<'a> Making<'a> {
     /// the control socket see it in any case, and type into it where nobody else does.
     fn serial_console(&self, has_socket: bool) -> Result<(SerialConsole, ConsoleTap), Failure> {
         let voice = &self.standing.voice;
-        let output = console::output(self.args, &self.source, voice)?;
+        let output = console::output(self.args, &self.source, voice, &self.console_log)?;
         let (input, typed) = match self.source.has_agent() || self.args.serve {
             false if !voice.is_alone() => (None, None),
             false => (rustix::io::dup(io::stdin()).ok(), None),
@@ -308,6 +312,7 @@ impl<'a> Making<'a> {
             stdin_file: if self.has_command { self.stdin_file() } else { None },
             has_command: self.has_command,
             commands: self.commands.clone(),
+            own: None,
             watchers: self.watchers.clone(),
             events: self.events.clone(),
         }));
@@ -428,6 +433,9 @@ pub fn choose_engine(asked: EngineArg, voice: &Voice) -> Result<Kind, Failure> {
         EngineArg::Soft => Kind::Soft,
     };
     let choice = machine::choose(kind).map_err(|e| Failure::because(Code::BootFailed, "no engine", e))?;
+    if let Some(doubt) = choice.doubt {
+        voice.say(format_args!("--engine {kind}: {doubt}"));
+    }
     if kind == Kind::Auto {
         voice.say(format_args!("engine {}", choice.reason));
     }

@@ -8,6 +8,7 @@ use agent_protocol::AgentLink;
 use machine::{End, Handle, Machine, Outcome};
 
 use super::binder::Binder;
+use super::console;
 use super::fast::Fast;
 use super::input::Interrupted;
 use super::report::Report;
@@ -31,6 +32,7 @@ pub struct Prepared {
     pub raw_mode: Option<RawMode>,
     pub has_command: bool,
     pub is_replay: bool,
+    pub console_log: console::Log,
     /// The snapshot of `--fast`, while it is in use.
     pub _fast: Option<Fast>,
 }
@@ -74,6 +76,7 @@ impl Prepared {
         report.fill(&outcome, binder.counters(), tally, self.session.ready());
         report.faults = binder.faults();
         report.handling = binder.handling();
+        self.console_log.finish(&self.args)?;
         if let (Some(saved), Some(path)) = (self.session.saved(), &self.args.snapshot_to) {
             events.saved(path, saved.as_ref().err());
             saved.map_err(|error| snapshot::not_made(path, error))?;

@@ -144,11 +144,16 @@ impl Report {
     }
 
     /// What is kept for `bindervm doctor --last-run`.
-    pub fn last_run(&self, exit_code: u8) -> LastRun {
+    pub fn last_run(&self, status: &Status, exit_code: u8) -> LastRun {
         let stats = self.stats.as_ref();
+        let reason = match status {
+            Status::Failed { message, .. } => Some(message.clone()),
+            _ => None,
+        };
         LastRun {
             command: last::command_line(),
             exit_code,
+            reason,
             engine: self.engine.map(|kind| kind.to_string()),
             instructions: stats.and_then(|stats| stats.instructions),
             missing: stats.and_then(|stats| stats.soft.clone()).map(|soft| soft.unknown).unwrap_or_default(),

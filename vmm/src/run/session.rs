@@ -31,6 +31,7 @@ struct State {
     over: bool,
     notes: Vec<String>,
     unwritten: Option<Errno>,
+    hung_up: Option<Duration>,
     saving: Option<Saving>,
 }
 
@@ -138,6 +139,16 @@ impl Session {
         self.update(|state| {
             state.unwritten.get_or_insert(error);
         });
+    }
+
+    /// Nobody reads the command's output any more, at this guest time. Gives the time when that was first so.
+    pub(super) fn hang_up(&self, now: Duration) -> Duration {
+        *self.lock().hung_up.get_or_insert(now)
+    }
+
+    /// Whether the command was hung up since nobody reads its output.
+    pub fn is_hung_up(&self) -> bool {
+        self.lock().hung_up.is_some()
     }
 
     /// The guest was asked to go down.

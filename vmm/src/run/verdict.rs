@@ -51,6 +51,9 @@ pub fn agent_status(
     if let (Some(error), None) = (session.unwritten(), interrupted.signal()) {
         return Err(Failure::because(Code::Internal, "cannot write the command's output", error));
     }
+    if session.is_hung_up() && matches!(outcome.end, End::PoweredOff | End::Reset) {
+        return Ok(Status::HungUp);
+    }
     match session.ended() {
         Some(CommandEnd::Exited(ExitStatus::Code(code))) => return Ok(Status::Exited { code }),
         Some(CommandEnd::Exited(ExitStatus::Signal(signal))) => return Ok(Status::Signaled { signal }),

@@ -90,6 +90,8 @@ struct State {
     kept: VecDeque<Vec<u8>>,
     kept_bytes: usize,
     problems: u32,
+    /// Why the file was given up.
+    unwritten: Option<io::Error>,
     /// The last line was written.
     over: bool,
 }
@@ -208,9 +210,15 @@ impl Events {
         {
             eprintln!("bindervm: no more events are written: {error}");
             state.file = None;
+            state.unwritten = Some(error);
         }
         self.0.followers.records(1, &bytes);
         state.keep(bytes);
+    }
+
+    /// Why the file of `--events` was given up, if it was. Told once.
+    pub fn unwritten(&self) -> Option<io::Error> {
+        self.lock().unwritten.take()
     }
 
     /// The run is over, and this is how.

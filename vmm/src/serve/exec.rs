@@ -118,12 +118,14 @@ impl RemoteExec {
         self.peer.reply(self.request, reply);
     }
 
-    /// The guest has gone.
-    pub fn lost(&self) {
+    /// The guest has gone, for this reason if it is known.
+    pub fn lost(&self, why: Option<&str>) {
         let mut state = self.lock();
         state.stdin.live = None;
         if !state.orphan {
-            self.peer.fail(self.request, ErrorCode::GuestLost, "the guest went away while the command ran");
+            let why = why.map(|why| format!(": {why}")).unwrap_or_default();
+            let text = format!("the guest went away while the command ran{why}");
+            self.peer.fail(self.request, ErrorCode::GuestLost, text);
         }
         state.orphan = true;
     }
