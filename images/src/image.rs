@@ -283,9 +283,9 @@ mod tests {
         assert!(said("aosp15").ends_with("did you mean `aosp14`?"), "{}", said("aosp15"));
         assert!(said("tyni").ends_with("did you mean `tiny`?"), "{}", said("tyni"));
         assert!(
-            said("aosp14").ends_with("build it with `bindervm image build aosp14`"),
+            said("minimal").ends_with("build it with `bindervm image build minimal`"),
             "{}",
-            said("aosp14")
+            said("minimal")
         );
         assert_eq!(find_built_in(&cache, "../images/tiny"), None);
     }
