@@ -277,16 +277,18 @@ impl Domain {
         let small =
             |it: &TransactionRecord| it.payload.len() <= REGISTRATION as usize && it.objects.len() <= 1;
         holds(registered.as_deref().is_none_or(small), "a node's registration is too long")?;
-        for (debug_id, entry) in refs {
-            let entry = self.refs.get(*entry);
-            let own = entry.is_some_and(|entry| entry.node == id && entry.debug_id == *debug_id);
+        for (ticket, entry) in refs.entries() {
+            let entry = self.refs.get(entry);
+            let own = entry.is_some_and(|entry| entry.node == id && entry.ticket == ticket);
             holds(own, "a node lists a handle that is not on it")?;
         }
+        refs.check()?;
         backlog.check()
     }
 
     fn check_ref(&self, entry: &Ref) -> Result<(), Inconsistent> {
-        let Ref { debug_id: _, guest, proc, node, handle: _, strong: _, weak: _, death, freeze } = entry;
+        let Ref { debug_id: _, guest, proc, node, ticket: _, handle: _, strong: _, weak: _, death, freeze } =
+            entry;
         let owner = self.procs.get(proc).ok_or(Inconsistent("a handle is of a process that is not there"))?;
         holds(owner.guest == *guest, "a handle is of another guest than its process")?;
         holds(self.nodes.get(*node).is_some(), "a handle is on a node that is not there")?;

@@ -137,8 +137,8 @@ impl Domain {
     /// Tells everybody who watches nodes of a process (B285, B287, B291).
     fn announce_frozen(&mut self, cx: &mut Cx<'_>, proc: ProcId, frozen: bool) {
         let nodes = self.procs.get(&proc).into_iter().flat_map(|proc| proc.nodes.values());
-        let refs = nodes.filter_map(|id| self.nodes.get(*id)).flat_map(|node| node.refs.values());
-        let watchers: Vec<FreezeId> = refs.filter_map(|id| self.refs.get(*id)?.freeze).collect();
+        let refs = nodes.filter_map(|id| self.nodes.get(*id)).flat_map(|node| node.refs.iter());
+        let watchers: Vec<FreezeId> = refs.filter_map(|id| self.refs.get(id)?.freeze).collect();
         for id in watchers {
             let Some(freeze) = self.freezes.get_mut(id) else { continue };
             let changed = std::mem::replace(&mut freeze.is_frozen, frozen) != frozen;

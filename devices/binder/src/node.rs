@@ -3,8 +3,6 @@
 //! BINDER.md 5.1. The true counts change with every ref and buffer; the owner is told of a
 //! difference when it reads the node's work item, so a gain and a loss in between cancel (B242).
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use crate::arena::{NodeId, RefId, ThreadId};
@@ -14,6 +12,7 @@ use crate::ids::{DebugId, GuestId, ProcId};
 use crate::proc::ContextId;
 use crate::protocol::{Return, object};
 use crate::sched::Minimum;
+use crate::tickets::Tickets;
 use crate::trace::{TraceEvent, TransactionRecord, UserError};
 use crate::work::{Place, Queue, Work, WorkQueue};
 
@@ -35,8 +34,8 @@ pub(crate) struct Node {
     /// Strong counts that the owner took for the driver beyond the one that it was told to take: BR_RELEASE is
     /// due for each ([`attempt`](crate::attempt)).
     pub surplus: u32,
-    /// Refs by debug id, the latest last.
-    pub refs: BTreeMap<DebugId, RefId>,
+    /// The latest last.
+    pub refs: Tickets<RefId>,
     /// What the owner was told.
     pub told_strong: bool,
     pub told_weak: bool,
@@ -108,7 +107,7 @@ impl Domain {
             local_strong: 0,
             local_weak: 0,
             surplus: 0,
-            refs: BTreeMap::new(),
+            refs: Tickets::default(),
             told_strong: false,
             told_weak: false,
             pending_strong: false,
@@ -303,7 +302,7 @@ impl Domain {
             return self.remove_node(cx, id);
         }
         let debug_id = node.debug_id;
-        let refs: Vec<RefId> = node.refs.values().rev().copied().collect();
+        let refs: Vec<RefId> = node.refs.iter().rev().collect();
         for id in refs {
             if let Some(death) = self.refs.get(id).and_then(|entry| entry.death) {
                 self.trace_death(cx, death, debug_id);

@@ -16,6 +16,8 @@ pub(crate) struct Ref {
     pub guest: GuestId,
     pub proc: ProcId,
     pub node: NodeId,
+    /// Its place among the refs of the node.
+    pub ticket: u64,
     pub handle: u32,
     pub strong: u32,
     pub weak: u32,
@@ -66,15 +68,24 @@ impl Domain {
         usage.refs += 1;
         usage.totals.refs = usage.totals.refs.wrapping_add(1);
         let debug_id = self.next_debug_id();
-        let entry =
-            Ref { debug_id, guest, proc, node, handle, strong: 0, weak: 0, death: None, freeze: None };
-        let id = self.refs.insert(entry);
+        let id = self.refs.insert(Ref {
+            debug_id,
+            guest,
+            proc,
+            node,
+            ticket: 0,
+            handle,
+            strong: 0,
+            weak: 0,
+            death: None,
+            freeze: None,
+        });
         if let Some(owner) = self.procs.get_mut(&proc) {
             owner.refs.insert(handle, node, id);
         }
         let mut node_id = DebugId(0);
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.refs.insert(debug_id, id);
+        if let (Some(node), Some(entry)) = (self.nodes.get_mut(node), self.refs.get_mut(id)) {
+            entry.ticket = node.refs.push(id);
             node_id = node.debug_id;
         }
         cx.trace(move || TraceEvent::RefCreated { proc, id: debug_id, handle, node: node_id });
@@ -122,7 +133,7 @@ impl Domain {
         }
         let mut node_id = DebugId(0);
         if let Some(node) = self.nodes.get_mut(entry.node) {
-            node.refs.remove(&entry.debug_id);
+            node.refs.remove(entry.ticket);
             node_id = node.debug_id;
         }
         cx.trace(move || TraceEvent::RefReleased { proc: entry.proc, handle: entry.handle, node: node_id });

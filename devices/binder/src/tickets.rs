@@ -102,11 +102,11 @@ impl<T: Copy> Tickets<T> {
     }
 
     /// Items with their tickets, the oldest first.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = (u64, T)> {
+    pub(crate) fn entries(&self) -> impl DoubleEndedIterator<Item = (u64, T)> {
         self.items.iter().filter_map(|(ticket, item)| Some((*ticket, (*item)?)))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = T> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = T> {
         self.entries().map(|(_, item)| item)
     }
 

@@ -250,7 +250,7 @@ impl fmt::Display for Holders<'_> {
             return Ok(());
         }
         f.write_str(" proc")?;
-        let holders = self.node.refs.values().rev().filter_map(|id| self.domain.refs.get(*id));
+        let holders = self.node.refs.iter().rev().filter_map(|id| self.domain.refs.get(id));
         holders
             .map(|entry| self.domain.pid_in(self.scope, entry.proc))
             .try_for_each(|pid| write!(f, " {pid}"))

@@ -228,3 +228,20 @@ fn a_handle_on_a_dead_node_whose_owner_was_never_told_can_be_counted_weakly() {
     assert_eq!(w.read(idle).returns, [Return::Noop, Return::DeadBinder { cookie: 0xc }]);
     w.finish();
 }
+
+/// Debug ids are 32 bits and wrap: another handle on the node may have the same.
+#[test]
+fn handles_on_a_node_are_told_apart_when_debug_ids_wrap() {
+    for before in 1..16 {
+        let Trio { mut w, manager, owner, client, .. } = trio();
+        let mut saved = serde_json::to_value(&w.domain).unwrap();
+        let held = |slot: &&serde_json::Value| slot["value"]["proc"] == client.proc.0;
+        let of_client = saved["refs"]["slots"].as_array().unwrap().iter().rfind(held).unwrap();
+        let id = of_client["value"]["debug_id"].as_u64().unwrap();
+        saved["last_debug_id"] = (id - before).into();
+        w.domain = serde_json::from_value(saved).unwrap();
+        let third = w.process(40);
+        w.publish(manager, owner, third, PTR, 0);
+        w.finish();
+    }
+}
