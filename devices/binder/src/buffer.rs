@@ -59,6 +59,14 @@ impl Buffer {
     }
 }
 
+/// The sender of a oneway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AsyncSender {
+    pub pid: Pid,
+    /// The buffer that is placed counts among its own when it is suspected of spam (B153).
+    pub counts_itself: bool,
+}
+
 /// Sizes of a buffer that is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sizes {
@@ -206,7 +214,7 @@ impl Mapping {
     }
 
     /// Finds a place: the low end of the smallest hole that is large enough (B346).
-    pub(crate) fn place(&mut self, sizes: Sizes, sender: Option<Pid>) -> Result<Placed, Errno> {
+    pub(crate) fn place(&mut self, sizes: Sizes, sender: Option<AsyncSender>) -> Result<Placed, Errno> {
         if self.unmapped {
             return Err(Errno::ESRCH);
         }
@@ -234,18 +242,20 @@ impl Mapping {
         (largest > 0).then_some(largest)
     }
 
-    /// Takes from the async budget; true: the sender is suspect (B151, B152, B153 as in 7.2).
-    fn charge(&mut self, sender: Pid, size: u64) -> bool {
+    /// Takes from the async budget; true: the sender is suspect (B151, B152, B153).
+    fn charge(&mut self, sender: AsyncSender, size: u64) -> bool {
         self.async_free -= size;
-        let before = self.async_use.get(&sender).copied().unwrap_or_default();
-        let usage = self.async_use.entry(sender).or_default();
+        let usage = self.async_use.entry(sender.pid).or_default();
+        let before = *usage;
         usage.buffers += 1;
         usage.bytes += size;
+        let after = *usage;
         if self.async_free >= self.length / 10 {
             self.spam_reported = false;
             return false;
         }
-        let heavy = before.buffers > 50 || before.bytes > self.length / 4;
+        let owned = if sender.counts_itself { after } else { before };
+        let heavy = owned.buffers > 50 || owned.bytes > self.length / 4;
         let report = heavy && !self.spam_reported;
         self.spam_reported |= report;
         report
@@ -433,6 +443,8 @@ impl Mapping {
 mod tests {
     use super::*;
 
+    const SENDER: AsyncSender = AsyncSender { pid: Pid(1), counts_itself: false };
+
     fn mapping() -> Mapping {
         Mapping::new(GuestId(0), 0x10000, 16 * PAGE).unwrap()
     }
@@ -535,10 +547,10 @@ mod tests {
     #[test]
     fn oneways_may_use_half_exactly() {
         let mut map = mapping();
-        let half = map.place(data(8 * PAGE), Some(Pid(1))).unwrap();
-        assert_eq!(map.place(data(0), Some(Pid(1))).unwrap_err(), Errno::ENOSPC);
+        let half = map.place(data(8 * PAGE), Some(SENDER)).unwrap();
+        assert_eq!(map.place(data(0), Some(SENDER)).unwrap_err(), Errno::ENOSPC);
         assert!(map.place(data(8 * PAGE), None).is_ok());
-        map.vacate(&buffer(half, Some(Pid(1))));
+        map.vacate(&buffer(half, Some(SENDER.pid)));
         assert_eq!(map.async_free, 8 * PAGE);
     }
 
@@ -547,7 +559,7 @@ mod tests {
     fn spam_is_suspected_once_an_episode() {
         let mut map = mapping();
         let suspects: Vec<bool> =
-            (0..16).map(|_| map.place(data(2048), Some(Pid(1))).unwrap().spam_suspect).collect();
+            (0..16).map(|_| map.place(data(2048), Some(SENDER)).unwrap().spam_suspect).collect();
         let expected: Vec<bool> = (1..=16).map(|number| number == 13).collect();
         assert_eq!(suspects, expected);
     }

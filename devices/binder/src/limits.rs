@@ -95,6 +95,12 @@ impl Profile {
         self != Profile::Linux6_1
     }
 
+    /// Whether a oneway that is placed counts when its sender is suspected of spam (B153). The allocator of
+    /// Android 14's common kernel is that of 6.1.
+    pub fn spam_counts_itself(self) -> bool {
+        matches!(self, Profile::Linux6_1 | Profile::Aosp)
+    }
+
     /// Whether there are logs with hashed pointers (B415).
     pub fn has_hashed_logs(self) -> bool {
         self == Profile::Linux7_2

@@ -1,7 +1,7 @@
 //! Sending: BC_TRANSACTION and BC_REPLY in B117's order of checks, suspended where the guest must help.
 
 use crate::arena::{BufferId, ThreadId};
-use crate::buffer::{Buffer, MAX_MAPPING, Sizes, align8};
+use crate::buffer::{AsyncSender, Buffer, MAX_MAPPING, Sizes, align8};
 use crate::commands::{OBJECT_EFFORT, Step};
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
@@ -311,7 +311,8 @@ impl Domain {
         let mapping = proc.mapping.as_mut().ok_or(SendError::dead(Errno::ESRCH))?;
         let sizes = Sizes { data: s.data.data_size, offsets: s.data.offsets_size, extra };
         let is_async = s.is_oneway();
-        let placed = match mapping.place(sizes, is_async.then_some(s.sender.pid)) {
+        let (pid, counts_itself) = (s.sender.pid, self.profile.spam_counts_itself());
+        let placed = match mapping.place(sizes, is_async.then_some(AsyncSender { pid, counts_itself })) {
             Ok(placed) => placed,
             Err(Errno::ESRCH) => return Err(SendError::dead(Errno::ESRCH)),
             Err(errno) => {

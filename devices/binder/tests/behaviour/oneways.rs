@@ -86,6 +86,29 @@ fn spam_is_reported_to_senders_that_want_to_know() {
     w.finish();
 }
 
+/// covers: B153
+#[test]
+fn the_oneway_itself_counts_as_spam_in_old_kernels() {
+    for (profile, ninth) in [
+        (Profile::Linux6_1, Return::OnewaySpamSuspect),
+        (Profile::Aosp, Return::OnewaySpamSuspect),
+        (Profile::Linux6_12, TC),
+        (Profile::Linux7_2, TC),
+    ] {
+        let Trio { mut w, manager, owner, client, handle } =
+            trio_with(World::with(Limits::default(), profile), 0);
+        let other = w.process(40);
+        let others = w.publish(manager, owner, other, 0x9000, 0);
+        w.ioctl(client, ioctl::ENABLE_ONEWAY_SPAM_DETECTION, &1u32.to_le_bytes());
+        // A quarter of the mapping, and no more; another sender makes the space low.
+        let mut send = |th, handle| w.oneway(th, handle, &[0; 2048]).returns[1];
+        assert!((0..8).all(|_| send(client, handle) == TC));
+        assert!((0..5).all(|_| send(other, others) == TC));
+        assert_eq!(send(client, handle), ninth, "{profile:?}");
+        w.finish();
+    }
+}
+
 /// covers: B300
 #[test]
 fn oneways_are_never_nested() {
