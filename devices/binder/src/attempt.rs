@@ -28,7 +28,7 @@ impl Domain {
         }
     }
 
-    fn accepts_attempts(&self, guest: GuestId) -> bool {
+    pub(crate) fn accepts_attempts(&self, guest: GuestId) -> bool {
         self.guests.get(&guest).is_some_and(|guest| guest.attempt_acquire)
     }
 

@@ -4,7 +4,7 @@ use crate::arena::ThreadId;
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;
 use crate::message::{ChunkEnd, MAX_ACTIONS, Need};
-use crate::protocol::{Command, NotACommand};
+use crate::protocol::{Command, NotACommand, bc};
 use crate::thread::{Call, looper};
 use crate::trace::{TraceEvent, UserError};
 use crate::transaction::Sending;
@@ -71,6 +71,9 @@ impl Domain {
                 }
                 Err(NotACommand::End) if end == ChunkEnd::Last => return WriteFlow::Finished,
                 Err(_) if end == ChunkEnd::Cut => return WriteFlow::More,
+                Err(NotACommand::Short { word }) if self.refuses(call, *word) => {
+                    return WriteFlow::Error(Errno::EINVAL);
+                }
                 Err(_) => return WriteFlow::Error(Errno::EFAULT),
             };
             self.trace_thread(cx, call.thread, move |thread| TraceEvent::Command {
@@ -83,6 +86,18 @@ impl Domain {
                 Step::Suspend(sending, needs) => return WriteFlow::Suspend(sending, needs),
                 Step::Error(errno) => return WriteFlow::Error(errno),
             }
+        }
+    }
+
+    /// Whether a command is refused before its payload is read, which may be missing (B114, B116).
+    #[cold]
+    fn refuses(&self, call: &Call, word: u32) -> bool {
+        match word {
+            bc::ATTEMPT_ACQUIRE | bc::ACQUIRE_RESULT => !self.accepts_attempts(call.guest),
+            bc::REQUEST_FREEZE_NOTIFICATION
+            | bc::CLEAR_FREEZE_NOTIFICATION
+            | bc::FREEZE_NOTIFICATION_DONE => !self.profile.freeze_notifications(),
+            _ => false,
         }
     }
 

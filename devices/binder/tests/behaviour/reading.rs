@@ -1,7 +1,7 @@
 //! The two halves of BINDER_WRITE_READ: consumption, room, queues, blocking, loopers.
 
 use binder::protocol::{Command, Return, bc, ioctl, object};
-use binder::{Body, ChunkEnd, Errno, Status, TraceEvent};
+use binder::{Body, ChunkEnd, Errno, Limits, Profile, Status, TraceEvent};
 
 use crate::payloads::*;
 use crate::trio::*;
@@ -295,6 +295,27 @@ fn a_thread_that_leaves_work_behind_wakes_another() {
     let told = [Return::Release { ptr: PTR, cookie: PTR + 1 }, Return::Decrefs { ptr: PTR, cookie: PTR + 1 }];
     assert_eq!(w.woken(second).returns[1..], told);
     w.finish();
+}
+
+/// covers: B114, B116
+#[test]
+fn what_is_refused_is_refused_before_its_payload_is_read() {
+    let freeze =
+        [bc::REQUEST_FREEZE_NOTIFICATION, bc::CLEAR_FREEZE_NOTIFICATION, bc::FREEZE_NOTIFICATION_DONE];
+    for (profile, of_freeze) in [(Profile::Linux6_1, Errno::EINVAL), (Profile::Linux7_2, Errno::EFAULT)] {
+        let mut w = World::with(Limits::default(), profile);
+        let th = w.process(10);
+        let refused = [bc::ATTEMPT_ACQUIRE, bc::ACQUIRE_RESULT].map(|word| (word, Errno::EINVAL));
+        for (word, errno) in refused.into_iter().chain(freeze.map(|word| (word, of_freeze))) {
+            let bytes = [bc::ENTER_LOOPER, word].map(u32::to_le_bytes).concat();
+            let out = w.raw_write_read(th, &bytes, 8, 0, 0);
+            assert_eq!((out.errno, out.wc), (errno.0, 4), "{word:#x} with {profile:?}");
+        }
+        w.domain.accept_attempts(GUEST, true);
+        let bytes = bc::ACQUIRE_RESULT.to_le_bytes();
+        assert_eq!(w.raw_write_read(th, &bytes, 4, 0, 0).errno, Errno::EFAULT.0);
+        w.finish();
+    }
 }
 
 /// covers: B091, rule 13
