@@ -52,7 +52,7 @@ pub use writer::{Writer, encode_header, encode_record};
 const MAGIC: &[u8; 8] = b"BVTRACE\n";
 
 /// Version of the header and of the records. Records of another version are refused, not guessed.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 
 /// No header is longer; a length beyond it is damage.
 const MAX_HEADER: u32 = 1 << 20;

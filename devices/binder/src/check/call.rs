@@ -168,7 +168,7 @@ impl Plan {
     /// Whether the objects lie in `data_size` bytes one after the other, and what they place in `extra`
     /// follows the order rule: copying relies on both.
     fn check(&self, data_size: u64, extra: std::ops::Range<u64>, max_files: u32) -> Result<(), Inconsistent> {
-        let Plan { objects, failure: _, covered: _, extra_used: _ } = self;
+        let Plan { objects, failure: _, covered: _, extra_used: _, refused_array: _ } = self;
         let inside = |place: u64, length: u64| {
             place >= extra.start && place <= extra.end && length <= extra.end - place
         };

@@ -168,7 +168,10 @@ impl Domain {
         if let Some(first) = plan.objects.iter().position(|object| is_flat(&object.what)) {
             match self.permission(s, LsmQuestion::TransferBinder, s.gathered().transfer_allowed) {
                 Permission::Granted => {}
-                Permission::Refused => plan.fail_at(first, Errno::EPERM),
+                Permission::Refused => {
+                    let unknown = self.unknown_object(s.sender.proc, &plan.objects[first].what);
+                    plan.fail_at(first, unknown.unwrap_or(Errno::EPERM));
+                }
                 Permission::Ask(need) => needs.push(need),
             }
         }

@@ -23,6 +23,13 @@ pub(crate) struct Planned {
     pub what: What,
 }
 
+impl Planned {
+    /// Its address goes where no word may be (B210). The kernel finds that out last, when it writes it.
+    fn is_misplaced(&self) -> bool {
+        matches!(self.what, What::Ptr(Ptr { patch: Some(patch), .. }) if !patch.is_multiple_of(4))
+    }
+}
+
 /// The kinds of object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum What {
@@ -79,6 +86,9 @@ pub(crate) struct Plan {
     pub covered: usize,
     /// Bytes of the extra area that PTRs use.
     pub extra_used: u64,
+    /// After the last one of `objects` is an array that may not be sent, and this is where the sender has it. The
+    /// kernel reads a descriptor before it refuses it: a fault there is the error.
+    pub refused_array: Option<u64>,
 }
 
 impl Plan {
@@ -86,6 +96,7 @@ impl Plan {
     pub(crate) fn fail_at(&mut self, index: usize, errno: Errno) {
         self.objects.truncate(index);
         self.failure = Some(errno);
+        self.refused_array = None;
     }
 
     /// The descriptors to be sent, with the index of their object, in order. Arrays must be read.
@@ -141,6 +152,8 @@ impl Judge<'_> {
         }
         if self.memory.covers(self.data.wrapping_add(done), self.data_size - done).is_err() {
             plan.failure = Some(Errno::EFAULT);
+        } else if plan.objects.iter().any(Planned::is_misplaced) {
+            plan.failure = Some(Errno::EINVAL);
         }
         plan
     }
@@ -189,6 +202,7 @@ impl Judge<'_> {
                 let [count, parent, parent_offset, _] = words;
                 let fda = self.array(plan, count, parent, parent_offset, *last)?;
                 if count > 0 {
+                    plan.refused_array = (!self.accepts_fds).then_some(fda.0);
                     self.accept_files(files, count)?;
                 }
                 *last = Some((parent as usize, parent_offset.wrapping_add(count * 4)));
@@ -227,7 +241,6 @@ impl Judge<'_> {
             if !in_order(plan, ptr.parent as usize, ptr.parent_offset, last)
                 || parent.length < 8
                 || ptr.parent_offset > parent.length - 8
-                || !ptr.parent_offset.is_multiple_of(4)
             {
                 return Err(Errno::EINVAL);
             }
@@ -316,6 +329,13 @@ pub(crate) fn read_arrays(plan: &mut Plan, memory: UserMemory<'_>, pages: &dyn P
             }
         }
     }
+    let source = plan.refused_array?;
+    match memory.read(pages, source, &mut [0; 4]) {
+        Ok(()) => {}
+        Err(Absent::Missing(at)) => return Some((at, 4 - (at - source))),
+        Err(Absent::Fault) => plan.failure = Some(Errno::EINVAL),
+    }
+    plan.refused_array = None;
     None
 }
 
@@ -402,6 +422,19 @@ impl Domain {
             self.settle_node(cx, node);
         }
         result
+    }
+
+    /// Why an object cannot be looked up; the kernel does that before it asks whether it may be sent.
+    pub(crate) fn unknown_object(&self, proc: ProcId, what: &What) -> Option<Errno> {
+        let is_known = match *what {
+            What::Handle { strong, handle, .. } => self.find_ref(proc, handle, strong).is_some(),
+            What::Binder { ptr, cookie, .. } => {
+                let node = self.procs.get(&proc).and_then(|proc| proc.nodes.get(&ptr));
+                node.and_then(|id| self.nodes.get(*id)).is_none_or(|node| node.cookie == cookie)
+            }
+            _ => true,
+        };
+        (!is_known).then_some(Errno::EINVAL)
     }
 
     /// B182 to B188.

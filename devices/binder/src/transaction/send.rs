@@ -354,7 +354,8 @@ impl Domain {
         let target = s.target_proc.ok_or(SendError::dead(Errno::OK))?;
         let gone = SendError::dead(Errno::OK);
         let buffer_id = s.buffer.ok_or(gone)?;
-        static NO_OBJECTS: Plan = Plan { objects: Vec::new(), failure: None, covered: 0, extra_used: 0 };
+        static NO_OBJECTS: Plan =
+            Plan { objects: Vec::new(), failure: None, covered: 0, extra_used: 0, refused_array: None };
         let plan = s.gathered().plan.as_ref().unwrap_or(&NO_OBJECTS);
         let mapping = self.procs.get(&target).and_then(|proc| proc.mapping.as_ref()).ok_or(gone)?;
         let buffer = self.buffers.get(buffer_id).ok_or(gone)?;

@@ -237,8 +237,8 @@ fn handles_on_a_node_are_told_apart_when_debug_ids_wrap() {
         let mut saved = serde_json::to_value(&w.domain).unwrap();
         let held = |slot: &&serde_json::Value| slot["value"]["proc"] == client.proc.0;
         let of_client = saved["refs"]["slots"].as_array().unwrap().iter().rfind(held).unwrap();
-        let id = of_client["value"]["debug_id"].as_u64().unwrap();
-        saved["last_debug_id"] = (id - before).into();
+        let id = of_client["value"]["debug_id"].as_u64().unwrap() as u32;
+        saved["last_debug_id"] = id.wrapping_sub(before).into();
         w.domain = serde_json::from_value(saved).unwrap();
         let third = w.process(40);
         w.publish(manager, owner, third, PTR, 0);

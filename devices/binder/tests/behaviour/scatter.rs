@@ -231,6 +231,43 @@ fn bad_descriptor_arrays() {
     w.finish();
 }
 
+/// covers: B210, B190, B209
+#[test]
+fn a_misplaced_address_is_found_after_everything_else() {
+    let Trio { mut w, client, handle, .. } = trio();
+    let source = w.put(client.proc, &[0; 32]);
+    let placed = |at| Parcel::new().ptr(source, 32).child(source, 8, 0, at);
+    assert_eq!(placed(9).refused(&mut w, client, handle, 64), -22);
+    for (at, errno) in [(9, -9), (8, -9)] {
+        let parcel = placed(at).words(object::FD, 0, &[9999, 0]);
+        assert_eq!(parcel.refused(&mut w, client, handle, 64), errno);
+    }
+    // The rest of the data comes first, too.
+    let mut torn = placed(9);
+    torn.data.extend([0; 8]);
+    let data = w.payload(client, &torn.data, &torn.offsets);
+    let longer = TransactionData { target: u64::from(handle), data_size: data.data_size + 8, ..data };
+    let out = w.write_read(client, &[Command::TransactionSg(longer, 64)], READ_SIZE);
+    assert_eq!(out.returns, [Return::Noop, Return::FailedReply]);
+    assert_eq!(w.extended_error(client), (br::FAILED_REPLY, -14));
+    w.finish();
+}
+
+/// covers: B215, B217
+#[test]
+fn an_array_that_may_not_be_sent_is_read_first() {
+    for lazy in [false, true] {
+        let Trio { mut w, client, handle, .. } = trio_with(World::new(), 0);
+        w.lazy = lazy;
+        let source = w.put(client.proc, &[0; 6]);
+        let parcel = |at, count| Parcel::new().ptr(at, 16).fda(count, 0, 0).fda(1, 0, 8);
+        assert_eq!(parcel(source, 1).refused(&mut w, client, handle, 64), -1);
+        assert_eq!(parcel(source, 2).refused(&mut w, client, handle, 64), -1, "the second one is not read");
+        assert_eq!(parcel(0x9_0000_0000, 1).refused(&mut w, client, handle, 64), -22);
+        w.finish();
+    }
+}
+
 /// covers: B223
 #[test]
 fn a_foreign_task_closes_the_numbers_in_its_own_table() {

@@ -314,6 +314,40 @@ fn a_denial_is_eperm() {
     w.finish();
 }
 
+/// covers: B181, B179, B183
+#[test]
+fn an_object_that_is_not_there_is_no_denial() {
+    use binder::protocol::object;
+    let limits = Limits { lsm: LsmMode::Cache, ..Limits::default() };
+    let Trio { mut w, client, handle, .. } = trio_with(World::with(limits, Profile::default()), 0);
+    let known = flat_object(object::BINDER, 0, 0x50, 0x51);
+    let send = |w: &mut World, object: &[u8]| {
+        let command = w.call_command(client, handle, 1, object, &[0]);
+        w.write_read(client, &[command], READ_SIZE);
+        w.extended_error(client).1
+    };
+    assert_eq!(send(&mut w, &known), 0);
+    // The call itself stays allowed, transfers are not any more.
+    w.domain.handle(
+        &Rams(&w.ram),
+        GUEST,
+        &Message { header: Header::default(), body: Body::Policy },
+        &mut NoTrace,
+    );
+    assert_eq!(w.oneway(client, handle, b"").returns, [Return::Noop, TC]);
+    w.lsm_error = Errno(-13);
+    for (object, errno) in [
+        (known, -1),
+        (flat_object(object::BINDER, 0, 0x50, 0x52), -22),
+        (flat_object(object::BINDER, 0, 0x60, 0x61), -1),
+        (flat_object(object::HANDLE, 0, u64::from(handle), 0), -1),
+        (flat_object(object::HANDLE, 0, 99, 0), -22),
+    ] {
+        assert_eq!(send(&mut w, &object), errno, "{object:?}");
+    }
+    w.finish();
+}
+
 /// The device decodes lists by this.
 #[test]
 fn the_core_says_what_it_expects() {
