@@ -336,7 +336,7 @@ mod tests {
             ),
             (
                 "[guest.a]\nimage = \"i\"\nmemory = \"1X\"",
-                "g.toml:3:1: guest a: invalid value '1X' for '--memory <SIZE>': 'X' is not a unit",
+                "g.toml:3:1: guest a: invalid value '1X' for '--memory <MEMORY>': 'X' is not a unit",
             ),
             ("[guest.a]\nmemory = \"1G\"", "guest a: the following required arguments were not provided"),
             ("[guest.a]\nimage = \"i\"\nname = \"b\"", "`name` cannot be set"),
