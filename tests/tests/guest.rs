@@ -167,7 +167,7 @@ fn the_trace_shows_one_call_with_both_ends_and_its_reply() {
         for part in [
             "demo_client ",
             " -> demo_service ",
-            " = ok <total ",
+            " = replied <total ",
             "queue ",
             "service ",
             " handle=",
