@@ -4,9 +4,9 @@
 //! which has no business with the mappings of another guest. So where guests share a world, a process's
 //! own shim fills its whole mapping before the process's next `BINDER_WRITE_READ` goes on, and TRIM takes
 //! nothing back. Whoever hands out an object or waits for an answer has made one; only a context
-//! manager can be called before its first. It costs guest memory, as much as the process mapped; a
-//! process that cannot have it, or whose guest has too many commands waiting, goes on, and what another guest sends to it fails with -12 where a
-//! page is missing.
+//! manager can be called before its first. It costs guest memory, as much as the process mapped. A
+//! process that cannot have it, or whose guest has too many commands waiting, goes on, and what
+//! another guest sends to it fails with -12 where a page is missing.
 
 use crate::domain::{Cx, Domain};
 use crate::errno::Errno;

@@ -107,14 +107,30 @@ fn the_halt_behind_sti_is_always_woken() {
     }
 }
 
-/// Fills until the timer interrupts; `jumps`: the fill ends its block.
-fn filled_until(padding: usize, jumps: bool) -> (u64, u64) {
-    let mut board = Board::new();
+/// Does the same again and again until the timer interrupts: instructions executed, and what RAX counted.
+fn repeated_until(config: Config, body: impl FnOnce(&mut CodeAssembler)) -> (u64, u64) {
+    let mut board = Board::with(config);
     let exit = board.run(|a| {
         arm_timer(a);
         a.sti().unwrap();
         let mut again = a.create_label();
         a.set_label(&mut again).unwrap();
+        body(a);
+        a.jmp(again).unwrap();
+    });
+    assert_eq!(exit, Exit::DeadHalt);
+    (board.vm.instructions(), board.vm.registers().gpr[0])
+}
+
+fn count(a: &mut CodeAssembler, times: usize) {
+    for _ in 0..times {
+        a.inc(rax).unwrap();
+    }
+}
+
+/// Fills until the timer interrupts; `jumps`: the fill ends its block.
+fn filled_until(padding: usize, jumps: bool) -> (u64, u64) {
+    repeated_until(Config::default(), |a| {
         a.mov(ecx, 3000).unwrap();
         a.mov(edi, DATA as u32).unwrap();
         a.rep().stosb().unwrap();
@@ -125,13 +141,8 @@ fn filled_until(padding: usize, jumps: bool) -> (u64, u64) {
             a.nop().unwrap();
         }
         a.set_label(&mut behind).unwrap();
-        for _ in 0..padding {
-            a.inc(rax).unwrap();
-        }
-        a.jmp(again).unwrap();
-    });
-    assert_eq!(exit, Exit::DeadHalt);
-    (board.vm.instructions(), board.vm.registers().gpr[0])
+        count(a, padding);
+    })
 }
 
 #[test]
@@ -143,19 +154,7 @@ fn what_a_string_takes_is_felt_at_its_end() {
 
 /// Counts in a loop until the timer interrupts, `padding` instructions a turn.
 fn interrupted_at(seed: u64, padding: usize) -> (u64, u64) {
-    let mut board = Board::with(Config { seed, ..Config::default() });
-    let exit = board.run(|a| {
-        arm_timer(a);
-        a.sti().unwrap();
-        let mut again = a.create_label();
-        a.set_label(&mut again).unwrap();
-        for _ in 0..padding {
-            a.inc(rax).unwrap();
-        }
-        a.jmp(again).unwrap();
-    });
-    assert_eq!(exit, Exit::DeadHalt);
-    (board.vm.instructions(), board.vm.registers().gpr[0])
+    repeated_until(Config { seed, ..Config::default() }, |a| count(a, padding))
 }
 
 #[test]

@@ -261,9 +261,7 @@ fn files_and_suspended_commands_are_bounded() {
 #[test]
 fn a_message_that_copies_much_ends_early() {
     let mut w = World::new();
-    let manager = w.open_device("binder", 10);
-    w.note(manager, Body::Mmap { address: MAPPING, length: 4 << 20 });
-    let manager = w.thread(manager, 10);
+    let manager = w.process_with(10, 4 << 20);
     w.become_manager(manager);
     let client = w.process(30);
     let commands: Vec<Command> = (0..4).map(|_| w.call_command(client, 0, 1, &[5; 500_000], &[])).collect();

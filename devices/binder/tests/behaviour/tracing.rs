@@ -1,7 +1,7 @@
 //! The trace: complete, and the same for the same messages.
 
+use binder::TraceEvent;
 use binder::protocol::{Command, Return, br, ioctl, object, tf};
-use binder::{Body, TraceEvent};
 
 use crate::payloads::*;
 use crate::trio::*;
@@ -94,9 +94,7 @@ fn spawn_looper_is_told_instead_of_the_noop() {
 #[test]
 fn registrations_are_remembered_shortly_and_not_without_end() {
     let mut w = World::new();
-    let manager = w.open_device("binder", 10);
-    w.note(manager, Body::Mmap { address: MAPPING, length: 4 << 20 });
-    let manager = w.thread(manager, 10);
+    let manager = w.process_with(10, 4 << 20);
     w.become_manager(manager);
     let owner = w.process(20);
     let node = |ptr: u64| flat_object(object::BINDER, 0, ptr, 0);

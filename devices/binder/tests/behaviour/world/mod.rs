@@ -246,8 +246,13 @@ impl World {
 
     /// Opens "binder" and maps 64 KiB; pid and first tid are the same number.
     pub fn process(&mut self, pid: u32) -> Th {
+        self.process_with(pid, 16 * PAGE)
+    }
+
+    /// The same with a mapping of that length.
+    pub fn process_with(&mut self, pid: u32, length: u64) -> Th {
         let proc = self.open_device("binder", pid);
-        assert_eq!(self.note(proc, Body::Mmap { address: MAPPING, length: 16 * PAGE }).errno, Errno::OK);
+        assert_eq!(self.note(proc, Body::Mmap { address: MAPPING, length }).errno, Errno::OK);
         self.thread(proc, pid)
     }
 
