@@ -2,19 +2,32 @@
 //! beside it shows (`vmm/src/run/confine.rs`); here it is that a guest's process has it.
 
 use std::fs;
+use std::io;
 
+use rustix::io::Errno;
 use tests::serving::Serving;
 
-/// What the host's kernel says of each thread of a process under `key`.
+/// What the host's kernel says of each thread of a process under `key`. Threads may end while this reads (one that
+/// served a client of the control socket does): of those nothing is said.
 fn of_each_thread(pid: u32, key: &str) -> Vec<String> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
-    let status = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("status")).unwrap());
+    let status =
+        threads.filter_map(|thread| unless_ended(fs::read_to_string(thread.ok()?.path().join("status"))));
     status
         .map(|status| {
             let value = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
             value.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
         })
         .collect()
+}
+
+/// The text of a thread's file; none for a thread that ended (`ENOENT` as it is opened, `ESRCH` as it is read).
+fn unless_ended(text: io::Result<String>) -> Option<String> {
+    match text {
+        Ok(text) => Some(text),
+        Err(error) if [Errno::NOENT, Errno::SRCH].map(Some).contains(&Errno::from_io_error(&error)) => None,
+        Err(error) => panic!("a thread's status: {error}"),
+    }
 }
 
 /// The soft and the hard limit of that name.
