@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::Stamped;
 use crate::replay::Divergence;
 
+mod batch;
 mod block;
 mod encode;
 mod likeness;

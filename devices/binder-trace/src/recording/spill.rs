@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use binder::GuestId;
 
-use super::block::{Ended, Plain};
+use super::batch::Batch;
+use super::block::Ended;
 use super::{Lost, Record, RecordingError, Writer};
 
 /// Bytes of blocks that wait, with those that are being written: so much memory a recording costs, and some 10,000 calls of
@@ -60,40 +61,6 @@ enum End {
     Whole,
     /// It failed: its recording has no end.
     Cut,
-}
-
-/// Blocks, one after another.
-#[derive(Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    /// Where each ends, and what it is like.
-    blocks: Vec<(usize, Option<u32>)>,
-}
-
-impl Batch {
-    fn is_empty(&self) -> bool {
-        self.blocks.is_empty()
-    }
-
-    fn size(&self) -> usize {
-        self.bytes.len() + self.blocks.len() * size_of::<(usize, Option<u32>)>()
-    }
-
-    fn push(&mut self, block: Plain<'_>) {
-        self.bytes.extend_from_slice(block.padded);
-        self.blocks.push((self.bytes.len(), block.like));
-    }
-
-    /// Gives the blocks away, and keeps memory of `kept` bytes.
-    fn drain(&mut self, kept: usize, mut take: impl FnMut(Plain<'_>)) {
-        let mut start = 0;
-        for (end, like) in self.blocks.drain(..) {
-            take(Plain { padded: &self.bytes[start..end], like });
-            start = end;
-        }
-        self.bytes.clear();
-        self.bytes.shrink_to(kept);
-    }
 }
 
 impl Spill {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
+use super::batch::Batch;
 use super::block::{Ended, Plain};
 use super::likeness::Likeness;
 use super::{Block, Header, MAGIC, Record, RecordingError};
@@ -26,9 +27,13 @@ pub fn encode_record(record: &Record) -> Vec<u8> {
     bytes
 }
 
+/// Bytes of blocks that wait at most. They stay in a cache of the second level.
+const WAITING: usize = 32 << 10;
+
 /// Writes a recording.
 pub struct Writer<W: Write> {
     out: BufWriter<W>,
+    waiting: Batch,
     likeness: Likeness,
     failed: Option<io::Error>,
 }
@@ -46,13 +51,23 @@ impl<W: Write> Writer<W> {
     pub fn new(out: W, header: &Header) -> Result<Self, RecordingError> {
         let mut out = BufWriter::with_capacity(1 << 16, out);
         out.write_all(&encode_header(header)).map_err(RecordingError::Write)?;
-        Ok(Writer { out, likeness: Likeness::default(), failed: None })
+        Ok(Writer { out, waiting: Batch::default(), likeness: Likeness::default(), failed: None })
     }
 
     /// Appends a whole block, as [`Block::end`] gives it. An error is kept for [`finish`](Self::finish): the guest
     /// does not learn of it.
     pub fn block(&mut self, block: &Ended<'_>) {
-        self.plain(block.plain());
+        self.waiting.push(block.plain());
+        if self.waiting.size() >= WAITING {
+            self.write_waiting();
+        }
+    }
+
+    /// Writes the blocks that wait.
+    fn write_waiting(&mut self) {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.drain(2 * WAITING, |block| self.plain(block));
+        self.waiting = waiting;
     }
 
     pub(super) fn plain(&mut self, block: Plain<'_>) {
@@ -70,6 +85,7 @@ impl<W: Write> Writer<W> {
 
     /// Writes out what is buffered, so that a reader of the file sees it.
     pub fn flush(&mut self) {
+        self.write_waiting();
         if self.failed.is_none() {
             self.failed = self.out.flush().err();
         }
@@ -78,6 +94,7 @@ impl<W: Write> Writer<W> {
     /// Writes that nothing follows, and what is buffered, and tells of the first error there was.
     pub fn finish(&mut self) -> Result<(), RecordingError> {
         self.record(&Record::End);
+        self.write_waiting();
         match self.failed.take() {
             Some(error) => Err(RecordingError::Write(error)),
             None => self.out.flush().map_err(RecordingError::Write),
