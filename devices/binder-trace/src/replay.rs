@@ -1,7 +1,7 @@
 //! A recording given to a fresh domain, which must answer as the recorded one did.
 //!
 //! A recording holds the domain that it begins with, every message, what the core read from
-//! guest pages, every answer, and every event that was handed out ([`Step`]). A [`Replay`] takes the
+//! guest pages, every answer, and every event that was handed out ([`Step`]), messages and answers as the bytes that crossed. A [`Replay`] takes the
 //! records one by one, gives the inputs to its own domain, and compares: answers, events for sleeping
 //! threads, and every trace event where they were recorded, too. The first difference is a [`Divergence`]. Where trace
 //! events were not recorded, those that the replay makes are what happened ([`Replay::made`]).
@@ -11,9 +11,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use binder::message::Ioctl;
 use binder::replay::{Reads, Step};
 use binder::trace::TraceEvent;
-use binder::{Answer, Domain, GuestId, Limits, Message, NotRam, PageByte, Pages, Pfn};
+use binder::{Domain, GuestId, Limits, NotRam, PageByte, Pages, Pfn};
+use binder_wire::decode::{self, Malformed};
+use binder_wire::{PAGE, encode, event, kind, tell};
 
 use crate::Stamped;
 use crate::event::describe;
@@ -81,8 +84,8 @@ pub struct Replay {
     /// It had one, until something is missing.
     has_begun: bool,
     ram: BTreeMap<GuestId, Vec<(Pfn, u64)>>,
-    /// A message whose answer was not read yet.
-    message: Option<Message>,
+    /// The bytes of a message whose answer was not read yet.
+    message: Option<Vec<u8>>,
     /// The recording has the events beside the steps.
     has_events: bool,
     /// Events of that message as they were recorded.
@@ -175,7 +178,7 @@ impl Replay {
         if self.has_begun { Ok(self.compared) } else { Err(ReplayError::NoSteps) }
     }
 
-    fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) -> Result<(), ReplayError> {
+    fn step(&mut self, at: Duration, guest: GuestId, step: &Step) -> Result<(), ReplayError> {
         if let Some(event) = self.expected.pop_front() {
             return Err(self.differs("an event that the recording does not have", none(), told(&event)));
         }
@@ -193,22 +196,12 @@ impl Replay {
                 domain.accept_attempts(guest, *attempt_acquire);
             }
             Step::Message(message) => {
-                self.message = Some(message.as_ref().clone());
+                is_page(message)?;
+                self.message = Some(message.clone());
                 self.recorded.clear();
             }
-            Step::Answer { reads, answer } => self.answer(at, guest, reads, answer)?,
-            Step::Event(event) => {
-                let domain = self.domain.as_mut().ok_or_else(no_start)?;
-                let replayed = domain.next_event(guest);
-                if replayed.as_ref() != event.as_deref() {
-                    return Err(self.differs(
-                        "an event for a thread",
-                        format!("{event:?}"),
-                        format!("{replayed:?}"),
-                    ));
-                }
-                self.compared.completions += u64::from(event.is_some());
-            }
+            Step::Answer { reads, page } => self.answer(at, guest, reads, page)?,
+            Step::Event(bytes) => self.event(guest, bytes)?,
             Step::Turn => {
                 let domain = self.domain.as_mut().ok_or_else(no_start)?;
                 // What sleepers are given was copied before.
@@ -243,27 +236,70 @@ impl Replay {
         self.made.extend(events.into_iter().map(|event| Stamped { at, guest, event }));
     }
 
+    /// An event that went to the guest by itself.
+    fn event(&mut self, guest: GuestId, recorded: &[u8]) -> Result<(), ReplayError> {
+        let domain = self.domain.as_mut().ok_or_else(no_start)?;
+        let head = tell::event(recorded).ok_or_else(|| invalid("an event is cut off".to_owned()))?;
+        // Which buffer was the last one is nothing that the domain knows.
+        let last_buffer = head.flags.get() & event::MORE_EVENTS != 0;
+        let replayed =
+            domain.next_event(guest).map(|event| encode::event(&event, head.epoch.get(), last_buffer));
+        let replayed = replayed.as_ref().map(encode::used).unwrap_or_default();
+        if replayed != recorded {
+            let [recorded, replayed] = tell::events(recorded, replayed);
+            return Err(self.differs("an event for a thread", recorded, replayed));
+        }
+        self.compared.completions += 1;
+        Ok(())
+    }
+
     fn answer(
         &mut self,
         at: Duration,
         guest: GuestId,
         reads: &Reads,
-        answer: &Answer,
+        recorded: &[u8],
     ) -> Result<(), ReplayError> {
-        let message =
+        is_page(recorded)?;
+        let bytes =
             self.message.take().ok_or_else(|| invalid("an answer comes before its message".to_owned()))?;
         let domain = self.domain.as_mut().ok_or_else(no_start)?;
+        let no_message = |error: Malformed| invalid(format!("a message cannot be read: {error}"));
+        let header = decode::header(&bytes).map_err(no_message)?;
+        let expects = |core: &binder::message::Header| domain.expects(guest, core.proc, core.tid);
+        let message = match decode::message(&header, &bytes, expects, &mut Ioctl::default()) {
+            Ok(message) => message,
+            // Its lists are read as what was asked for.
+            Err(error) if header.kind.get() == kind::CONTINUE => {
+                let recorded = format!("a CONTINUE of thread {}", header.tid);
+                return Err(self.differs(
+                    "a message",
+                    recorded,
+                    format!("something else was asked for: {error}"),
+                ));
+            }
+            Err(error) => return Err(no_message(error)),
+        };
         let pages = ReplayedPages::new(&self.ram, reads);
         let mut events: Vec<TraceEvent> = Vec::new();
-        let replayed = domain.handle_on(&pages, guest, &message, &mut events);
+        let mut answer = domain.handle_on(&pages, guest, &message, &mut events);
         let (read, wrong) = (pages.next.get(), pages.wrong.into_inner());
         domain.take_signals(guest);
+        let epoch = header.epoch.get();
+        let mut page = Vec::new();
+        encode::answer(&mut answer, epoch, &mut page);
+        let completions = encode::events_in(recorded);
+        for _ in 0..completions {
+            let Some(event) = domain.next_event(guest) else { break };
+            encode::append_event(&mut page, &encode::event(&event, epoch, false));
+        }
         match self.has_events {
             true => self.same_events(&events)?,
             false => self.make(at, guest, events),
         }
-        if replayed != *answer {
-            return Err(self.differs("an answer", format!("{answer:?}"), format!("{replayed:?}")));
+        if page != recorded {
+            let [recorded, replayed] = tell::answers(recorded, &page);
+            return Err(self.differs("an answer", recorded, replayed));
         }
         if wrong.is_some() || read != reads.count() {
             let recorded = format!("{} reads of guest pages", reads.count());
@@ -271,6 +307,7 @@ impl Replay {
             return Err(self.differs("what was read from guest pages", recorded, replayed));
         }
         self.compared.messages += 1;
+        self.compared.completions += completions as u64;
         Ok(())
     }
 
@@ -307,6 +344,13 @@ impl Replay {
 
 fn invalid(problem: String) -> ReplayError {
     ReplayError::Invalid(problem)
+}
+
+/// No message and no answer is longer than a page. What its offsets name may be many times as much, so a longer one would
+/// cost far more than its bytes.
+fn is_page(bytes: &[u8]) -> Result<(), ReplayError> {
+    let problem = || invalid(format!("a message or an answer has {} bytes", bytes.len()));
+    if bytes.len() <= PAGE { Ok(()) } else { Err(problem()) }
 }
 
 fn no_start() -> ReplayError {
@@ -378,10 +422,12 @@ impl Pages for ReplayedPages<'_> {
 pub(crate) mod tests {
     use super::*;
     use binder::trace::TraceSink;
-    use binder::{Body, Header, Open, Pid, Profile, Tid};
-    use std::borrow::Cow;
+    use binder::{Body, Header, Message, Open, Pid, Profile, Tid};
+    use binder_wire::request;
+    use std::mem::offset_of;
 
     const GUEST: GuestId = GuestId(0);
+    const EPOCH: u32 = 2;
 
     /// Records what a domain does with a few messages: two opens, a close, a reset.
     pub(crate) fn recording() -> Vec<Record> {
@@ -392,23 +438,42 @@ pub(crate) mod tests {
         let ram = BTreeMap::from([(GUEST, vec![(Pfn(0), 16)])]);
         let open =
             |tgid| Body::Open(Open { tgid: Pid(tgid), context: b"binder".to_vec(), ..Open::default() });
-        for (proc, tid, body) in [(0, 5, open(5)), (0, 6, open(6)), (1, 0, Body::Release)] {
+        let messages = [
+            (0, 5, open(5)),
+            (0, 6, open(6)),
+            (1, 5, Body::Poll),
+            (1, 0, Body::Flush),
+            (2, 6, Body::Poll),
+            (2, 0, Body::Flush),
+            (1, 0, Body::Release),
+        ];
+        for (proc, tid, body) in messages {
             let header = Header { proc, tid: Tid(tid), ..Header::default() };
             let message = Message { header, body };
-            records.push(step(Step::Message(Cow::Owned(message.clone()))));
+            records.push(step(Step::Message(request::message(&message, EPOCH, [0; 16]))));
             let reads = Reads::default();
             let pages = ReplayedPages::new(&ram, &reads);
             let mut events: Vec<TraceEvent> = Vec::new();
-            let answer = domain.handle_on(&pages, GUEST, &message, &mut events);
+            let mut answer = domain.handle_on(&pages, GUEST, &message, &mut events);
             records.extend(stamped(events));
-            records.push(step(Step::Answer { reads: Cow::Owned(reads), answer: Cow::Owned(answer) }));
+            let mut page = Vec::new();
+            assert!(encode::answer(&mut answer, EPOCH, &mut page));
+            let woken = domain.next_event(GUEST).map(|event| encode::event(&event, EPOCH, proc == 2));
+            assert_eq!(woken.is_some(), message.body == Body::Flush);
+            // With the answer, or by itself.
+            if let Some(event) = woken.filter(|_| proc == 1) {
+                encode::append_event(&mut page, &event);
+            }
+            records.push(step(Step::Answer { reads, page }));
+            if let Some(event) = woken.filter(|_| proc == 2) {
+                records.push(step(Step::Event(encode::used(&event).to_vec())));
+            }
         }
         let mut events: Vec<TraceEvent> = Vec::new();
         assert!(events.enabled());
         domain.reset(GUEST, &mut events);
         records.push(step(Step::Reset));
         records.extend(stamped(events));
-        records.push(step(Step::Event(None)));
         records
     }
 
@@ -416,7 +481,7 @@ pub(crate) mod tests {
         events.into_iter().map(|event| Record::Event(Stamped { at: Duration::ZERO, guest: GUEST, event }))
     }
 
-    fn step(step: Step<'static>) -> Record {
+    fn step(step: Step) -> Record {
         Record::Step { at: Duration::ZERO, guest: GUEST, step }
     }
 
@@ -431,7 +496,7 @@ pub(crate) mod tests {
         let records = recording();
         let events = records.iter().filter(|record| matches!(record, Record::Event(_))).count() as u64;
         let compared = replay(&records).unwrap();
-        assert_eq!((compared.messages, compared.events), (3, events));
+        assert_eq!((compared.messages, compared.completions, compared.events), (7, 2, events));
         assert!(events > 8);
     }
 
@@ -442,18 +507,66 @@ pub(crate) mod tests {
             let mut changed = records.clone();
             match &mut changed[index] {
                 Record::Event(event) => event.event = TraceEvent::NodeReleased { node: binder::DebugId(77) },
-                Record::Step { step: Step::Answer { answer, .. }, .. } => answer.to_mut().idle_pages += 1,
-                Record::Step { step: Step::Message(message), .. } => message.to_mut().header.tid = Tid(99),
-                Record::Step { step: Step::Event(_) | Step::Reset, .. } => {
+                Record::Step { step: Step::Answer { page, .. }, .. } => {
+                    page[offset_of!(binder_wire::Answer, idle_pages)] += 1;
+                }
+                Record::Step { step: Step::Message(message), .. } => {
+                    message[offset_of!(binder_wire::Header, proc)] += 1;
+                }
+                Record::Step { step: Step::Event(event), .. } => {
+                    event[offset_of!(binder_wire::Event, tid)] += 1;
+                }
+                Record::Step { step: Step::Reset, .. } => {
                     changed.remove(index);
                 }
                 _ => continue,
             }
             let result = replay(&changed);
-            // Nobody looks for an event that nobody waits for.
-            let harmless = matches!(&records[index], Record::Step { step: Step::Event(_), .. });
-            assert!(harmless || matches!(result, Err(ReplayError::Divergence(_))), "{index}: {result:?}");
+            assert!(matches!(result, Err(ReplayError::Divergence(_))), "{index}: {result:?}");
         }
+    }
+
+    #[test]
+    fn an_event_that_did_not_come_is_found() {
+        let mut records = recording();
+        let answer = records.iter_mut().find_map(|record| match record {
+            Record::Step { step: Step::Answer { page, .. }, .. } if encode::events_in(page) == 1 => {
+                Some(page)
+            }
+            _ => None,
+        });
+        let page = answer.unwrap();
+        page.truncate(size_of::<binder_wire::Answer>());
+        page[offset_of!(binder_wire::Answer, event_offset)..][..4].fill(0);
+        // It is still there when the next one is asked for.
+        let divergence = replay(&records).unwrap_err().to_string();
+        assert!(divergence.contains("an event for a thread"), "{divergence}");
+    }
+
+    #[test]
+    fn bytes_that_are_no_message_or_event_are_refused() {
+        let start = recording();
+        for wrong in [Step::Event(b"short".to_vec()), Step::Event(vec![0; 300])] {
+            let error = replay(&[start[0].clone(), step(wrong)]).unwrap_err();
+            assert!(matches!(error, ReplayError::Invalid(_)), "{error:?}");
+        }
+        let whole =
+            request::message(&Message { header: Header::default(), body: Body::Flush }, EPOCH, [0; 16]);
+        let long = [whole.as_slice(), &[0; PAGE]].concat();
+        for (message, page) in [(b"short".to_vec(), vec![]), (long, vec![]), (whole, vec![0; PAGE + 1])] {
+            let answer = step(Step::Answer { reads: Reads::default(), page });
+            let error = replay(&[start[0].clone(), step(Step::Message(message)), answer]).unwrap_err();
+            assert!(matches!(error, ReplayError::Invalid(_)), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_continue_that_nobody_waits_for_is_a_difference() {
+        let body = Body::Continue(binder::message::Continue::default());
+        let message = request::message(&Message { header: Header::default(), body }, EPOCH, [0; 16]);
+        let answer = step(Step::Answer { reads: Reads::default(), page: Vec::new() });
+        let error = replay(&[recording()[0].clone(), step(Step::Message(message)), answer]).unwrap_err();
+        assert!(matches!(error, ReplayError::Divergence(_)), "{error:?}");
     }
 
     #[test]
@@ -461,7 +574,7 @@ pub(crate) mod tests {
         let events: Vec<Record> =
             recording().into_iter().filter(|record| matches!(record, Record::Event(_))).collect();
         assert!(replay(&events).unwrap_err().to_string().contains("the domain's own `trace`"));
-        let answer = step(Step::Answer { reads: Cow::default(), answer: Cow::default() });
+        let answer = step(Step::Answer { reads: Reads::default(), page: Vec::new() });
         assert!(matches!(replay(&[answer]), Err(ReplayError::Invalid(_))));
     }
 }

@@ -96,6 +96,7 @@ mod tests {
     use crate::replay::tests::recording;
     use binder::replay::Step;
     use proptest::prelude::*;
+    use std::mem::offset_of;
 
     fn header() -> Header {
         Header { version: VERSION, core: CORE.to_owned(), has_end: true, ..Header::default() }
@@ -144,10 +145,10 @@ mod tests {
     fn what_is_not_as_it_was_recorded_is_told_at_the_end() {
         let mut records = recording();
         let answer = records.iter_mut().find_map(|record| match record {
-            Record::Step { step: Step::Answer { answer, .. }, .. } => Some(answer),
+            Record::Step { step: Step::Answer { page, .. }, .. } => Some(page),
             _ => None,
         });
-        answer.unwrap().to_mut().idle_pages += 1;
+        answer.unwrap()[offset_of!(binder_wire::Answer, idle_pages)] += 1;
         let (told, error) = read(&file(&records));
         assert_eq!(told, events(&records));
         let message = error.unwrap().to_string();

@@ -55,7 +55,6 @@ pub mod logs;
 mod memory;
 pub mod message;
 mod node;
-mod packed;
 mod poll;
 mod proc;
 mod proc_table;

@@ -27,7 +27,7 @@ pub const MAX_INSTALL_FILES: u32 = 980 - 2 * MAX_ACTIONS as u32;
 pub const EVENT_BYTES: usize = 192;
 
 /// Fields of every message (`struct vb_header`). The epoch is checked by the device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The id that OPEN was answered with; 0 in OPEN.
     pub proc: u32,
@@ -63,7 +63,7 @@ impl Header {
 }
 
 /// A message from the shim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who, and in which state.
     pub header: Header,
@@ -168,7 +168,7 @@ pub enum ChunkEnd {
 
 /// A piece of the write stream (`struct vb_chunk`): whole commands, but for a last one that
 /// write_size cuts short.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
     /// write_consumed of the first byte.
     pub position: u64,
@@ -182,7 +182,7 @@ pub struct Chunk {
 
 /// Sender's memory (`struct vb_range`). Pages that it names stay valid until the ioctl is answered
 /// with anything else than [`Status::Needs`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
     /// User address of the first byte.
     pub address: u64,
@@ -351,7 +351,7 @@ pub enum LsmQuestion {
 }
 
 /// The answer to a message (`struct vb_answer`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
     /// What the shim does next.
     pub status: Status,
@@ -475,7 +475,7 @@ impl Action {
 }
 
 /// Something that happens to a thread that sleeps or polls (`struct vb_event`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Whose thread.
     pub proc: ProcId,

@@ -3,8 +3,10 @@
 //!
 //! A domain is deterministic: what it answers, and every trace event, follows from its state, the message, and the bytes
 //! that it read from guest pages. [`Step`]s hold these, in order. Which pages are RAM is told once.
+//!
+//! Messages, answers and events are in them as they cross between guest and host, byte for byte (`guest/shim/virtio_binder.h`,
+//! the crate `binder-wire`): to keep them costs a call of the guest no more than a copy.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -12,14 +14,13 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::domain::Domain;
 use crate::ids::{GuestId, Pfn};
 use crate::memory::{NotRam, PageByte, Pages};
-use crate::message::{Answer, Event, Message};
 
 /// Names the sources of this core. Another core may answer otherwise, and its domains may look otherwise.
 pub const CORE: &str = env!("BINDER_CORE");
 
-/// One thing that was done with a domain, for a guest. Written it borrows, read it owns.
+/// One thing that was done with a domain, for a guest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Step<'a> {
+pub enum Step {
     /// The domain as it is when the recording begins.
     Start(Box<Domain>),
     /// The guest's RAM: first page and number of pages of each piece.
@@ -29,22 +30,26 @@ pub enum Step<'a> {
         /// [`Domain::accept_attempts`].
         attempt_acquire: bool,
     },
-    /// A message of the guest is going to be handled.
-    Message(Cow<'a, Message>),
+    /// A message of the guest is going to be handled: its bytes, header and all (`struct vb_header`).
+    Message(#[serde(serialize_with = "as_bytes")] Vec<u8>),
     /// It was handled.
     Answer {
         /// What each read of guest pages brought, in order.
-        reads: Cow<'a, Reads>,
-        /// The answer.
-        answer: Cow<'a, Answer>,
+        reads: Reads,
+        /// The bytes of the answer (`struct vb_answer`), and of the events that went with it.
+        #[serde(serialize_with = "as_bytes")]
+        page: Vec<u8>,
     },
-    /// The next event was asked for; this came.
-    Event(Option<Cow<'a, Event>>),
+    /// An event went to the guest by itself: the bytes of its buffer that it uses (`struct vb_event`).
+    Event(#[serde(serialize_with = "as_bytes")] Vec<u8>),
     /// The guest's machine had a turn ([`Domain::turn`]).
     Turn,
     /// The guest's device was reset.
     Reset,
 }
+
+/// Bytes of memory that [`Reads`] keep for the next message.
+const KEPT: usize = 16 << 10;
 
 /// Bytes of several reads, one after another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,9 +73,27 @@ impl Reads {
         self.bytes.get(start..end)
     }
 
+    /// Where each ends in [`bytes`](Self::bytes).
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
+    /// The bytes of all.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Nothing was read, yet. Keeps its memory, but for what only large payloads need.
+    pub fn clear(&mut self) {
+        self.ends.clear();
+        self.ends.shrink_to(KEPT / size_of::<u32>());
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
+    }
+
     /// One more read. One message reads no more than its guest can name: far below 4 GiB.
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend(bytes);
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
         self.ends.push(self.bytes.len() as u32);
     }
 }
@@ -82,9 +105,9 @@ pub struct RecordedPages<P> {
 }
 
 impl<P: Pages> RecordedPages<P> {
-    /// Remembers what is read from `pages`.
-    pub fn new(pages: P) -> RecordedPages<P> {
-        RecordedPages { pages, reads: RefCell::default() }
+    /// Remembers what is read from `pages` behind what is in `reads`.
+    pub fn new(pages: P, reads: Reads) -> RecordedPages<P> {
+        RecordedPages { pages, reads: RefCell::new(reads) }
     }
 
     /// What was read, in order.

@@ -10,7 +10,6 @@ use ::binder::{Domain, GuestId, Limits, Profile, TraceEvent};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::binder::wire::{F_DIRECT, F_INLINE};
 use super::binder::{BinderDevice, Recorder, SharedDomain, Timing};
 use super::block::{Block, Disk, SECTOR};
 use super::console::{Console, F_MULTIPORT, StreamPort};
@@ -19,6 +18,7 @@ use super::vsock::{Vsock, VsockHost};
 use super::{DeviceError, VirtioDevice};
 use crate::input::InputQueue;
 use crate::testing::{Driver, WRITE};
+use binder_wire::{F_DIRECT, F_INLINE};
 
 /// One thing that a guest can do.
 #[derive(Clone, Debug)]

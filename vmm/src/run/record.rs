@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use binder::faults::Signal;
-use binder::replay::Step;
+use binder::replay::{Reads, Step};
 use binder::trace::TraceEvent;
 use binder::{Domain, GuestId, Pid, Tid};
 use binder_trace::recording::{Block, Ended, HostClock, Known, Lost, Record, RecordingError, ThreadName};
@@ -319,11 +319,27 @@ impl Recorder for Tap {
         self.recording.file.steps()
     }
 
-    fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) {
+    fn step(&mut self, at: Duration, guest: GuestId, step: &Step) {
         if matches!(step, Step::Message(_) | Step::Turn | Step::Reset) {
             self.stamp_host_time(at);
         }
         self.block.step(at, guest, step);
+        if self.block.is_full() {
+            self.commit();
+        }
+    }
+
+    fn message(&mut self, at: Duration, guest: GuestId, bytes: &[u8]) {
+        self.stamp_host_time(at);
+        self.block.message(at, guest, bytes);
+    }
+
+    fn answer(&mut self, at: Duration, guest: GuestId, reads: &Reads, page: &[u8]) {
+        self.block.answer(at, guest, reads, page);
+    }
+
+    fn sent_event(&mut self, at: Duration, guest: GuestId, bytes: &[u8]) {
+        self.block.sent_event(at, guest, bytes);
         if self.block.is_full() {
             self.commit();
         }

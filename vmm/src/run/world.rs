@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use binder::faults::Signal;
-use binder::replay::Step;
+use binder::replay::{Reads, Step};
 use binder::trace::TraceEvent;
 use binder::{Domain, GuestId, Limits, Pid, Profile, Tid};
 use binder_trace::recording::{GuestName, Header, Writer};
@@ -195,9 +195,27 @@ impl Recorder for Recorders {
         self.world.as_ref().is_some_and(Recorder::replays)
     }
 
-    fn step(&mut self, _at: Duration, guest: GuestId, step: &Step<'_>) {
+    fn step(&mut self, _at: Duration, guest: GuestId, step: &Step) {
         if let Some(world) = &mut self.world {
             world.step(self.at.get(), guest, step);
+        }
+    }
+
+    fn message(&mut self, _at: Duration, guest: GuestId, bytes: &[u8]) {
+        if let Some(world) = &mut self.world {
+            world.message(self.at.get(), guest, bytes);
+        }
+    }
+
+    fn answer(&mut self, _at: Duration, guest: GuestId, reads: &Reads, page: &[u8]) {
+        if let Some(world) = &mut self.world {
+            world.answer(self.at.get(), guest, reads, page);
+        }
+    }
+
+    fn sent_event(&mut self, _at: Duration, guest: GuestId, bytes: &[u8]) {
+        if let Some(world) = &mut self.world {
+            world.sent_event(self.at.get(), guest, bytes);
         }
     }
 

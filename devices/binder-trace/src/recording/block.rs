@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use binder::GuestId;
-use binder::replay::Step;
+use binder::replay::{Reads, Step};
 use binder::trace::TraceEvent;
+use binder_wire::decode;
 use serde::{Deserialize, Serialize};
 
-use super::encode::Encoder;
 use super::likeness::{GROUP, Likeness};
 use super::{Lost, Record};
 use crate::Stamped;
@@ -35,11 +35,12 @@ pub(super) enum Entry<E, R, S> {
     Step(S),
 }
 
-/// What stands before the steps of a call: that an entry is a step, which one, and that there is an event.
+/// What stands before the steps of a call: that an entry is a step, and which one. They are written as serde would, at
+/// once.
 mod tag {
     pub const MESSAGE: [u8; 2] = [3, 3];
     pub const ANSWER: [u8; 2] = [3, 4];
-    pub const EVENT: [u8; 3] = [3, 5, 1];
+    pub const EVENT: [u8; 2] = [3, 5];
 }
 
 /// A time and a guest, as bytes of fixed places: every block has one.
@@ -73,7 +74,7 @@ impl Stamp {
 #[derive(Default)]
 pub struct Block {
     /// Room for the head, if there is anything, and the entries.
-    encoder: Encoder,
+    bytes: Vec<u8>,
     stamp: Option<(Duration, GuestId)>,
     records: u64,
     holds: Lost,
@@ -99,26 +100,49 @@ impl Block {
         self.push(&Entry::Event(event));
     }
 
-    /// Adds a step. Blocks whose messages are of one thread are taken to be like each other.
-    pub fn step(&mut self, at: Duration, guest: GuestId, step: &Step<'_>) {
-        self.stamp(at, guest);
-        // What calls consist of is written at once; the rest by serde, which comes to the same.
+    /// Adds a step.
+    pub fn step(&mut self, at: Duration, guest: GuestId, step: &Step) {
         match step {
-            Step::Message(message) => {
-                self.like = Some(message.header.tid.0);
-                self.put(tag::MESSAGE, message.as_ref());
-            }
-            Step::Answer { reads, answer } => {
-                self.holds.messages += 1;
-                self.put(tag::ANSWER, &(reads.as_ref(), answer.as_ref()));
-            }
-            Step::Event(Some(event)) => self.put(tag::EVENT, event.as_ref()),
+            Step::Message(bytes) => self.message(at, guest, bytes),
+            Step::Answer { reads, page } => self.answer(at, guest, reads, page),
+            Step::Event(bytes) => self.sent_event(at, guest, bytes),
             Step::Turn | Step::Reset => {
                 self.holds.messages += 1;
-                self.push(&Entry::Step(step));
+                self.other_step(at, guest, step);
             }
-            _ => self.push(&Entry::Step(step)),
+            Step::Start(_) | Step::Ram(_) | Step::Features { .. } => self.other_step(at, guest, step),
         }
+    }
+
+    fn other_step(&mut self, at: Duration, guest: GuestId, step: &Step) {
+        self.stamp(at, guest);
+        self.push(&Entry::Step(step));
+    }
+
+    /// Adds a [`Step::Message`]. Blocks whose messages are of one thread are taken to be like each other.
+    pub fn message(&mut self, at: Duration, guest: GuestId, bytes: &[u8]) {
+        self.stamp(at, guest);
+        self.like = decode::tid(bytes).map(|tid| tid.0);
+        self.put(tag::MESSAGE);
+        self.put_bytes(bytes);
+    }
+
+    /// Adds a [`Step::Answer`].
+    pub fn answer(&mut self, at: Duration, guest: GuestId, reads: &Reads, page: &[u8]) {
+        self.stamp(at, guest);
+        self.holds.messages += 1;
+        self.put(tag::ANSWER);
+        self.put_number(reads.count());
+        reads.ends().iter().for_each(|end| self.put_number(*end as usize));
+        self.put_bytes(reads.bytes());
+        self.put_bytes(page);
+    }
+
+    /// Adds a [`Step::Event`].
+    pub fn sent_event(&mut self, at: Duration, guest: GuestId, bytes: &[u8]) {
+        self.stamp(at, guest);
+        self.put(tag::EVENT);
+        self.put_bytes(bytes);
     }
 
     /// Adds any record.
@@ -132,25 +156,27 @@ impl Block {
 
     /// Whether it is to be [ended](Self::end) before it takes more.
     pub fn is_full(&self) -> bool {
-        self.encoder.len() >= FULL
+        self.bytes.len() >= FULL
     }
 
     /// Ends it, and gives it away unless there is nothing in it. Then it is empty again.
     #[inline]
     pub fn end(&mut self, take: impl FnOnce(Ended<'_>)) {
-        if self.encoder.len() == 0 {
+        if self.bytes.is_empty() {
             return;
         }
         let holds = Lost { guest: self.stamp.map(|(_, guest)| guest), ..self.holds };
-        take(Ended { padded: self.encoder.padded(GROUP), records: self.records, holds, like: self.like });
-        self.encoder.clear(KEPT);
+        self.bytes.extend_from_slice(&[0; GROUP]);
+        take(Ended { padded: &mut self.bytes, records: self.records, holds, like: self.like });
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
         (self.stamp, self.records, self.like) = (None, 0, None);
         self.holds = Lost::default();
     }
 
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
-        self.encoder.capacity()
+        self.bytes.capacity()
     }
 
     #[inline]
@@ -160,33 +186,40 @@ impl Block {
             // As serde would have it: the word for a stamp, and its bytes; with room for the head before the first.
             let mut entry = [0; ROOM + 1 + STAMP];
             entry[ROOM + 1..].copy_from_slice(&Stamp::new(at, guest).0);
-            match self.encoder.len() {
-                0 => self.encoder.raw(&entry),
-                _ => self.encoder.raw(&entry[ROOM..]),
-            }
+            let room = if self.bytes.is_empty() { 0 } else { ROOM };
+            self.bytes.extend_from_slice(&entry[room..]);
         }
     }
 
-    /// Adds a step by the words for an entry that is one, and for which. A stamp came before.
+    /// Begins a step by the words for an entry that is one, and for which. A stamp came before.
     #[inline]
-    fn put<const N: usize>(&mut self, words: [u8; N], step: &impl Serialize) {
+    fn put(&mut self, words: [u8; 2]) {
         self.records += 1;
-        self.encoder.raw(&words);
-        self.encoder.append(step);
+        self.bytes.extend_from_slice(&words);
     }
 
-    #[inline]
-    fn push(&mut self, entry: &Entry<&TraceEvent, &Record, &Step<'_>>) {
-        self.records += 1;
-        self.append(entry);
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.put_number(bytes.len());
+        self.bytes.extend_from_slice(bytes);
     }
 
+    /// Seven bits a byte, the lowest first; all but the last have the eighth bit.
     #[inline]
-    fn append(&mut self, entry: &Entry<&TraceEvent, &Record, &Step<'_>>) {
-        if self.encoder.len() == 0 {
-            self.encoder.raw(&[0; ROOM]);
+    fn put_number(&mut self, mut number: usize) {
+        while number >= 0x80 {
+            self.bytes.push(number as u8 | 0x80);
+            number >>= 7;
         }
-        self.encoder.append(entry);
+        self.bytes.push(number as u8);
+    }
+
+    fn push(&mut self, entry: &Entry<&TraceEvent, &Record, &Step>) {
+        self.records += 1;
+        if self.bytes.is_empty() {
+            self.bytes.extend_from_slice(&[0; ROOM]);
+        }
+        let bytes = std::mem::take(&mut self.bytes);
+        self.bytes = postcard::to_extend(entry, bytes).expect("a record is plain data");
     }
 }
 
@@ -233,35 +266,32 @@ fn seal(block: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::borrow::Cow;
-
-    use binder::message::{Answer, Body, Event, EventKind, Header, Message};
-    use binder::replay::Reads;
-    use binder::{ProcId, Seq, Tid};
-
     use super::*;
 
     #[test]
     fn steps_are_written_as_serde_would() {
-        let header = Header { tid: Tid(7), ..Header::default() };
-        let message = Message { header, body: Body::Poll };
-        let (kind, fetch) = (EventKind::Poll, false);
-        let event = Event { proc: ProcId(1), tid: Tid(2), seq: Seq(3), fetch, kind, idle_pages: 4 };
-        let (reads, answer) = (Cow::Owned(Reads::default()), Cow::Owned(Answer::default()));
-        let steps = [
-            (Step::Message(Cow::Borrowed(&message)), 0, Some(7)),
-            (Step::Answer { reads, answer }, 1, None),
-            (Step::Event(Some(Cow::Borrowed(&event))), 0, None),
-            (Step::Event(None), 0, None),
+        let mut header = [0; size_of::<binder_wire::Header>()];
+        header[12] = 7;
+        let page: Vec<u8> = (0..=255).cycle().take(20_000).collect();
+        let mut steps = vec![
+            (Step::Message(header.to_vec()), 0, Some(7)),
+            (Step::Message(b"short".to_vec()), 0, None),
+            (Step::Event(page[..200].to_vec()), 0, None),
             (Step::Turn, 1, None),
             (Step::Reset, 1, None),
         ];
+        for lengths in [&[][..], &[0], &[1, 126, 1], &[300, 20_000]] {
+            let mut reads = Reads::default();
+            lengths.iter().for_each(|length| reads.push(&page[..*length]));
+            let page = page[..lengths.len() * 120].to_vec();
+            steps.push((Step::Answer { reads, page }, 1, None));
+        }
         let (at, guest) = (Duration::from_nanos(1_234_567_890_123), GuestId(5));
         for (step, messages, like) in steps {
             let mut block = Block::default();
             block.step(at, guest, &step);
             let stamp: Entry<(), (), ()> = Entry::Stamp(Stamp::new(at, guest));
-            let entry: Entry<(), (), &Step<'_>> = Entry::Step(&step);
+            let entry: Entry<(), (), &Step> = Entry::Step(&step);
             let expected =
                 [postcard::to_stdvec(&stamp).unwrap(), postcard::to_stdvec(&entry).unwrap()].concat();
             block.end(|mut block| {

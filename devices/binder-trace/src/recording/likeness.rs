@@ -4,7 +4,8 @@
 //! ```text
 //! slot       u8     0: the entries follow as they are; else which block it is like, and whose place it takes
 //! length     u16    of the entries, little endian
-//! mask       a byte for each 64 bytes of the entries: one bit for each 8 of them, the lowest first: they differ
+//! groups     u32    little endian: one bit for each 64 bytes of the entries, the lowest first: they differ
+//! masks      a byte for each group that does: one bit for each 8 bytes of it, the lowest first: they differ
 //! words      of each that differs: u8, in its lower half how many of its first bytes do not, in its upper half how many bytes
 //!            follow; then these, exclusive-or what was there
 //! ```
@@ -18,31 +19,37 @@ const KEPT: usize = 64 << 10;
 const SLOTS: usize = 64;
 
 /// Longer ones are told whole, and not remembered.
-const LONGEST: usize = 1024;
+const LONGEST: usize = 2048;
 
 const WORD: usize = 8;
 
-/// Bytes that one byte of the mask is about. Most are as they were, which is seen at once.
+/// Bytes that one byte of a mask is about. Most are as they were, which is seen at once.
 pub(super) const GROUP: usize = 8 * WORD;
 
+/// As many as there are bits for.
 const GROUPS: usize = LONGEST / GROUP;
 
-/// Slot and length.
-const TOP: usize = 3;
+/// Slot, length and groups.
+const TOP: usize = 1 + 2 + 4;
+
+/// Longest head that a block is given.
+const HEAD_ROOM: usize = 16;
 
 /// Room for all that can be told of a block by its differences, and for what is written behind the last word.
-const TOLD: usize = TOP + GROUPS + (1 + WORD) * (LONGEST / WORD) + WORD;
+const ROOM: usize = HEAD_ROOM + TOP + GROUPS + (1 + WORD) * (LONGEST / WORD) + WORD;
 
 /// The blocks that a writer and its readers remember.
 pub(super) struct Likeness {
     slots: Vec<[[u8; GROUP]; GROUPS]>,
     /// What was told last, and room.
-    told: Vec<u8>,
+    told: Box<[u8]>,
+    /// What was told last as it is.
+    whole: Vec<u8>,
 }
 
 impl Default for Likeness {
     fn default() -> Self {
-        Likeness { slots: vec![[[0; GROUP]; GROUPS]; SLOTS], told: Vec::new() }
+        Likeness { slots: vec![[[0; GROUP]; GROUPS]; SLOTS], told: vec![0; ROOM].into(), whole: Vec::new() }
     }
 }
 
@@ -56,41 +63,39 @@ impl Likeness {
         length: usize,
         like: Option<u32>,
     ) -> &mut [u8] {
+        const { assert!(HEAD <= HEAD_ROOM && GROUPS <= u32::BITS as usize) };
         let Some(like) = like.filter(|_| length <= LONGEST) else {
-            self.told.clear();
-            self.told.shrink_to(KEPT);
-            self.told.extend([0; HEAD]);
-            self.told.push(0);
-            self.told.extend(&padded[..length]);
-            return &mut self.told;
+            self.whole.clear();
+            self.whole.shrink_to(KEPT);
+            self.whole.extend_from_slice(&[0; HEAD]);
+            self.whole.push(0);
+            self.whole.extend_from_slice(&padded[..length]);
+            return &mut self.whole;
         };
-        if self.told.len() < HEAD + TOLD {
-            self.told.resize(HEAD + TOLD, 0);
-        }
         let slot = slot_of(like, length);
-        let [low, high] = (length as u16).to_le_bytes();
-        let (groups, _) = padded.as_chunks::<GROUP>();
-        let count = length.div_ceil(GROUP);
-        let (top, rest) = self.told[HEAD..].split_at_mut(TOP);
-        top.copy_from_slice(&[slot as u8, low, high]);
-        let (masks, words) = rest.split_at_mut(count);
+        let before = &mut self.slots[slot];
+        let (now, _) = padded.as_chunks::<GROUP>();
+        let now = &now[..length.div_ceil(GROUP)];
+        let differ = now.iter().zip(&*before).enumerate();
+        let differ =
+            differ.fold(0u32, |all, (group, (now, before))| all | u32::from(differs(now, before)) << group);
+        let (head, rest) = self.told.split_at_mut(HEAD + TOP);
+        head[HEAD] = slot as u8;
+        head[HEAD + 1..][..2].copy_from_slice(&(length as u16).to_le_bytes());
+        head[HEAD + 3..].copy_from_slice(&differ.to_le_bytes());
+        let (masks, words) = rest.split_at_mut(differ.count_ones() as usize);
         let mut told = 0;
-        for ((now, before), mask) in groups[..count].iter().zip(&mut self.slots[slot]).zip(masks) {
-            *mask = 0;
-            if now == before {
-                continue;
-            }
+        for (group, mask) in bits(differ).zip(masks.iter_mut()) {
+            let (now, before) = (&now[group], &mut before[group]);
             let ((new, _), (old, _)) = (now.as_chunks::<WORD>(), before.as_chunks::<WORD>());
-            *mask = (0..8).fold(0, |mask, bit| mask | u8::from(new[bit] != old[bit]) << bit);
-            let mut left = *mask;
-            while left != 0 {
-                let at = left.trailing_zeros() as usize;
-                told += tell(differing(new[at], old[at]), &mut words[told..]);
-                left &= left - 1;
+            *mask = (0..8).fold(0, |mask, word| mask | u8::from(new[word] != old[word]) << word);
+            for word in bits((*mask).into()) {
+                told += tell(differing(new[word], old[word]), &mut words[told..]);
             }
             *before = *now;
         }
-        &mut self.told[..HEAD + TOP + count + told]
+        let length = HEAD + TOP + masks.len() + told;
+        &mut self.told[..length]
     }
 
     /// The entries of what [`encode`](Self::encode) made, put into `to`; `None`: they are `stored` from its second byte on.
@@ -106,8 +111,11 @@ impl Likeness {
         if length > LONGEST {
             return Err("a block is longer than what it is like");
         }
-        let (mask, mut words) = rest.split_at_checked(length.div_ceil(GROUP)).ok_or(WRONG)?;
-        for (group, mask) in before.iter_mut().zip(mask) {
+        let (differ, rest) = rest.split_first_chunk().ok_or(WRONG)?;
+        let differ = u32::from_le_bytes(*differ);
+        let (masks, mut words) = rest.split_at_checked(differ.count_ones() as usize).ok_or(WRONG)?;
+        let groups = before.iter_mut().enumerate().filter(|(group, _)| differ >> group & 1 == 1);
+        for ((_, group), mask) in groups.zip(masks) {
             for (bit, word) in group.as_chunks_mut::<WORD>().0.iter_mut().enumerate() {
                 if mask >> bit & 1 == 1 {
                     words = hear(word, words).ok_or(WRONG)?;
@@ -121,6 +129,24 @@ impl Likeness {
         to.extend(&before.as_flattened()[..length]);
         Ok(Some(()))
     }
+}
+
+/// Whether groups differ: all words at once, which is less than a look at each.
+#[inline]
+fn differs(now: &[u8; GROUP], before: &[u8; GROUP]) -> bool {
+    let ((now, _), (before, _)) = (now.as_chunks::<WORD>(), before.as_chunks::<WORD>());
+    (0..8).fold(0, |any, word| any | differing(now[word], before[word])) != 0
+}
+
+/// The places of the bits that are set, the lowest first.
+#[inline]
+fn bits(mut set: u32) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let lowest = set.trailing_zeros() as usize;
+        let some = set != 0;
+        set &= set.wrapping_sub(1);
+        some.then_some(lowest)
+    })
 }
 
 /// The bits in which two words differ, the first byte's lowest.
@@ -186,8 +212,8 @@ mod tests {
             assert_eq!(decoded(&mut reader, &stored), entries);
             lengths.push(stored.len());
         }
-        // Slot, length, a mask of 26 bits; then 26 words, and one each time: as many bytes as lie between those that differ.
-        assert_eq!(lengths, [7 + 26 + 203, 7 + 2, 7 + 2, 7 + 8, 7 + 2]);
+        // Slot, length, groups; four masks and 26 words, then one of each: as many bytes as lie between those that differ.
+        assert_eq!(lengths, [7 + 4 + 26 + 203, 8 + 2, 8 + 2, 8 + 8, 8 + 2]);
     }
 
     proptest! {
@@ -196,7 +222,7 @@ mod tests {
             blocks in prop::collection::vec((prop::option::of(0..3u32), 0..3usize, any::<(u16, u8)>()), 1..40)
         ) {
             let (mut writer, mut reader) = (Likeness::default(), Likeness::default());
-            let mut bodies = [vec![1; 9], vec![2; 1024], vec![3; 1025]];
+            let mut bodies = [vec![1; 9], vec![2; LONGEST], vec![3; LONGEST + 1]];
             for (like, which, (at, value)) in blocks {
                 let body = &mut bodies[which];
                 let at = usize::from(at) % body.len();

@@ -39,7 +39,6 @@ use crate::replay::Divergence;
 
 mod batch;
 mod block;
-mod encode;
 mod likeness;
 mod reader;
 mod spill;
@@ -53,7 +52,7 @@ pub use writer::{Writer, encode_header, encode_record};
 const MAGIC: &[u8; 8] = b"BVTRACE\n";
 
 /// Version of the header and of the records. Records of another version are refused, not guessed.
-pub const VERSION: u32 = 8;
+pub const VERSION: u32 = 9;
 
 /// No header is longer; a length beyond it is damage.
 const MAX_HEADER: u32 = 1 << 20;
@@ -150,7 +149,7 @@ pub enum Record {
         /// For which guest.
         guest: GuestId,
         /// What.
-        step: Step<'static>,
+        step: Step,
     },
     /// What was so when the recording began: of a guest that went on from a snapshot, or that runs.
     Known(Known),

@@ -112,7 +112,7 @@ impl<R: Read> Reader<R> {
                 return Ok(None);
             }
             let entries = &self.block[self.next..];
-            let (entry, rest): (Entry<TraceEvent, Record, Step<'static>>, _) =
+            let (entry, rest): (Entry<TraceEvent, Record, Step>, _) =
                 postcard::take_from_bytes(entries).map_err(|error| self.undecodable(&error))?;
             self.next = self.block.len() - rest.len();
             let missing = || self.damaged("an event has no time".to_owned());

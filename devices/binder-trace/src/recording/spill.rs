@@ -16,7 +16,7 @@ use super::batch::Batch;
 use super::block::Ended;
 use super::{Lost, Record, RecordingError, Writer};
 
-/// Bytes of blocks that wait, with those that are being written: so much memory a recording costs, and some 10,000 calls of
+/// Bytes of blocks that wait, with those that are being written: so much memory a recording costs, and some 5,000 calls of
 /// a few bytes.
 pub const ROOM: usize = 8 << 20;
 

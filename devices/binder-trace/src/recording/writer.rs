@@ -101,3 +101,10 @@ impl<W: Write> Writer<W> {
         }
     }
 }
+
+impl<W: Write> Drop for Writer<W> {
+    /// What a run that failed had done last is what is looked for in its recording.
+    fn drop(&mut self) {
+        self.flush();
+    }
+}

@@ -1,10 +1,8 @@
 //! The least shim that can keep two processes talking, so that what is measured is the core.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use binder::protocol::{Command, TransactionData, ioctl, object, tf};
-use binder::replay::{RecordedPages, Step};
 use binder::*;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -56,9 +54,6 @@ impl Thread {
     }
 }
 
-/// Whoever records.
-pub type Recorder = Box<dyn FnMut(&Step<'_>)>;
-
 pub struct Shim {
     pub domain: Domain,
     ram: GuestMemoryMmap,
@@ -67,8 +62,6 @@ pub struct Shim {
     next_pid: u32,
     /// As a device keeps it, for one message after the other.
     answer: Answer,
-    /// Takes what goes into the core and comes out of it.
-    pub recorder: Option<Recorder>,
 }
 
 /// Payload of a call, as the shim carries it: in the message, or as pages for the core to copy from.
@@ -108,29 +101,13 @@ impl Shim {
         let mut domain = Domain::new(limits, Profile::default());
         domain.attach(GUEST);
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]).unwrap();
-        Shim {
-            domain,
-            ram,
-            pages: BTreeMap::new(),
-            next_page: 0,
-            next_pid: 1,
-            answer: Answer::default(),
-            recorder: None,
-        }
+        Shim { domain, ram, pages: BTreeMap::new(), next_page: 0, next_pid: 1, answer: Answer::default() }
     }
 
     fn handle(&mut self, message: &Message) -> &Answer {
         let rams = Rams(&self.ram);
         let answer = &mut self.answer;
-        let Some(recorder) = &mut self.recorder else {
-            self.domain.answer(&GuestPages(&rams), GUEST, message, &mut NoTrace, answer);
-            return answer;
-        };
-        recorder(&Step::Message(Cow::Borrowed(message)));
-        let pages = RecordedPages::new(GuestPages(&rams));
-        self.domain.answer(&pages, GUEST, message, &mut NoTrace, answer);
-        let reads = pages.into_reads();
-        recorder(&Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(answer) });
+        self.domain.answer(&GuestPages(&rams), GUEST, message, &mut NoTrace, answer);
         answer
     }
 
@@ -219,9 +196,6 @@ impl Shim {
 
     fn event(&mut self) {
         let event = self.domain.next_event(GUEST).expect("the other side is woken");
-        if let Some(recorder) = &mut self.recorder {
-            recorder(&Step::Event(Some(Cow::Borrowed(&event))));
-        }
         if let EventKind::Done { result, .. } = event.kind {
             self.domain.reuse(result);
         }

@@ -3,7 +3,7 @@
 //! The device moves messages to the [`Domain`] and the answers back, strictly in the order in which they
 //! were posted, and events with them. A message comes through a register and is answered within its write, with the
 //! events that there are (`F_DIRECT`); or through the request queue, and then events take the event queue.
-//! `guest/shim/PROTOCOL.md` is the specification, [`wire`] its byte layout. The core judges everything else.
+//! `guest/shim/PROTOCOL.md` is the specification, [`binder_wire`] its byte layout. The core judges everything else.
 //!
 //! With `F_INLINE` the queues, too, are served inside the doorbell write: when it returns, every message
 //! posted before it is answered, and no interrupt was raised, because the shim looks at both rings
@@ -17,9 +17,10 @@ use binder::faults::Signal;
 use binder::ids::{GuestId, Pfn, Pid, Tid};
 use binder::limits::{Limits, LsmMode, Profile};
 use binder::message::MAX_INSTALL_FILES;
-use binder::replay::Step;
+use binder::replay::{Reads, Step};
 use binder::trace::TraceEvent;
 use binder::{Census, Domain};
+use binder_wire as wire;
 use serde::{Deserialize, Serialize};
 use virtio_queue::QueueT;
 use zerocopy::IntoBytes;
@@ -30,17 +31,16 @@ use self::world::World;
 use super::{ActivateError, ActiveQueues, DeviceError, VirtioDevice};
 use super::{NotRestored, NotSaved, SavedDevice, SavedQueue};
 
-mod decode;
 mod direct;
-mod encode;
 mod late;
 mod names;
 mod queues;
+#[cfg(test)]
+mod replay_tests;
 mod saved;
 mod shared;
 #[cfg(test)]
 mod tests;
-pub mod wire;
 mod world;
 
 pub use saved::SavedBinder;
@@ -63,13 +63,19 @@ pub trait Recorder: Send {
     fn goes_on(&mut self, _guest: GuestId, _domain: &Domain) {}
     /// The guest's kernel is to send a process a signal: a fault that was asked for.
     fn signal(&mut self, _guest: GuestId, _pid: Pid, _signal: Signal) {}
-    /// True: [`step`](Self::step) wants all that goes into the domain and comes out of it.
+    /// True: [`step`](Self::step) and the three behind it want all that goes into the domain and comes out of it.
     fn replays(&self) -> bool {
         false
     }
-    /// Takes one step, which was done for `guest`. One that is not the [first of a message](Step::Message), a turn or a
-    /// reset has the time of the one before.
-    fn step(&mut self, _at: Duration, _guest: GuestId, _step: &Step<'_>) {}
+    /// Takes one step, which was done for `guest`. One that is not a message, a turn or a reset has the time of the one
+    /// before.
+    fn step(&mut self, _at: Duration, _guest: GuestId, _step: &Step) {}
+    /// Takes a [`Step::Message`], of which each call has some: so it is not made first.
+    fn message(&mut self, _at: Duration, _guest: GuestId, _bytes: &[u8]) {}
+    /// Takes a [`Step::Answer`].
+    fn answer(&mut self, _at: Duration, _guest: GuestId, _reads: &Reads, _page: &[u8]) {}
+    /// Takes a [`Step::Event`].
+    fn sent_event(&mut self, _at: Duration, _guest: GuestId, _bytes: &[u8]) {}
     /// Whether some of what it was told is missing in the recording, which could go on if it were [told](Self::mend) the
     /// domain. Asked before each message.
     fn has_gap(&self) -> bool {

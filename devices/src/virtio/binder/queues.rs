@@ -9,8 +9,9 @@ use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError};
 use zerocopy::IntoBytes;
 
 use super::super::{DeviceError, Interrupt};
+use super::wire;
+use super::wire::decode;
 use super::world::World;
-use super::{decode, wire};
 use crate::cpu_time;
 
 /// The queues, while the driver is ready.

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use binder::ids::GuestId;
-use binder::replay::Step;
+use binder::replay::{Reads, Step};
 use binder::trace::TraceEvent;
 use binder::{Domain, Limits, Profile};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
@@ -71,9 +71,17 @@ impl Recorder for Gappy {
         true
     }
 
-    fn step(&mut self, _at: Duration, _guest: GuestId, step: &Step<'_>) {
+    fn step(&mut self, _at: Duration, _guest: GuestId, step: &Step) {
         let step = format!("{step:?}");
         self.note(step.split(|c: char| !c.is_alphanumeric()).next().unwrap().to_owned());
+    }
+
+    fn message(&mut self, _at: Duration, _guest: GuestId, _bytes: &[u8]) {
+        self.note("Message".to_owned());
+    }
+
+    fn answer(&mut self, _at: Duration, _guest: GuestId, _reads: &Reads, _page: &[u8]) {
+        self.note("Answer".to_owned());
     }
 
     fn has_gap(&self) -> bool {

@@ -1,22 +1,22 @@
 //! The way to the core: decoding, the domain's lock, and what the recording gets.
 
-use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use binder::GuestPages;
 use binder::errno::Errno;
 use binder::ids::GuestId;
-use binder::message::{Answer, Body, EventKind, Header, Ioctl, Message};
-use binder::replay::{RecordedPages, Step};
+use binder::message::{Answer, Body, EventKind, Header, Ioctl};
+use binder::replay::{Reads, RecordedPages, Step};
 use binder::trace::{TraceEvent, TraceSink};
-use binder::{Domain, GuestPages};
 use guest_ram::GuestRam;
 
 use super::super::{DeviceError, Interrupt};
-use super::decode::Malformed;
 use super::names::Names;
-use super::shared::{Guests, Shared, SharedDomain, pieces};
-use super::{Counters, Handling, Recorder, decode, encode, wire};
+use super::shared::{Shared, SharedDomain, pieces};
+use super::wire::decode::{self, Malformed};
+use super::wire::{self, encode};
+use super::{Counters, Handling, Recorder};
 
 /// The way to the core, and what is noted on it.
 pub(super) struct World {
@@ -40,18 +40,30 @@ pub(super) struct World {
     /// What the core said last, and the page that says so to the guest: both are filled again and again.
     reply: Answer,
     page: Vec<u8>,
+    /// What the core read from guest pages for it, where that is recorded.
+    reads: Reads,
 }
 
 /// One message of so many is timed: to read the clock of a thread is a system call.
 const SAMPLE: u32 = 64;
 
-/// What was in the page of a message.
+/// What became of the page of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sent {
-    Message,
+    /// The core answered it.
+    Handled,
+    /// The core's answer has no room in a page.
+    Unanswerable,
     /// A message of an epoch that is over.
     Stale,
     Malformed,
+}
+
+impl Sent {
+    /// Whether the core had it, and the recording too.
+    fn reached_core(self) -> bool {
+        matches!(self, Sent::Handled | Sent::Unanswerable)
+    }
 }
 
 /// Passes the core's trace events on with one stamp: all that a message causes happens at one time.
@@ -93,6 +105,7 @@ impl World {
             spare: Ioctl::default(),
             reply: Answer::default(),
             page: Vec::new(),
+            reads: Reads::default(),
         }
     }
 
@@ -115,7 +128,7 @@ impl World {
     }
 
     /// Gives the recording a step that is no message.
-    pub fn step(&mut self, step: &Step<'_>) {
+    pub fn step(&mut self, step: &Step) {
         self.recorder.step(self.at, self.guest, step);
         self.recorder.commit();
     }
@@ -125,6 +138,7 @@ impl World {
         let domain = self.domain.clone();
         let mut shared = domain.lock()?;
         let sent = self.handle(&mut shared, message);
+        self.record_answer(sent);
         self.leave(shared);
         self.count_answer(sent, 0);
         Ok(&self.page)
@@ -138,11 +152,17 @@ impl World {
         let sent = self.handle(&mut shared, message);
         let mut events = 0;
         while encode::has_room_for_event(&self.page)
-            && let Some(event) = self.fetch_due(&mut shared)
+            && shared.domain.has_events(self.guest)
+            && let Some(event) = self.take_event(&mut shared, false)
         {
             encode::append_event(&mut self.page, &event);
             events += 1;
+            if !sent.reached_core() {
+                // The recording has no answer that it would be a part of.
+                self.record_event(&event);
+            }
         }
+        self.record_answer(sent);
         let left = shared.domain.has_events(self.guest);
         shared.wake_others(self.guest);
         self.leave(shared);
@@ -152,17 +172,13 @@ impl World {
 
     /// Has a message handled, and its answer written to `page`.
     fn handle(&mut self, shared: &mut Shared, message: Option<&[u8]>) -> Sent {
-        let epoch = self.config.epoch.get();
         let sent = self.ask_core(shared, message.unwrap_or_default()).unwrap_or(Sent::Malformed);
-        let errno = match sent {
-            Sent::Message if encode::answer(&self.reply, epoch, &mut self.page) => return sent,
-            Sent::Message | Sent::Malformed => Errno::EPROTO,
-            Sent::Stale => Errno::EIO,
-        };
-        self.reply.clear();
-        self.reply.errno = errno;
-        encode::answer(&self.reply, epoch, &mut self.page);
-        if errno == Errno::EPROTO { Sent::Malformed } else { sent }
+        if !sent.reached_core() {
+            self.reply.clear();
+            self.reply.errno = if sent == Sent::Stale { Errno::EIO } else { Errno::EPROTO };
+        }
+        let fits = encode::answer(&mut self.reply, self.config.epoch.get(), &mut self.page);
+        if fits { sent } else { Sent::Unanswerable }
     }
 
     /// Has the core fill in `reply`.
@@ -186,17 +202,31 @@ impl World {
         {
             self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
+        if self.replay_begun {
+            let bytes = &page[..header.length.get() as usize];
+            self.recorder.message(self.at, guest, bytes);
+        }
         let mut sink = Stamped { at: self.at, guest, recorder: self.recorder.as_mut() };
         if self.replay_begun {
-            handle_recorded(domain, guests, guest, &message, &mut sink, &mut self.reply);
+            self.reads.clear();
+            let pages = RecordedPages::new(GuestPages(guests), std::mem::take(&mut self.reads));
+            domain.answer(&pages, guest, &message, &mut sink, &mut self.reply);
+            self.reads = pages.into_reads();
         } else {
             domain.answer(&GuestPages(guests), guest, &message, &mut sink, &mut self.reply);
         }
         if let Body::Ioctl(ioctl) = message.body {
             self.spare = ioctl;
         }
+        Ok(Sent::Handled)
+    }
+
+    /// Gives the recording what is in `page`, if it is the answer to a message that it was given.
+    fn record_answer(&mut self, sent: Sent) {
+        if self.replay_begun && sent.reached_core() {
+            self.recorder.answer(self.at, self.guest, &self.reads, &self.page);
+        }
         self.recorder.commit();
-        Ok(Sent::Message)
     }
 
     /// Lets the domain go, and has the signals sent that it was asked for.
@@ -233,8 +263,8 @@ impl World {
     fn count_answer(&self, sent: Sent, events: u64) {
         self.count(|counters| {
             match sent {
-                Sent::Message => counters.messages += 1,
-                Sent::Malformed => counters.malformed += 1,
+                Sent::Handled => counters.messages += 1,
+                Sent::Unanswerable | Sent::Malformed => counters.malformed += 1,
                 Sent::Stale => {}
             }
             counters.trimmed_pages += self.reply.slots.len() as u64;
@@ -252,32 +282,33 @@ impl World {
         Ok(self.domain.lock()?.domain.has_events(self.guest))
     }
 
-    fn fetch_due(&mut self, shared: &mut Shared) -> Option<wire::Event> {
-        if shared.domain.has_events(self.guest) { self.fetch_event(shared, false) } else { None }
-    }
-
+    /// The next event, for a buffer of the event queue.
     pub fn next_event(&mut self, last_buffer: bool) -> Result<Option<wire::Event>, DeviceError> {
         let domain = self.domain.clone();
         let mut shared = domain.lock()?;
-        Ok(self.fetch_event(&mut shared, last_buffer))
+        let Some(event) = self.take_event(&mut shared, last_buffer) else { return Ok(None) };
+        self.record_event(&event);
+        // The recording of a world has what happened in it in this order.
+        if shared.guests.has_waker(self.guest) {
+            self.recorder.commit();
+        }
+        Ok(Some(event))
     }
 
-    fn fetch_event(&mut self, shared: &mut Shared, last_buffer: bool) -> Option<wire::Event> {
-        let event = shared.domain.next_event(self.guest);
-        if self.replay_begun {
-            self.recorder.step(self.at, self.guest, &Step::Event(event.as_ref().map(Cow::Borrowed)));
-            // The recording of a world has what happened in it in this order.
-            if shared.guests.has_waker(self.guest) {
-                self.recorder.commit();
-            }
+    fn take_event(&self, shared: &mut Shared, last_buffer: bool) -> Option<wire::Event> {
+        let event = shared.domain.next_event(self.guest)?;
+        let encoded = encode::event(&event, self.config.epoch.get(), last_buffer);
+        if let EventKind::Done { result, .. } = event.kind {
+            shared.domain.reuse(result);
         }
-        event.map(|event| {
-            let encoded = encode::event(&event, self.config.epoch.get(), last_buffer);
-            if let EventKind::Done { result, .. } = event.kind {
-                shared.domain.reuse(result);
-            }
-            encoded
-        })
+        Some(encoded)
+    }
+
+    /// Gives the recording an event that is not a part of an answer.
+    fn record_event(&mut self, event: &wire::Event) {
+        if self.replay_begun {
+            self.recorder.sent_event(self.at, self.guest, encode::used(event));
+        }
     }
 
     pub fn interrupt(&self, interrupt: &Interrupt) {
@@ -305,22 +336,4 @@ impl World {
         // Plain numbers are valid whatever panicked while they were held.
         f(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
     }
-}
-
-/// Handles a message, and gives the recording what went in, what was read and what came out.
-fn handle_recorded(
-    domain: &mut Domain,
-    rams: &Guests,
-    guest: GuestId,
-    message: &Message,
-    sink: &mut Stamped<'_>,
-    answer: &mut Answer,
-) {
-    let at = sink.at;
-    sink.recorder.step(at, guest, &Step::Message(Cow::Borrowed(message)));
-    let pages = RecordedPages::new(GuestPages(rams));
-    domain.answer(&pages, guest, message, sink, answer);
-    let reads = pages.into_reads();
-    let step = Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(answer) };
-    sink.recorder.step(at, guest, &step);
 }

@@ -28,7 +28,7 @@ use super::{MachineState, SnapshotError};
 use crate::layout::{MAX_MEMORY, MemorySize};
 
 /// Counted up whenever the header or the state is written in another way.
-pub const FORMAT: u32 = 8;
+pub const FORMAT: u32 = 9;
 
 const MAGIC: &[u8; 16] = b"BINDERVMSNAPSHOT";
 /// Magic, format, length, hash.

@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -10,12 +9,14 @@ use binder::{Body, Header, Limits, Message, NotRam, Open, PageByte, Pages, Pfn, 
 use binder_trace::recording::{self, Reader, VERSION, Writer};
 use binder_trace::replay::Replay;
 use binder_trace::told::Told;
+use binder_wire::{encode, request};
 use engine::Kind;
 use rustix::fs::{CWD, Mode, mkfifoat};
 
 use super::*;
 
 const GUEST: GuestId = GuestId(0);
+const EPOCH: u32 = 2;
 
 /// More than any test takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -78,18 +79,20 @@ impl Guest {
             self.tap.mend(at, GUEST, &self.domain, &[(GUEST, vec![(Pfn(0), 16)])]);
         }
         let mut events: Vec<TraceEvent> = Vec::new();
-        let pages = RecordedPages::new(NoPages);
+        let pages = RecordedPages::new(NoPages, Reads::default());
         if self.tap.replays() {
-            self.tap.step(at, GUEST, &Step::Message(Cow::Borrowed(&message)));
+            let bytes = request::message(&message, EPOCH, [0; 16]);
+            self.tap.message(at, GUEST, &bytes);
         }
-        let answer = self.domain.handle_on(&pages, GUEST, &message, &mut events);
+        let mut answer = self.domain.handle_on(&pages, GUEST, &message, &mut events);
         if self.tap.enabled() {
             events.iter().for_each(|event| self.tap.record(at, GUEST, event));
         }
         if self.tap.replays() {
             let reads = pages.into_reads();
-            let step = Step::Answer { reads: Cow::Borrowed(&reads), answer: Cow::Borrowed(&answer) };
-            self.tap.step(at, GUEST, &step);
+            let mut page = Vec::new();
+            assert!(encode::answer(&mut answer, EPOCH, &mut page));
+            self.tap.answer(at, GUEST, &reads, &page);
         }
         self.tap.commit();
         self.events.push(events);

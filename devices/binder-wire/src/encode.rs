@@ -1,10 +1,11 @@
 //! From the core's answers and events to the pages and buffers that the shim reads.
 
+use binder::errno::Errno;
 use binder::message::{Action, Answer, Creds, Event, EventKind, LsmQuestion, Need, Park, Status};
 use zerocopy::little_endian::U32;
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-use super::wire;
+use crate::layout as wire;
 
 /// An in page being filled: the answer at its start, what its offsets name behind it.
 struct AnswerPage<'a> {
@@ -57,9 +58,20 @@ impl AnswerPage<'_> {
     }
 }
 
-/// Writes the bytes of an in page, as many of it as are used (at most [`wire::PAGE`]; the core bounds
-/// results and lists so that they fit, and `false` says that it did not).
-pub fn answer(answer: &Answer, epoch: u32, page: &mut Vec<u8>) -> bool {
+/// Writes the bytes of an in page, as many of it as are used. The core bounds results and lists so that they fit into
+/// [`wire::PAGE`]; should they not, `answer` becomes `-EPROTO`, and `false` says so.
+pub fn answer(answer: &mut Answer, epoch: u32, page: &mut Vec<u8>) -> bool {
+    put_answer(answer, epoch, page);
+    let fits = page.len() <= wire::PAGE;
+    if !fits {
+        answer.clear();
+        answer.errno = Errno::EPROTO;
+        put_answer(answer, epoch, page);
+    }
+    fits
+}
+
+fn put_answer(answer: &Answer, epoch: u32, page: &mut Vec<u8>) {
     page.clear();
     page.resize(size_of::<wire::Answer>(), 0);
     let mut page = AnswerPage { bytes: page };
@@ -112,7 +124,6 @@ pub fn answer(answer: &Answer, epoch: u32, page: &mut Vec<u8>) -> bool {
         event_count: 0.into(),
     };
     page.bytes[..size_of::<wire::Answer>()].copy_from_slice(head.as_bytes());
-    page.bytes.len() <= wire::PAGE
 }
 
 /// The bytes of an event buffer.
@@ -170,14 +181,24 @@ pub fn has_room_for_event(page: &[u8]) -> bool {
 pub fn append_event(page: &mut Vec<u8>, event: &wire::Event) {
     page.resize(page.len().next_multiple_of(8), 0);
     let at = page.len();
-    let used = wire::EVENT_HEAD + event.length.get() as usize;
-    page.extend_from_slice(&event.as_bytes()[..used]);
+    page.extend_from_slice(used(event));
     if let Ok((head, _)) = wire::Answer::mut_from_prefix(page) {
         if head.event_count.get() == 0 {
             head.event_offset.set(at as u16);
         }
         head.event_count += 1;
     }
+}
+
+/// The bytes of an event that say something: all but the last of its room for a result.
+pub fn used(event: &wire::Event) -> &[u8] {
+    let end = wire::EVENT_HEAD + event.length.get() as usize;
+    &event.as_bytes()[..end.min(wire::EVENT_SIZE)]
+}
+
+/// How many events go with the answer of a page.
+pub fn events_in(page: &[u8]) -> usize {
+    wire::Answer::ref_from_prefix(page).map_or(0, |(head, _)| head.event_count.get().into())
 }
 
 fn words(values: impl Iterator<Item = u32>) -> Vec<U32> {

@@ -14,7 +14,7 @@ use binder::message::{
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
-use super::wire;
+use crate::layout as wire;
 
 /// Why a page is not a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,6 +39,11 @@ pub enum Malformed {
 /// First bytes of a message, as far as the device itself needs them before the body is judged.
 pub fn header(page: &[u8]) -> Result<wire::Header, Malformed> {
     Page { bytes: page }.at::<wire::Header>(0)
+}
+
+/// The thread that sent a message. `None`: it is too short for one.
+pub fn tid(page: &[u8]) -> Option<Tid> {
+    wire::Header::ref_from_prefix(page).ok().map(|(header, _)| Tid(header.tid.get()))
 }
 
 /// The core's header of a message.

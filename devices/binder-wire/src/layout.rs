@@ -160,8 +160,7 @@ pub mod event {
 }
 
 /// Fields with their offsets, in declaration order.
-#[cfg(test)]
-type Layout = Vec<(&'static str, usize)>;
+pub(crate) type Layout = Vec<(&'static str, usize)>;
 
 /// Declares a wire struct with public fields and the derives all of them share.
 macro_rules! wire {
@@ -172,10 +171,9 @@ macro_rules! wire {
         #[allow(missing_docs)]
         pub struct $name { $(pub $field: $ty),* }
 
-        #[cfg(test)]
         impl $name {
-            /// For the test against the C header.
-            fn layout() -> Layout {
+            #[allow(dead_code)]
+            pub(crate) fn layout() -> Layout {
                 vec![$((stringify!($field), std::mem::offset_of!($name, $field))),*]
             }
         }
@@ -349,7 +347,7 @@ mod tests {
             ("VB_EV_FETCH", event::FETCH.into()),
         ];
 
-        let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest/shim/virtio_binder.h");
+        let header = concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest/shim/virtio_binder.h");
         let mut program = format!("#include \"{header}\"\n#include <stddef.h>\n");
         for (name, size, fields) in structs {
             writeln!(program, "_Static_assert(sizeof(struct {name}) == {size}, \"{name}\");").unwrap();
