@@ -12,10 +12,16 @@ use super::{Recorder, wire};
 /// Threads that are remembered at most. A guest with more has them told again.
 const MAX_NAMES: usize = 65536;
 
+/// Threads that sent something lately, of which it is seen at once that nothing is new.
+const RECENT: usize = 8;
+
 /// What was told.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Names {
     told: BTreeMap<Tid, (Pid, [u8; 16])>,
+    /// The last of each eighth of the threads: through which file it spoke, and what it was called.
+    #[serde(skip)]
+    recent: [Option<(Tid, ProcId, [u8; 16])>; RECENT],
 }
 
 impl Names {
@@ -37,21 +43,28 @@ impl Names {
         message: &Message,
     ) {
         let Message { header: core, body } = message;
+        let name = header.comm;
+        // A file has one opener, so whoever sends through it again under the same name is known.
+        let sender = Some((core.tid, ProcId(core.proc), name));
+        let recent = core.tid.0 as usize % RECENT;
+        if self.recent[recent] == sender && !matches!(body, Body::Open(_)) {
+            return;
+        }
         let pid = match body {
             Body::Open(open) => Some(open.tgid),
             Body::Ioctl(_) | Body::Poll => domain.pid(ProcId(core.proc)),
             _ => None,
         };
-        let name = header.comm;
         // A foreign caller is of another process than the one that it speaks for.
         let (Some(pid), false, false) = (pid, core.foreign, core.tid == Tid(0) || name[0] == 0) else {
             return;
         };
+        if self.told.len() >= MAX_NAMES {
+            *self = Names::default();
+        }
+        self.recent[recent] = sender;
         if self.told.get(&core.tid) == Some(&(pid, name)) {
             return;
-        }
-        if self.told.len() >= MAX_NAMES {
-            self.told.clear();
         }
         self.told.insert(core.tid, (pid, name));
         recorder.name(guest, pid, core.tid, name);
