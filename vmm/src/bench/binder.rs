@@ -6,7 +6,8 @@
 //! speed changes from minute to minute. Doorbells, interrupts and instructions are counted
 //! and not measured: they are the same on every machine.
 //!
-//! What recording costs is measured the same way: calls of 4 bytes through our driver, with and without `--trace`.
+//! What recording costs is measured the same way: calls of 4 bytes through our driver, with and without `--trace`. The
+//! difference is small, so a pair is measured there and back: a machine that becomes slower meanwhile does so for both.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -25,8 +26,10 @@ const SIZES: [usize; 6] = [4, 128, 1024, 4096, 16 << 10, 64 << 10];
 /// Calls of a run: enough to be seen beside the boot.
 const CALLS: u64 = 50_000;
 const DRIVERS: [&str; 2] = ["host", "kernel"];
-/// Calls of a run with or without a trace: more, because the difference is small.
-const TRACED_CALLS: u64 = 100_000;
+/// Calls of a run with or without a trace, of which each pair has two of either.
+const TRACED_CALLS: u64 = 50_000;
+/// Which run of a pair follows which: without, with, with, without.
+const THERE_AND_BACK: [usize; 4] = [0, 1, 1, 0];
 /// Bytes each way of a traced call.
 const TRACED_BYTES: usize = 4;
 
@@ -37,6 +40,16 @@ struct Run {
     instructions: u64,
     doorbells: u64,
     interrupts: u64,
+}
+
+impl Run {
+    /// Counts another one in.
+    fn add(&mut self, other: &Run) {
+        self.cpu += other.cpu;
+        self.instructions += other.instructions;
+        self.doorbells += other.doorbells;
+        self.interrupts += other.interrupts;
+    }
 }
 
 /// A call of one driver.
@@ -100,15 +113,19 @@ pub fn run_trace(args: &BenchArgs) -> Result<(), Failure> {
     let mut bytes_a_call = 0.0;
     for pair in 0..args.runs.get() {
         eprintln!("bindervm: pair {} of {}", pair + 1, args.runs);
-        for (trace, calls) in [None, Some(file.as_path())].into_iter().zip(&mut calls) {
+        let mut runs = [[Run::default(); 2]; 2];
+        for turn in THERE_AND_BACK {
+            let trace = [None, Some(file.as_path())][turn];
             let size = || std::fs::metadata(&file).map_or(0, |file| file.len());
-            let without = play(&args.image, "host", 0, TRACED_BYTES, trace)?;
+            runs[turn][0].add(&play(&args.image, "host", 0, TRACED_BYTES, trace)?);
             let begun = size();
-            let with = play(&args.image, "host", TRACED_CALLS, TRACED_BYTES, trace)?;
+            runs[turn][1].add(&play(&args.image, "host", TRACED_CALLS, TRACED_BYTES, trace)?);
             if trace.is_some() {
                 bytes_a_call = size().saturating_sub(begun) as f64 / TRACED_CALLS as f64;
             }
-            calls.push(Call::between(&without, &with, TRACED_CALLS));
+        }
+        for ([without, with], calls) in runs.iter().zip(&mut calls) {
+            calls.push(Call::between(without, with, 2 * TRACED_CALLS));
         }
     }
     let cost = 1.0 / ratio(&calls) - 1.0;
@@ -116,7 +133,7 @@ pub fn run_trace(args: &BenchArgs) -> Result<(), Failure> {
     let pairs = args.runs.get();
     let report = TraceReport {
         image: args.image.clone(),
-        calls: TRACED_CALLS,
+        calls: 2 * TRACED_CALLS,
         pairs,
         load,
         plain,
