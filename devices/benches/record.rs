@@ -13,7 +13,7 @@ use binder::{Domain, GuestId, Limits, Profile};
 use binder_trace::recording::{Block, Header, VERSION, Writer};
 use binder_wire::{F_DIRECT, F_INLINE, request};
 use criterion::measurement::Measurement;
-use devices::testing::Driver;
+use devices::testing::{Deaf, Driver};
 use devices::virtio::binder::{BinderDevice, Recorder, SharedDomain, Timing};
 use shim::cpu_time::CpuTime;
 use shim::{GUEST, Pair, Requests, Shim};
@@ -31,21 +31,6 @@ const BATCH: usize = 32;
 const OUT: GuestAddress = GuestAddress(0x8_0000);
 /// The register that takes them.
 const POST: u64 = 0x100 + 28;
-
-/// Who hears of nothing.
-struct Deaf;
-
-impl Recorder for Deaf {
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn enabled(&self) -> bool {
-        false
-    }
-
-    fn record(&mut self, _at: Duration, _guest: GuestId, _event: &TraceEvent) {}
-}
 
 /// A recording as a run makes it: a block a message, in a file that forgets.
 struct Tap {
@@ -155,7 +140,7 @@ fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let sizes: Vec<usize> = args.iter().filter_map(|size| size.parse().ok()).collect();
     for size in if sizes.is_empty() { vec![4, 128] } else { sizes } {
-        let plain = Guest::new(size, Box::new(Deaf)).least();
+        let plain = Guest::new(size, Box::new(Deaf::default())).least();
         let traced = Guest::new(size, Box::new(Tap::new())).least();
         println!("{size} bytes: {plain} ns a round trip, recorded {traced} ns");
     }

@@ -4,20 +4,19 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use ::binder::{Domain, GuestId, Limits, Profile, TraceEvent};
+use ::binder::{Domain, GuestId, Limits, Profile};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::binder::{BinderDevice, Recorder, SharedDomain, Timing};
+use super::binder::{BinderDevice, SharedDomain, Timing};
 use super::block::{Block, Disk, SECTOR};
 use super::console::{Console, F_MULTIPORT, StreamPort};
 use super::rng::{Rng, SeededEntropy};
 use super::vsock::{Vsock, VsockHost};
 use super::{DeviceError, VirtioDevice};
 use crate::input::InputQueue;
-use crate::testing::{Driver, WRITE};
+use crate::testing::{Deaf, Driver, WRITE};
 use binder_wire::{F_DIRECT, F_INLINE};
 
 /// One thing that a guest can do.
@@ -101,8 +100,6 @@ pub fn subjects() -> Vec<Subject> {
     let typed = InputQueue::new();
     typed.push(b"input for whoever asks");
     let port = || Box::new(StreamPort::new(Box::new(std::io::sink()), typed.clone()));
-    let limits = Limits::default();
-    let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
     vec![
         Subject {
             device: Box::new(Console::new(port(), port())),
@@ -138,21 +135,24 @@ pub fn subjects() -> Vec<Subject> {
                 driver.used(0).len() == 1
             },
         },
-        Subject {
-            device: Box::new(BinderDevice::new(
-                domain,
-                GuestId(0),
-                &limits,
-                Timing::Inline,
-                Box::new(Unheard),
-            )),
-            features: 1 << F_INLINE | 1 << F_DIRECT,
-            works: |driver| {
-                driver.kick(0);
-                driver.status() == 15
-            },
-        },
+        binder(Deaf { replays: false }),
+        binder(Deaf { replays: true }),
     ]
+}
+
+/// A binder device, which is recorded or not.
+fn binder(recorder: Deaf) -> Subject {
+    let limits = Limits::default();
+    let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
+    let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(recorder));
+    Subject {
+        device: Box::new(device),
+        features: 1 << F_INLINE | 1 << F_DIRECT,
+        works: |driver| {
+            driver.kick(0);
+            driver.status() == 15
+        },
+    }
 }
 
 /// The last queue (a transmit queue of the console) answers a chain.
@@ -191,21 +191,6 @@ impl VsockHost for Nobody {
     fn wake(&self) {}
 
     fn streams(&self, _open: usize) {}
-}
-
-/// A trace that nobody reads.
-struct Unheard;
-
-impl Recorder for Unheard {
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn enabled(&self) -> bool {
-        false
-    }
-
-    fn record(&mut self, _at: Duration, _guest: GuestId, _event: &TraceEvent) {}
 }
 
 /// A disk in memory.

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{BinderDevice, Counters, Ram, Recorder, SharedDomain, Timing, Trouble, wire};
-use crate::testing::{Driver, WRITE};
+use crate::testing::{Deaf, Driver, WRITE};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::status::DEVICE_NEEDS_RESET;
 
@@ -25,20 +25,6 @@ const POST: u64 = 0x100 + 28;
 
 const EPROTO: i32 = -71;
 const EIO: i32 = -5;
-
-struct Deaf;
-
-impl Recorder for Deaf {
-    fn now(&self) -> Duration {
-        Duration::ZERO
-    }
-
-    fn enabled(&self) -> bool {
-        false
-    }
-
-    fn record(&mut self, _at: Duration, _guest: GuestId, _event: &TraceEvent) {}
-}
 
 struct Guest {
     driver: Driver,
@@ -98,7 +84,7 @@ impl Recorder for Gappy {
 }
 
 fn device(timing: Timing, limits: &Limits) -> BinderDevice {
-    recorded(timing, limits, Box::new(Deaf))
+    recorded(timing, limits, Box::new(Deaf::default()))
 }
 
 fn recorded(timing: Timing, limits: &Limits, recorder: Box<dyn Recorder>) -> BinderDevice {
@@ -407,7 +393,7 @@ fn a_late_device_answers_at_its_turns_with_interrupts_and_in_order() {
 fn a_driver_without_inline_is_refused_by_an_inline_device() {
     let limits = Limits::default();
     let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
-    let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf));
+    let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf::default()));
     let mut driver = Driver::cold(Box::new(device));
     driver.negotiate(0);
     for queue in 0..2 {
@@ -473,7 +459,7 @@ fn a_guest_of_a_shared_world_is_not_saved() {
     let limits = Limits::default();
     let domain = SharedDomain::new(Domain::new(limits.clone(), Profile::default()));
     domain.join(GuestId(5), Box::new(|| ()));
-    let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf));
+    let device = BinderDevice::new(domain, GuestId(0), &limits, Timing::Inline, Box::new(Deaf::default()));
     let driver = Driver::start(Box::new(device), 1 << wire::F_INLINE);
     assert!(
         driver.transport.save().is_err_and(|error| error.to_string().contains("shares its binder world"))
@@ -486,7 +472,13 @@ fn member(domain: &SharedDomain, id: u32) -> (Guest, Arc<Mutex<Counters>>) {
     let wakes: Arc<Mutex<u32>> = Arc::default();
     let woken = wakes.clone();
     domain.join(guest, Box::new(move || *woken.lock().unwrap() += 1));
-    let device = BinderDevice::new(domain.clone(), guest, &Limits::default(), Timing::Inline, Box::new(Deaf));
+    let device = BinderDevice::new(
+        domain.clone(),
+        guest,
+        &Limits::default(),
+        Timing::Inline,
+        Box::new(Deaf::default()),
+    );
     let counters = device.counters();
     let driver = Driver::start(Box::new(device), 1 << wire::F_INLINE);
     (Guest { driver, counters: counters.clone(), wakes }, counters)
@@ -521,7 +513,7 @@ fn a_guest_of_a_shared_world_reaches_its_own_processes_alone() {
     assert_eq!(domain.census(GuestId(0)).procs, 1);
 
     drop(one);
-    domain.leave(GuestId(0), &mut Deaf);
+    domain.leave(GuestId(0), &mut Deaf::default());
     assert_eq!((domain.census(GuestId(0)).procs, domain.census(GuestId(1)).procs), (0, 1));
     post(&mut other, wire::kind::FLUSH, client, 0, &[]);
     assert_eq!(counters.lock().unwrap().malformed, 0);
