@@ -1,10 +1,10 @@
 //! A recording given to a fresh domain, which must answer as the recorded one did.
 //!
 //! A recording holds the domain that it begins with, every message, what the core read from
-//! guest pages, every answer, and every event that was handed out ([`Step`]), messages and answers as the bytes that crossed. A [`Replay`] takes the
-//! records one by one, gives the inputs to its own domain, and compares: answers, events for sleeping
-//! threads, and every trace event where they were recorded, too. The first difference is a [`Divergence`]. Where trace
-//! events were not recorded, those that the replay makes are what happened ([`Replay::made`]).
+//! guest pages, every answer, and every event that was handed out ([`Step`]), messages and answers as the bytes that
+//! crossed. A [`Replay`] takes the records one by one, gives the inputs to its own domain, and compares: answers, events
+//! for sleeping threads, and every trace event where they were recorded, too. The first difference is a [`Divergence`].
+//! Where trace events were not recorded, those that the replay makes are what happened ([`Replay::made`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};

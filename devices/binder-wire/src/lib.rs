@@ -1,7 +1,7 @@
 //! What stands in the pages that a guest's shim and the virtio-binder device share.
 //!
-//! The layout is `guest/shim/virtio_binder.h`'s, and [`layout`] mirrors it; a test compiles the header and compares. The core
-//! knows nothing of it: it has [`Message`](binder::message::Message)s, [`Answer`](binder::message::Answer)s and
+//! The layout is `guest/shim/virtio_binder.h`'s, and [`layout`] mirrors it; a test compiles the header and compares. The
+//! core knows nothing of it: it has [`Message`](binder::message::Message)s, [`Answer`](binder::message::Answer)s and
 //! [`Event`](binder::message::Event)s, which follow the layout field by field. Between the two:
 //!
 //! - [`decode`]: from an out page to a message. A page is a guest's, so every offset and count in it is judged.

@@ -4,8 +4,8 @@
 //! A domain is deterministic: what it answers, and every trace event, follows from its state, the message, and the bytes
 //! that it read from guest pages. [`Step`]s hold these, in order. Which pages are RAM is told once.
 //!
-//! Messages, answers and events are in them as they cross between guest and host, byte for byte (`guest/shim/virtio_binder.h`,
-//! the crate `binder-wire`): to keep them costs a call of the guest no more than a copy.
+//! Messages, answers and events are in them as they cross between guest and host, byte for byte
+//! (`guest/shim/virtio_binder.h`, the crate `binder-wire`): to keep them costs a call of the guest no more than a copy.
 
 use std::cell::RefCell;
 

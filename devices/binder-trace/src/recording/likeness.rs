@@ -6,8 +6,8 @@
 //! length     u16    of the entries, little endian
 //! groups     u32    little endian: one bit for each 64 bytes of the entries, the lowest first: they differ
 //! masks      a byte for each group that does: one bit for each 8 bytes of it, the lowest first: they differ
-//! words      of each that differs: u8, in its lower half how many of its first bytes do not, in its upper half how many bytes
-//!            follow; then these, exclusive-or what was there
+//! words      of each that differs: u8, in its lower half how many of its first bytes do not, in its upper half how many
+//!            bytes follow; then these, exclusive-or what was there
 //! ```
 //!
 //! At the start the block in each slot is all zeros. Behind the last of its entries a block has zeros up to 64 bytes.
