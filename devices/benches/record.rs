@@ -5,6 +5,7 @@
 //! instead: `vmm/softcpu/README.md`.
 
 use std::fs::File;
+use std::mem::offset_of;
 use std::time::Duration;
 
 use binder::replay::{Reads, Step};
@@ -13,7 +14,7 @@ use binder::{Domain, GuestId, Limits, Profile};
 use binder_trace::recording::{Block, Header, VERSION, Writer};
 use binder_wire::{F_DIRECT, F_INLINE, request};
 use criterion::measurement::Measurement;
-use devices::testing::{Deaf, Driver};
+use devices::testing::{Deaf, Driver, EPOCH, POST};
 use devices::virtio::binder::{BinderDevice, Recorder, SharedDomain, Timing};
 use shim::cpu_time::CpuTime;
 use shim::{GUEST, Pair, Requests, Shim};
@@ -27,10 +28,10 @@ const ROUNDS: usize = 10;
 const BATCHES: usize = 100;
 const BATCH: usize = 32;
 
+/// How many events came with the answer, which is in the page behind.
+const COUNT: GuestAddress = GuestAddress(OUT.0 + 4096 + offset_of!(binder_wire::Answer, event_count) as u64);
 /// Where messages are, which is not where the pair's mappings have their few pages.
 const OUT: GuestAddress = GuestAddress(0x8_0000);
-/// The register that takes them.
-const POST: u64 = 0x100 + 28;
 
 /// A recording as a run makes it: a block a message, in a file that forgets.
 struct Tap {
@@ -99,7 +100,7 @@ impl Guest {
         let driver = Driver::start(Box::new(device), 1 << F_INLINE | 1 << F_DIRECT);
         // A device begins with a reset.
         world.with(|domain| *domain = shim.domain);
-        let epoch = driver.read(0x104);
+        let epoch = driver.read(EPOCH);
         Guest { driver, requests, epoch }
     }
 
@@ -131,7 +132,7 @@ fn round_trip(driver: &Driver, round: &Round) {
     for (message, events) in round.iter().zip([1, 1, 0]) {
         driver.ram.write_slice(message, OUT).expect("RAM");
         driver.write(POST, (OUT.0 >> 12) as u32);
-        let last: u16 = driver.ram.read_obj(GuestAddress(OUT.0 + 4096 + 94)).expect("RAM");
+        let last: u16 = driver.ram.read_obj(COUNT).expect("RAM");
         assert_eq!(last, events, "events that came with the answer");
     }
 }

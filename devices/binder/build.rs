@@ -1,4 +1,5 @@
 //! Gives the core's sources a name, `BINDER_CORE`: a recording can only be made into events again by the core that made it.
+//! It holds messages as they crossed, so what reads these bytes is a part of the name.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
@@ -6,9 +7,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 fn main() -> io::Result<()> {
-    println!("cargo:rerun-if-changed=src");
     let mut files = Vec::new();
-    sources(Path::new("src"), &mut files)?;
+    for folder in ["src", "../binder-wire/src"] {
+        println!("cargo:rerun-if-changed={folder}");
+        sources(Path::new(folder), &mut files)?;
+    }
     files.sort();
     let mut hasher = DefaultHasher::new();
     for file in files {

@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 use std::io::{self, Write};
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -80,6 +81,13 @@ impl Recorder for Deaf {
         self.replays
     }
 }
+
+/// Where a binder device tells its epoch.
+pub const EPOCH: u64 = CONFIG + offset_of!(binder_wire::Config, epoch) as u64;
+/// Where a binder device takes messages that need no queue.
+pub const POST: u64 = CONFIG + offset_of!(binder_wire::Config, post) as u64;
+/// Where the configuration space of a device begins.
+const CONFIG: u64 = 0x100;
 
 /// Descriptor flag: for the device to write.
 pub const WRITE: u16 = 2;

@@ -15,7 +15,8 @@ use crate::domain::Domain;
 use crate::ids::{GuestId, Pfn};
 use crate::memory::{NotRam, PageByte, Pages};
 
-/// Names the sources of this core. Another core may answer otherwise, and its domains may look otherwise.
+/// Names the sources of this core, and of `binder-wire`. Another core may answer otherwise, and its domains and messages may
+/// look otherwise.
 pub const CORE: &str = env!("BINDER_CORE");
 
 /// One thing that was done with a domain, for a guest.

@@ -94,11 +94,8 @@ impl<W: Write> Writer<W> {
     /// Writes that nothing follows, and what is buffered, and tells of the first error there was.
     pub fn finish(&mut self) -> Result<(), RecordingError> {
         self.record(&Record::End);
-        self.write_waiting();
-        match self.failed.take() {
-            Some(error) => Err(RecordingError::Write(error)),
-            None => self.out.flush().map_err(RecordingError::Write),
-        }
+        self.flush();
+        self.failed.take().map_or(Ok(()), |error| Err(RecordingError::Write(error)))
     }
 }
 

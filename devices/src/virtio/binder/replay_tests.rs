@@ -22,12 +22,11 @@ use vm_memory::{Bytes, GuestAddress};
 use zerocopy::{FromBytes, FromZeros};
 
 use super::{BinderDevice, Recorder, SharedDomain, Timing, wire};
-use crate::testing::{Driver, WRITE};
+use crate::testing::{Driver, EPOCH, POST, WRITE};
 
 const OUT: u64 = 0x8_0000;
 const IN: u64 = 0x8_1000;
 const EVENTS: u64 = 0x9_0000;
-const POST: u64 = 0x100 + 28;
 /// Where processes have their mappings.
 const MAPPING: u64 = 0x5000_0000;
 
@@ -294,7 +293,7 @@ fn run(ways: &[Way], events: bool, acts: &[(Act, How)]) -> Compared {
         let proc = if matches!(body, Body::Open(_)) { 0 } else { how.proc };
         guest.seq.0 += u64::from(matches!(body, Body::Ioctl(_)));
         let header = Header { proc, tid: Tid(how.tid), seq: guest.seq, ..Header::default() };
-        let epoch = if how.stale { 77 } else { guest.driver.read(0x104) };
+        let epoch = if how.stale { 77 } else { guest.driver.read(EPOCH) };
         let mut page =
             binder_wire::request::message(&Message { header, body }, epoch, *b"a thread\0\0\0\0\0\0\0\0");
         if let Some((at, value)) = &how.damage {

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::{BinderDevice, Counters, Ram, Recorder, SharedDomain, Timing, Trouble, wire};
-use crate::testing::{Deaf, Driver, WRITE};
+use crate::testing::{Deaf, Driver, EPOCH, POST, WRITE};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::status::DEVICE_NEEDS_RESET;
 
@@ -19,9 +19,6 @@ use crate::virtio::mmio::status::DEVICE_NEEDS_RESET;
 const OUT: u64 = 0x8_0000;
 const IN: u64 = 0x8_1000;
 const EVENTS: u64 = 0x9_0000;
-
-/// The register of messages that need no queue.
-const POST: u64 = 0x100 + 28;
 
 const EPROTO: i32 = -71;
 const EIO: i32 = -5;
@@ -121,7 +118,7 @@ impl Guest {
     }
 
     fn epoch(&self) -> u32 {
-        self.driver.read(0x100 + 4)
+        self.driver.read(EPOCH)
     }
 
     /// A message of `kind` without a body.

@@ -202,12 +202,9 @@ impl World {
         {
             self.names.note(self.recorder.as_mut(), domain, guest, &header, &message);
         }
-        if self.replay_begun {
-            let bytes = &page[..header.length.get() as usize];
-            self.recorder.message(self.at, guest, bytes);
-        }
         let mut sink = Stamped { at: self.at, guest, recorder: self.recorder.as_mut() };
         if self.replay_begun {
+            sink.recorder.message(sink.at, guest, &page[..header.length.get() as usize]);
             self.reads.clear();
             let pages = RecordedPages::new(GuestPages(guests), std::mem::take(&mut self.reads));
             domain.answer(&pages, guest, &message, &mut sink, &mut self.reply);
